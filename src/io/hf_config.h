@@ -1,0 +1,90 @@
+/* Configuration of a Llama-kind model, from config.json or from GGUF metadata, in one neutral struct.
+ *
+ * Every value is checked (range, divisibility, agreement) and an error names the file, the key, what was expected and
+ * what was found. Defaults of absent keys are those of transformers 5.23. Model types that graft does not know are
+ * refused by name. */
+#ifndef GR_IO_HF_CONFIG_H
+#define GR_IO_HF_CONFIG_H
+
+#include "io/gguf.h"
+
+/* The model types (config.json's model_type) that are understood; the value of gr_model_config.type. */
+typedef enum gr_model_type {
+#define X(name, text) GR_MODEL_##name,
+#include "io/model_type.def"
+#undef X
+    GR_MODEL_TYPE_COUNT
+} gr_model_type;
+const char *gr_model_type_name(gr_model_type type);
+
+typedef enum gr_rope_type { GR_ROPE_DEFAULT, GR_ROPE_LINEAR, GR_ROPE_DYNAMIC, GR_ROPE_LLAMA3, GR_ROPE_YARN } gr_rope_type;
+const char *gr_rope_type_name(gr_rope_type type);
+
+/* Parameters of rotary position embedding, named as transformers names them (modeling_rope_utils). Fields that a type
+ * does not use are 0. */
+typedef struct gr_rope_config {
+    gr_rope_type type;
+    double theta;
+    double factor;                                                 /* all but default; >= 1 */
+    double low_freq_factor, high_freq_factor;                      /* llama3 */
+    int64_t original_max_position_embeddings;                      /* llama3, yarn, dynamic */
+    double attention_factor;                                       /* yarn; 0: derived from factor and mscale* */
+    double beta_fast, beta_slow;                                   /* yarn */
+    double mscale, mscale_all_dim;                                 /* yarn; 0: absent */
+    bool truncate;                                                 /* yarn: correction range rounded to whole dimensions */
+    /* GGUF only: the file holds rope_freqs.weight (head_dim/2 floats; inverse frequency i is divided by element i),
+     * which replaces the type's own frequency scaling. Find it by that name in gr_weights. */
+    bool freq_factors;
+} gr_rope_config;
+
+enum { GR_MAX_EOS = 16, GR_MAX_LAYERS = 1024 };
+
+typedef struct gr_model_config {
+    gr_model_type type;
+    int64_t vocab_size, hidden_size, intermediate_size;
+    int n_layers, n_heads, n_kv_heads, head_dim;
+    double rms_norm_eps;
+    gr_rope_config rope;
+    int64_t max_position_embeddings;
+    /* Attention sees the last `sliding_window` positions (itself included) in layers where layer_sliding is set; 0: none. */
+    int64_t sliding_window;
+    bool layer_sliding[GR_MAX_LAYERS];
+    bool qkv_bias, o_bias, mlp_bias; /* biases of q/k/v, of o, of gate/up/down */
+    bool qk_norm;                    /* RMS norm of each q and k head before RoPE (qwen3) */
+    bool tie_word_embeddings;
+    double attention_dropout, initializer_range;
+    int64_t bos_token_id, pad_token_id; /* -1: none */
+    int n_eos;
+    int64_t eos_token_ids[GR_MAX_EOS];
+    gr_dtype dtype;          /* of the stored weights as config.json says; F32 when it says nothing, F16 for GGUF */
+    bool layer_rope[GR_MAX_LAYERS]; /* false: the layer has no position embedding (smollm3) */
+} gr_model_config;
+
+/* `dir`/config.json, or a .gguf path's metadata, or the config.json beside a safetensors file. */
+graft_status gr_model_config_load(const graft_allocator *a, const char *path, gr_model_config *out, graft_error *err);
+/* Parts of the above. `name` stands in errors. */
+graft_status gr_model_config_from_json(const graft_allocator *a, const char *name, const char *text, size_t len,
+                                       gr_model_config *out, graft_error *err);
+graft_status gr_model_config_from_gguf(const gr_gguf *g, gr_model_config *out, graft_error *err);
+
+/* config.json text that transformers loads as the same model (freed with gr_free). Weights are named `dtype`. */
+graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *config, gr_dtype dtype, char **out,
+                                     graft_error *err);
+
+/* What generation_config.json (or GGUF metadata) suggests for sampling. */
+typedef struct gr_generation_config {
+    bool do_sample;
+    double temperature, top_p, min_p, repetition_penalty; /* 1, 1, 0, 1 where absent */
+    int64_t top_k;                                         /* 50 where absent */
+    int64_t bos_token_id, pad_token_id;                    /* -1: none */
+    int n_eos;
+    int64_t eos_token_ids[GR_MAX_EOS];
+} gr_generation_config;
+
+/* `dir`/generation_config.json; absent: defaults with the ids of `config`. */
+graft_status gr_generation_config_load(const graft_allocator *a, const char *dir, const gr_model_config *config,
+                                       gr_generation_config *out, graft_error *err);
+graft_status gr_generation_config_to_json(const graft_allocator *a, const gr_generation_config *config, char **out,
+                                          graft_error *err);
+
+#endif
