@@ -1,0 +1,193 @@
+/* Room 3, kernel: the device table. Everything that touches many numbers goes through gr_kernels, filled per device and
+ * CPU level; rooms above never see an instruction set, oneDNN or (later) CUDA.
+ *
+ * Arrays are row-major; `ld` is the distance between rows in elements. `dt` is the compute type of activations: F32,
+ * BF16 or F64 (F64 only in the portable kernels, for gradient checks). Sums are kept in float (double for F64) and
+ * rounded once. Parameters and their gradients are F32 (F64 when dt is F64).
+ *
+ * Same bits: an output element does not depend on the number of threads, nor on which other rows are in the call. */
+#ifndef GR_KERNEL_H
+#define GR_KERNEL_H
+
+#include "tensor/tensor.h"
+
+typedef enum gr_cpu_level { GR_CPU_GENERIC, GR_CPU_AVX2, GR_CPU_AVX512, GR_CPU_AVX512BF16, GR_CPU_LEVEL_COUNT } gr_cpu_level;
+
+typedef struct gr_kernels gr_kernels;
+
+typedef struct gr_device {
+    graft_context *ctx;
+    int n_threads;
+    gr_cpu_level level; /* the best that CPU and ctx->cpu (GRAFT_CPU in the program) allow */
+    bool fast_bf16;     /* bf16 products in hardware: the default compute type is then BF16, else F32 */
+    const gr_kernels *k;
+} gr_device;
+
+/* The context's device, made at the first call and owned by the context. */
+graft_status gr_device_get(graft_context *ctx, gr_device **out, graft_error *err);
+/* "avx512bf16" and so on. */
+const char *gr_cpu_level_name(gr_cpu_level level);
+
+/* --- Attention over ragged sequences --------------------------------------------------------------------------- */
+
+/* A run of key/value rows of one sequence: its own new rows, its history in a cache, a prefix shared with other
+ * sequences, or virtual rows of an adapter. Heads lie side by side in a row (n_kv_heads * head_dim). */
+typedef struct gr_kv_segment {
+    const void *k, *v;
+    int64_t k_ld, v_ld;
+    int64_t n;       /* rows */
+    int64_t pos;     /* position of row 0 within the sequence */
+    bool always;     /* visible from every query, whatever mask or window (virtual rows) */
+    void *dk, *dv;   /* backward: gradient rows with ld dk_ld/dv_ld; NULL: not wanted */
+    int64_t dk_ld, dv_ld;
+    bool add;        /* backward: add to dk, dv instead of writing them */
+} gr_kv_segment;
+
+typedef struct gr_attention_seq {
+    int64_t q_begin, q_len; /* rows of q, out and lse */
+    int64_t q_pos;          /* position of the first query row within the sequence */
+    int n_segments;
+    gr_kv_segment *segments; /* in order of position */
+} gr_attention_seq;
+
+typedef struct gr_attention {
+    gr_dtype dt;
+    int n_heads, n_kv_heads, head_dim;
+    double scale;     /* of q.k, 1/sqrt(head_dim) for Llama */
+    bool causal;      /* key position <= query position */
+    int64_t window;   /* > 0: query position - key position < window */
+    const void *q;
+    int64_t q_ld;
+    void *out;        /* (rows, n_heads * head_dim) */
+    int64_t out_ld;
+    float *lse;       /* (rows, n_heads) log of the softmax denominator, natural; NULL: not wanted. double when dt is F64 */
+    int n_seqs;
+    const gr_attention_seq *seqs;
+    /* backward */
+    const void *dout; /* as out */
+    int64_t dout_ld;
+    void *dq;         /* as q, ld dq_ld; written, not added */
+    int64_t dq_ld;
+    void *scratch;    /* gr_attention_scratch bytes */
+} gr_attention;
+
+/* Bytes of scratch for the backward (linear in rows and heads). */
+size_t gr_attention_scratch(const gr_attention *a, int n_threads, bool backward);
+
+/* --- The table -------------------------------------------------------------------------------------------------- */
+
+struct gr_kernels {
+    /* to[i] = from[i], between F32, F64, F16 and BF16. */
+    void (*convert)(gr_device *d, gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
+    /* out = a + b; out may be a or b. */
+    void (*add)(gr_device *d, gr_dtype dt, int64_t n, const void *a, const void *b, void *out);
+    /* y = alpha * x, or y += alpha * x. */
+    void (*scale)(gr_device *d, gr_dtype dt, int64_t n, double alpha, const void *x, void *y, bool add);
+    /* x[r][c] += bias[c]. */
+    void (*bias_add)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, void *x, int64_t ld, const void *bias);
+    /* sum[c] += x[0][c] + x[1][c] + ..., one row after the other, so that splitting the rows over calls gives the same
+     * bits. sum is F32 (F64). */
+    void (*column_sum)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t ld, void *sum);
+
+    /* y = x * w / sqrt(mean(x^2) + eps), a group of `cols` at a time (Zhang & Sennrich 2019). rstd (rows) is kept for
+     * the backward. Also for q/k head norms: rows = tokens, groups > 1 norms groups side by side with one w. */
+    void (*rmsnorm)(gr_device *d, gr_dtype dt, int64_t rows, int groups, int64_t cols, const void *x, int64_t x_ld,
+                    const void *w, double eps, void *y, int64_t y_ld, void *rstd);
+    /* dx (written, or added when add_dx); dw (cols) += row after row, NULL: not wanted. dx may be dy. */
+    void (*rmsnorm_backward)(gr_device *d, gr_dtype dt, int64_t rows, int groups, int64_t cols, const void *x,
+                             int64_t x_ld, const void *w, const void *rstd, const void *dy, int64_t dy_ld, void *dx,
+                             int64_t dx_ld, bool add_dx, void *dw);
+
+    /* Rotates heads in place: halves (x1, x2) of a head become (x1 c - x2 s, x2 c + x1 s) with s negated for the
+     * backward (inverse != 0). cos_sin (rows, head_dim): head_dim/2 cosines then head_dim/2 sines, F32 (F64). */
+    void (*rope)(gr_device *d, gr_dtype dt, int64_t rows, int n_heads, int head_dim, void *x, int64_t ld,
+                 const void *cos_sin, bool inverse);
+
+    /* out = silu(gate) * up (Shazeer 2020, SwiGLU). gate and up are column blocks of wider rows. */
+    void (*swiglu)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *gate, const void *up, int64_t ld,
+                   void *out, int64_t out_ld);
+    /* dgate, dup written; they may be gate and up themselves. */
+    void (*swiglu_backward)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *gate, const void *up,
+                            int64_t ld, const void *dout, int64_t dout_ld, void *dgate, void *dup, int64_t d_ld);
+
+    void (*attention)(gr_device *d, const gr_attention *a);
+    void (*attention_backward)(gr_device *d, const gr_attention *a); /* needs q, k, v, out, lse, dout */
+
+    /* dtable[ids[r]] += dy[r], row after row. dtable F32 (F64). */
+    void (*embedding_backward)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const int32_t *ids, const void *dy,
+                               int64_t ld, void *dtable);
+
+    /* Cross-entropy over a block of logits rows of `vocab` columns (logits_dt F32 or F64). For row r with label l >= 0:
+     * loss[r] = lse - logit[l]; hit[r] = the largest logit stands at l (lowest index on a tie); and, when dlogits is
+     * not NULL, dlogits[r] = (softmax - onehot(l)) * weight[r] in dt (may alias logits only when the types are equal).
+     * Rows with l < 0 get loss 0, hit 0, dlogits 0. */
+    void (*cross_entropy)(gr_device *d, int64_t rows, int64_t vocab, gr_dtype logits_dt, const void *logits, int64_t ld,
+                          const int32_t *labels, const float *weight, double *loss, int32_t *hit, gr_dtype dt,
+                          void *dlogits, int64_t d_ld);
+
+    /* Inverted dropout: y[r][c] = keep ? x[r][c] / (1 - p) : 0, where keep is a function of (seed, stream, key[r], c). The
+     * backward is the same call on gradients. y may be x. */
+    void (*dropout)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, void *y,
+                    int64_t y_ld, double p, uint64_t seed, uint64_t stream, const uint64_t *key);
+
+    /* Sum of squares in double over fixed blocks. Not finite when any element is not. */
+    double (*sum_squares)(gr_device *d, int64_t n, const float *x);
+    /* Decoupled weight decay Adam (Loshchilov & Hutter 2019, as torch.optim.AdamW): p, m, v updated in place with
+     * gradient g * g_scale; bias1 = 1 - beta1^t, bias2 = 1 - beta2^t. */
+    void (*adamw)(gr_device *d, int64_t n, float *p, const float *g, float *m, float *v, double g_scale, double lr,
+                  double beta1, double beta2, double eps, double weight_decay, double bias1, double bias2);
+};
+
+/* --- Dense products --------------------------------------------------------------------------------------------- */
+
+/* C (M,N) = alpha * op(A) op(B) + beta * C, row-major, through oneDNN or own kernels for thin shapes (rank-r factors).
+ * op(A) is (M,K). ab_dt is A's and B's type, c_dt C's (F32 for bf16 sums kept whole). beta 0 or 1. Every element of C is
+ * one fixed-order sum, whatever M and the number of threads. */
+graft_status gr_gemm(gr_device *d, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, double alpha, gr_dtype ab_dt,
+                     const void *a, int64_t lda, const void *b, int64_t ldb, double beta, gr_dtype c_dt, void *c,
+                     int64_t ldc, graft_error *err);
+
+/* A weight matrix made ready for products with activations: y = x W^T and dx = dy W, W (out, in). Made of one to four
+ * parts stacked along `out` (q, k, v; gate, up), from any format that room quant decodes, mapped or in memory. Nothing
+ * is packed before the first product that needs it; few rows (decoding) may be served from the stored format itself. */
+typedef struct gr_matrix_part {
+    gr_tensor_view view; /* (out, in), or (in, out) when transposed */
+    int permuted_heads;  /* see gr_weight_row in io/weights.h */
+    bool transposed;
+} gr_matrix_part;
+
+enum { GR_MATRIX_PARTS = 4 };
+typedef struct gr_matrix_spec {
+    const char *name; /* for errors */
+    int n_parts;
+    gr_matrix_part part[GR_MATRIX_PARTS];
+    gr_dtype dt; /* compute type */
+} gr_matrix_spec;
+
+typedef struct gr_matrix gr_matrix;
+
+/* The views' memory must outlive the matrix. */
+graft_status gr_matrix_new(gr_device *d, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err);
+void gr_matrix_free(gr_matrix *w);
+int64_t gr_matrix_out(const gr_matrix *w);
+int64_t gr_matrix_in(const gr_matrix *w);
+gr_dtype gr_matrix_dtype(const gr_matrix *w);
+/* y (rows, out) = x W^T, or += when add. y_dt is dt or F32. */
+graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_t x_ld, gr_dtype y_dt, void *y,
+                               int64_t y_ld, bool add, graft_error *err);
+/* dx (rows, in) = dy W, or += when add; dy and dx of type dt. */
+graft_status gr_matrix_backward(gr_matrix *w, int64_t rows, const void *dy, int64_t dy_ld, void *dx, int64_t dx_ld,
+                                bool add, graft_error *err);
+/* out[i] = W[rows[i]] in type out_dt (embedding look-up). Ids must be in range. */
+graft_status gr_matrix_gather(gr_matrix *w, int64_t n, const int32_t *rows, gr_dtype out_dt, void *out, int64_t ld,
+                              graft_error *err);
+/* The parts' memory has changed (training): whatever was packed is packed again before its next use. */
+void gr_matrix_changed(gr_matrix *w);
+/* Makes ready now what forward (and backward) need for calls of many rows, so that memory is known and no step pays. */
+graft_status gr_matrix_prepare(gr_matrix *w, bool forward, bool backward, graft_error *err);
+/* Bytes that the matrix owns now (packed copies), and that it would own after gr_matrix_prepare, scratch of the
+ * largest single call included. */
+size_t gr_matrix_bytes(const gr_matrix *w);
+size_t gr_matrix_planned_bytes(const gr_matrix *w, bool forward, bool backward);
+
+#endif
