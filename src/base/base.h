@@ -20,6 +20,7 @@
 #include "base/ctx.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/map.h"
 #include "base/rng.h"
 #include "base/threads.h"

@@ -26,7 +26,7 @@ static void cut_at_character(char *text, size_t size) {
     if (n - (start - 1) < need) text[start - 1] = '\0';
 }
 
-graft_status gr_fail(graft_error *err, graft_status status, const char *format, ...) {
+graft_status (gr_fail)(graft_error *err, graft_status status, const char *format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);
@@ -38,7 +38,7 @@ graft_status gr_fail(graft_error *err, graft_status status, const char *format, 
     return status;
 }
 
-graft_status gr_fail_errno(graft_error *err, graft_status status, int code, const char *format, ...) {
+graft_status (gr_fail_errno)(graft_error *err, graft_status status, int code, const char *format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);
@@ -69,4 +69,4 @@ graft_status gr_error_prefix(graft_error *err, graft_status status, const char *
     return err->status;
 }
 
-graft_status gr_fail_memory(graft_error *err) { return gr_fail(err, GRAFT_ERR_MEMORY, "out of memory"); }
+graft_status (gr_fail_memory)(graft_error *err) { return gr_fail(err, GRAFT_ERR_MEMORY, "out of memory"); }

@@ -20,6 +20,16 @@ graft_status gr_error_prefix(graft_error *err, graft_status status, const char *
 
 graft_status gr_fail_memory(graft_error *err);
 
+/* Tells the compiler what it cannot see across files: these never return GRAFT_OK, so that an output which a failing
+ * call left unset is not taken for one that is used. */
+static inline graft_status gr_is_failure(graft_status st) {
+    if (st == GRAFT_OK) __builtin_unreachable();
+    return st;
+}
+#define gr_fail(...) gr_is_failure(gr_fail(__VA_ARGS__))
+#define gr_fail_errno(...) gr_is_failure(gr_fail_errno(__VA_ARGS__))
+#define gr_fail_memory(err) gr_is_failure(gr_fail_memory(err))
+
 /* Returns from the calling function when expr fails. Only where there is nothing to clean up. */
 #define GR_TRY(expr)                                                                                                   \
     do {                                                                                                               \

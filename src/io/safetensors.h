@@ -12,9 +12,9 @@
 
 typedef struct gr_safetensors gr_safetensors;
 
-/* `path`: a .safetensors file, an index file (*.safetensors.index.json), or a directory that holds (in this order)
- * model.safetensors.index.json, model.safetensors or adapter_model.safetensors. The mappings live until close. With an
- * index, every name of its weight_map must be in the shard that it names, and shards hold no other tensors. */
+/* `path`: a .safetensors file, an index file (NAME.safetensors.index.json), or a directory that holds (tried in this order, as
+ * transformers does) model.safetensors, model.safetensors.index.json or adapter_model.safetensors. The mappings live until close. With
+ * an index every name of its weight_map must be in the shard that it names. */
 graft_status gr_safetensors_open(const graft_allocator *a, const char *path, gr_safetensors **out, graft_error *err);
 void gr_safetensors_close(gr_safetensors *f);
 const gr_tensor_list *gr_safetensors_tensors(const gr_safetensors *f);
@@ -29,8 +29,8 @@ graft_status gr_safetensors_parse(const graft_allocator *a, const char *name, co
                                   gr_safetensors **out, graft_error *err);
 
 /* Writing. Declare every tensor, then begin, then write each tensor's bytes in the order that
- * gr_safetensors_writer_order gives (largest element first, then by name, as the library orders them, so that the same tensors give
- * the same bytes). Files appear only on commit. */
+ * gr_safetensors_writer_begin gives. Within a file that is the library's own order (widest dtype first, then by name), so
+ * that the same tensors give the same bytes as safetensors.serialize_file. Files appear only on commit. */
 typedef struct gr_safetensors_writer gr_safetensors_writer;
 
 typedef struct gr_safetensors_options {
@@ -48,7 +48,8 @@ graft_status gr_safetensors_declare(gr_safetensors_writer *w, const char *name, 
 graft_status gr_safetensors_writer_begin(gr_safetensors_writer *w, const size_t **order, graft_error *err);
 /* Appends n bytes of the current tensor; moves on when it is complete. Crossing its end is GRAFT_ERR_ARGUMENT. */
 graft_status gr_safetensors_write(gr_safetensors_writer *w, const void *bytes, size_t n, graft_error *err);
-/* Checks that everything was written, makes the files appear, writes the index last. Frees w either way. */
+/* Checks that everything was written, makes the last file and the index appear, and removes what would contradict them:
+ * an older index beside a single file, an older single file beside an index. Frees w either way. */
 graft_status gr_safetensors_writer_commit(gr_safetensors_writer *w, graft_error *err);
 void gr_safetensors_writer_abort(gr_safetensors_writer *w); /* NULL allowed */
 
