@@ -40,7 +40,7 @@ static graft_status read_heads(const gr_gguf *g, int64_t *n_heads, int64_t *n_kv
     if (!gr_gguf_find(g, "general.architecture")) return GRAFT_OK;
     GR_TRY(gr_gguf_get_text(g, "general.architecture", &arch, err));
     if (!is_permuted_arch(&arch)) return GRAFT_OK;
-    char key[64], key_kv[64];
+    char key[64], key_kv[80];
     snprintf(key, sizeof key, "%.*s.attention.head_count", (int)arch.len, arch.text);
     snprintf(key_kv, sizeof key_kv, "%s_kv", key);
     if (!gr_gguf_find(g, key)) return GRAFT_OK; /* a vocabulary only */
