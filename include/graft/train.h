@@ -1,0 +1,204 @@
+/* Training: supervised fine-tuning (`graft sft`), what it will need (`graft plan`), and charts of runs (`graft plot`).
+ *
+ * Options carry the names of trl 1.16's SFTConfig (on transformers 5.23) and of peft 0.21's configurations, and their
+ * defaults where they have one. Structs are filled by graft_*_default() first; texts and lists are borrowed for the call.
+ *
+ * The bits of a run are decided by data, model and options, not by the number of threads, by how a batch is cut into
+ * micro-batches, by recomputation, or by where the run was interrupted and resumed. */
+#ifndef GRAFT_TRAIN_H
+#define GRAFT_TRAIN_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "graft/context.h"
+#include "graft/lora.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { GRAFT_AUTO = -1 }; /* for the options that say so: graft decides */
+
+typedef enum graft_strategy {
+    GRAFT_STRATEGY_NO,
+    GRAFT_STRATEGY_STEPS,
+    GRAFT_STRATEGY_EPOCH,
+    GRAFT_STRATEGY_BEST /* save_strategy only: whenever an evaluation is the best so far */
+} graft_strategy;
+
+typedef struct graft_sft_options {
+    /* --- Model --- */
+    const char *model;   /* a Hugging Face directory or a .gguf file. Required */
+    const char *method;  /* "lora" (default) or "full" */
+    graft_lora_options lora;
+    const char *adapter; /* start from the weights and settings of this adapter directory; NULL: a new one */
+    const char *dtype;   /* compute type "f32" or "bf16"; NULL: bf16 where the CPU has it in hardware, else f32 */
+
+    /* --- Data --- */
+    graft_texts data;      /* JSON Lines files ("-": stdin, ".gz" too). Required */
+    graft_texts eval_data; /* the same, for evaluation */
+    const char *chat_template_path; /* a Jinja file instead of the model's own chat template */
+    int64_t max_length;             /* tokens of a record, 1024; the rest is cut off. 0: no limit */
+    int completion_only_loss;       /* GRAFT_AUTO: when records have a prompt and a completion */
+    int assistant_only_loss;        /* 0 */
+    /* 0; 1: records share sequences of up to max_length tokens (best fit, as trl's "bfd"), without attention across
+     * records; a batch then counts sequences. */
+    int packing;
+    int no_shuffle;                 /* 0; 1 keeps the records' order */
+    int skip_bad_records;           /* 0: the first bad record is an error */
+
+    /* --- Steps --- */
+    const char *output_dir; /* required */
+    double num_train_epochs;             /* 3 */
+    int64_t max_steps;                   /* -1; > 0 overrides num_train_epochs */
+    int64_t per_device_train_batch_size; /* 8 records (sequences when packing) a micro-batch */
+    int64_t per_device_eval_batch_size;  /* 8 */
+    /* 1; a step sees train batch size times this many records, its loss is the mean over all their label tokens */
+    int64_t gradient_accumulation_steps;
+    /* Recompute a layer's activations in the backward: 0, 1, or GRAFT_AUTO (default): only to stay within memory. The
+     * results are the same bits. */
+    int gradient_checkpointing;
+    /* Bytes that the process may use, 0: what the machine has. To fit, graft computes fewer records at a time and
+     * recomputes (the results stay the same), or fails and says what would fit. */
+    uint64_t memory;
+
+    /* --- Optimiser --- */
+    const char *optim;      /* "adamw_torch" (also "adamw", "adamw_torch_fused") or "sgd" */
+    const char *optim_args; /* "momentum=0.9,nesterov=true" for sgd; NULL */
+    double learning_rate;   /* 2e-5 */
+    double weight_decay;    /* 0; on matrices, not on biases and norm weights */
+    double adam_beta1, adam_beta2, adam_epsilon; /* 0.9, 0.999, 1e-8 */
+    double max_grad_norm;                        /* 1; 0: no clipping */
+    /* "linear" "cosine" "cosine_with_restarts" "polynomial" "constant" "constant_with_warmup" "inverse_sqrt"
+     * "cosine_with_min_lr" "warmup_stable_decay" */
+    const char *lr_scheduler_type;
+    const char *lr_scheduler_kwargs; /* a JSON object with the schedule's own settings, as transformers takes it; NULL */
+    double warmup_ratio;             /* 0; of the total steps, rounded up */
+    double warmup_steps;             /* 0; > 0 overrides warmup_ratio; below 1 it is a ratio itself */
+
+    /* --- Logging, evaluation, checkpoints --- */
+    graft_strategy logging_strategy; /* GRAFT_STRATEGY_STEPS */
+    double logging_steps;            /* 10; this and the two below: below 1 a share of the total steps */
+    int logging_first_step;          /* 0 */
+    const char *report_to;           /* "none" (NULL) or "tensorboard" */
+    const char *run_name;            /* folder of the event file under output_dir/runs; NULL: made from the start time */
+    graft_strategy eval_strategy;    /* GRAFT_STRATEGY_NO */
+    double eval_steps;               /* 0: as logging_steps */
+    int eval_on_start;               /* 0 */
+    graft_strategy save_strategy;    /* GRAFT_STRATEGY_STEPS */
+    double save_steps;               /* 500 */
+    int64_t save_total_limit;        /* 0: keep all; the best and the newest are never removed */
+    int load_best_model_at_end;      /* 0 */
+    const char *metric_for_best_model; /* "eval_loss" (NULL) or "eval_mean_token_accuracy"; "eval_" may be left out */
+    int greater_is_better;             /* GRAFT_AUTO: unless the metric is a loss */
+    int64_t early_stopping_patience;   /* 0: never; evaluations without improvement after which the run ends */
+    double early_stopping_threshold;   /* 0 */
+    const char *resume_from_checkpoint; /* a checkpoint directory, or "latest" (also "true"): the newest in output_dir. NULL: start anew */
+    int overwrite_output_dir;           /* 0: a run that starts anew refuses an output_dir that holds checkpoints */
+    uint64_t seed;                      /* 42 */
+} graft_sft_options;
+
+graft_sft_options graft_sft_options_default(void);
+
+/* --- While it runs --- */
+
+typedef enum graft_train_phase {
+    GRAFT_TRAIN_LOADING,    /* model and tokenizer */
+    GRAFT_TRAIN_READING,    /* records */
+    GRAFT_TRAIN_STEPPING,
+    GRAFT_TRAIN_EVALUATING, /* done and total count records */
+    GRAFT_TRAIN_SAVING
+} graft_train_phase;
+
+typedef struct graft_train_progress {
+    graft_train_phase phase;
+    int64_t done, total; /* of the phase, 0 where unknown */
+    int64_t step, total_steps;
+    double epoch;
+    double loss, grad_norm, learning_rate; /* of the last step */
+    double eval_loss;                      /* of the last evaluation, NaN before */
+    double tokens_per_second;              /* all input tokens, over the last steps */
+    double eta_seconds;                    /* to the end of training, NaN while unknown */
+    int64_t num_tokens;                    /* input tokens seen */
+    size_t memory;                         /* largest resident memory of the process so far, bytes */
+} graft_train_progress;
+
+/* Called from the thread that called graft_sft. Any of them may be NULL. */
+typedef struct graft_train_callbacks {
+    void *user;
+    void (*progress)(void *user, const graft_train_progress *p); /* at least once a step */
+    void (*log)(void *user, const char *json); /* every line of trainer_log.jsonl, without newline */
+} graft_train_callbacks;
+
+typedef struct graft_train_result {
+    int64_t global_step, total_steps;
+    double epoch;
+    double train_loss;                                /* mean over the steps of this call's run */
+    double train_runtime;                             /* seconds, this call */
+    double train_samples_per_second, train_tokens_per_second;
+    int64_t num_tokens;                               /* input tokens, the run from its beginning */
+    double eval_loss, eval_mean_token_accuracy;       /* of the last evaluation, NaN without one */
+    double best_metric;                               /* NaN without one */
+    int64_t best_step, last_checkpoint_step;          /* 0: none */
+    int early_stopped;
+    int64_t n_parameters, n_trainable;
+    int64_t n_records, n_bad_records;   /* used for training; left out because bad (skip_bad_records) */
+    int64_t n_dropped_records;          /* left out because max_length cut away every label */
+    int64_t n_truncated_records;        /* cut at max_length */
+    size_t peak_memory;                 /* bytes */
+} graft_train_result;
+
+/* Fine-tunes. Writes into output_dir: the final adapter (method "lora", as peft writes it) or the whole model (method
+ * "full", a Hugging Face directory), README.md, trainer_log.jsonl, checkpoint-N/, runs/ with event files.
+ * `callbacks` and `result` may be NULL.
+ * GRAFT_ERR_CANCELLED (graft_context_cancel): a checkpoint was saved, err says how to go on. GRAFT_ERR_NUMERIC: loss or
+ * gradient is not finite; err names step and records, earlier checkpoints stay. GRAFT_ERR_LIMIT: does not fit `memory`. */
+graft_status graft_sft(graft_context *ctx, const graft_sft_options *options, const graft_train_callbacks *callbacks,
+                       graft_train_result *result, graft_error *err);
+
+/* --- Before it runs --- */
+
+/* All sizes in bytes. `peak` predicts the resident memory's high-water mark of a process that does nothing but this. */
+typedef struct graft_train_plan {
+    size_t peak;
+    size_t program;       /* the process before it starts: code, libraries */
+    size_t model_mapped;  /* weights read from the mapped files */
+    size_t model_packed;  /* copies of weights, packed for products */
+    size_t parameters;    /* trainable values */
+    size_t gradients;
+    size_t optimizer;
+    size_t step;          /* activations and their gradients, peak of the largest micro-batch of the run, loss included */
+    size_t logits;        /* part of `step`: the block of logits that the loss holds at a time */
+    size_t kernels;       /* generated code and scratch of products */
+    size_t data;          /* records */
+    size_t tokenizer;
+    int64_t micro_batch;  /* records that are computed at a time */
+    int gradient_checkpointing;
+    int64_t n_parameters, n_trainable;
+    int64_t n_records, n_tokens, n_label_tokens; /* one epoch */
+    int64_t longest_record;                      /* tokens */
+    int64_t steps_per_epoch, total_steps;
+    double tokens_per_second, seconds; /* estimated; seconds for the whole run with its evaluations */
+    char dtype[8];
+} graft_train_plan;
+
+/* The same options as graft_sft; output_dir is not needed and nothing is written. */
+graft_status graft_sft_plan(graft_context *ctx, const graft_sft_options *options, graft_train_plan *out, graft_error *err);
+
+/* --- Afterwards --- */
+
+/* Draws loss, eval_loss and learning_rate of one or more runs over their steps into a self-contained SVG file. Each of
+ * `dirs` is an output_dir, a trainer_log.jsonl, an event file, or a folder of event files. */
+graft_status graft_plot_svg(graft_context *ctx, graft_texts dirs, const char *out_path, graft_error *err);
+
+/* --- Parts of it --- */
+
+/* Factor on the learning rate before step `step` (0-based) as transformers' get_scheduler gives it. `kwargs` as
+ * lr_scheduler_kwargs; `learning_rate` is used by schedules with an absolute end value. */
+graft_status graft_lr_schedule(graft_context *ctx, const char *type, const char *kwargs, double learning_rate,
+                               int64_t warmup_steps, int64_t total_steps, int64_t step, double *factor, graft_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
