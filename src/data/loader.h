@@ -1,0 +1,50 @@
+/* Batches in a fixed order: what a trainer reads. The order of an epoch is a pure function of (seed, epoch), the state
+ * between two batches is one integer cursor, so that a run goes on exactly where it was cut.
+ *
+ * The engine is ragged: a batch is a list of sequences without padding, which never attend to each other and each start
+ * at position 0. Packing therefore only decides which sequences share a batch: a row is a bin of sequences with at most
+ * max_length tokens together, filled as trl's "bfd" strategy does (best fit decreasing over runs of 1000 examples,
+ * Ding et al. 2024, "Fewer truncations improve language modeling"), and a batch is batch_size rows. Without packing a
+ * row is one sequence. */
+#ifndef GR_DATA_LOADER_H
+#define GR_DATA_LOADER_H
+
+#include "data/data.h"
+
+typedef struct gr_loader_options {
+    size_t batch_size; /* rows a batch; > 0 */
+    bool packing;
+    size_t max_length; /* tokens a row with packing; no example may be longer */
+    bool shuffle;      /* else the order of the files */
+    uint64_t seed;
+} gr_loader_options;
+
+/* Where the next batch starts. Zero at the beginning of a run. */
+typedef struct gr_data_cursor {
+    uint64_t epoch;
+    uint64_t row; /* rows already given in this epoch, less than the rows of an epoch */
+} gr_data_cursor;
+
+/* Borrowed from the loader until the next call. Sequence s is tokens bounds[s] .. bounds[s+1]-1; labels[t] is the id to
+ * be predicted after token t, GRAFT_IGNORE_LABEL where none is (always at the last token of a sequence). */
+typedef struct gr_data_batch {
+    size_t n_seqs, n_tokens, n_labels; /* n_labels: labels that are not ignored */
+    const int32_t *bounds;             /* n_seqs + 1 */
+    const int32_t *ids, *labels;       /* n_tokens each */
+    const uint32_t *examples;          /* n_seqs: index in the data set, an identity that no batching changes */
+} gr_data_batch;
+
+typedef struct gr_loader gr_loader;
+
+/* The data set must outlive the loader. GRAFT_ERR_MISMATCH when packing and an example is longer than max_length. */
+graft_status gr_loader_new(graft_context *ctx, const graft_dataset *ds, const gr_loader_options *o, gr_loader **out,
+                           graft_error *err);
+void gr_loader_free(gr_loader *l);
+size_t gr_loader_rows(const gr_loader *l);    /* of an epoch */
+size_t gr_loader_batches(const gr_loader *l); /* of an epoch: the last one may be smaller */
+size_t gr_loader_max_tokens(const gr_loader *l); /* no batch of any epoch has more tokens than this bound */
+/* The batch at *cursor, which moves on (at the end of an epoch to the next one's start). A cursor beyond the epoch's
+ * rows is GRAFT_ERR_MISMATCH: it belongs to other data. */
+graft_status gr_loader_next(gr_loader *l, gr_data_cursor *cursor, gr_data_batch *out, graft_error *err);
+
+#endif
