@@ -1,0 +1,32 @@
+/* Adapters of a model: made new, loaded, saved, by name. Files are peft's. */
+#ifndef GRAFT_ADAPTER_H
+#define GRAFT_ADAPTER_H
+
+#include "graft/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A fresh adapter. `config_json` is an object as in adapter_config.json; absent keys have peft's defaults. The method
+ * stands in "peft_type": "LORA" (r, lora_alpha, lora_dropout, use_rslora, target_modules (list, regular expression or
+ * "all-linear"), exclude_modules, layers_to_transform, layers_pattern, rank_pattern, alpha_pattern, modules_to_save,
+ * bias, init_lora_weights), or "FULL" for all of the model's own tensors. The same seed gives the same values. */
+graft_status graft_adapter_new(graft_model *m, const char *name, const char *config_json, uint64_t seed,
+                               graft_error *err);
+/* Loads an adapter directory under a name; its delta is multiplied by `scale` (1: as trained). */
+graft_status graft_adapter_load(graft_model *m, const char *name, const char *dir, double scale, graft_error *err);
+/* The same, ready to be trained further. */
+graft_status graft_adapter_load_trainable(graft_model *m, const char *name, const char *dir, graft_error *err);
+graft_status graft_adapter_remove(graft_model *m, const char *name, graft_error *err);
+/* Writes adapter_config.json, adapter_model.safetensors and README.md (FULL: a model directory). */
+graft_status graft_adapter_save(const graft_model *m, const char *name, const char *dir, graft_error *err);
+
+size_t graft_adapter_count(const graft_model *m);
+const char *graft_adapter_name(const graft_model *m, size_t i);      /* NULL past the end; borrowed */
+int64_t graft_adapter_n_params(const graft_model *m, const char *name); /* trainable elements, -1: no such adapter */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

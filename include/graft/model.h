@@ -1,0 +1,63 @@
+/* Models: loading, facts, one forward pass on given tensors, merging. */
+#ifndef GRAFT_MODEL_H
+#define GRAFT_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "graft/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct graft_model graft_model;
+
+typedef enum graft_dtype {
+    GRAFT_DTYPE_AUTO, /* bf16 where the CPU multiplies it in hardware, else f32 */
+    GRAFT_DTYPE_F32,
+    GRAFT_DTYPE_BF16,
+    GRAFT_DTYPE_F16 /* for files only */
+} graft_dtype;
+
+/* Zero-initialise for the defaults. */
+typedef struct graft_model_options {
+    graft_dtype dtype; /* of the computation */
+} graft_model_options;
+
+/* `path`: a Hugging Face directory (config.json, *.safetensors) or a .gguf file. Weights are mapped, not read. `options`
+ * may be NULL. The context must outlive the model. A model keeps adapters (graft/adapter.h); calls on one model must
+ * not overlap unless a function says that they may. */
+graft_status graft_model_load(graft_context *ctx, const char *path, const graft_model_options *options,
+                              graft_model **out, graft_error *err);
+void graft_model_free(graft_model *m);
+
+int64_t graft_model_vocab_size(const graft_model *m);
+int64_t graft_model_n_params(const graft_model *m);
+int64_t graft_model_max_length(const graft_model *m); /* max_position_embeddings */
+const char *graft_model_path(const graft_model *m);   /* borrowed */
+
+/* Facts about a model and, where adapter_dir is not NULL, an adapter, as a JSON object (freed with graft_free): type,
+ * sizes, parameters, formats of the tensors, position embedding; the adapter's method, rank and targets. Reads no weights. */
+graft_status graft_model_info(graft_context *ctx, const char *path, const char *adapter_dir, char **json,
+                              graft_error *err);
+
+typedef struct graft_forward_options {
+    const char *input, *output; /* safetensors files, see below */
+    const char *adapter;        /* name of an adapter of the model, NULL: none, or the only one */
+    int backward;               /* gradients of the adapter's tensors; without an adapter: of all the model's tensors */
+} graft_forward_options;
+
+/* One pass on given tensors, to check a port against its reference. Input: input_ids (B,T) int64; optional
+ * attention_mask (B,T), labels (B,T, -100 where ignored), position_ids (B,T). Output in float32: logits (B,T,V), loss
+ * (1) where there are labels (mean over the labels, shifted by one, as transformers has it), grad.NAME for each
+ * trainable tensor. Logits at masked tokens are zero. */
+graft_status graft_forward(graft_model *m, const graft_forward_options *options, graft_error *err);
+
+/* Writes a Hugging Face directory with the adapter (NULL: none, or the only one) merged into the base's weights, stored
+ * as `dtype` (AUTO: as the base has them; GGUF block formats become f16). */
+graft_status graft_model_merge(graft_model *m, const char *adapter, const char *dir, graft_dtype dtype, graft_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,54 @@
+/* Room 8, adapter: adaptation methods, one a file, one line in adapter.def; files as peft 0.21 writes and reads them.
+ *
+ * A gr_adapter_set holds any number of adapters of any methods over one model and gives the hooks through which passes
+ * apply them; a batch says for each sequence which adapter it wants. An adapter's configuration is the text of its
+ * adapter_config.json: absent keys have peft's defaults, unknown ones are refused when an adapter is made new. */
+#ifndef GR_ADAPTER_H
+#define GR_ADAPTER_H
+
+#include "model/model.h"
+
+typedef struct gr_adapter_set gr_adapter_set;
+
+graft_status gr_adapter_set_new(gr_model *m, gr_adapter_set **out, graft_error *err);
+void gr_adapter_set_free(gr_adapter_set *s);
+gr_model *gr_adapter_set_model(const gr_adapter_set *s);
+/* For gr_pass_options. Lives as long as the set. */
+const gr_hooks *gr_adapter_set_hooks(gr_adapter_set *s);
+int gr_adapter_set_count(const gr_adapter_set *s);                  /* slots, removed ones included */
+int gr_adapter_set_find(const gr_adapter_set *s, const char *name); /* -1 when absent */
+const char *gr_adapter_set_name(const gr_adapter_set *s, int index); /* NULL for a removed slot */
+
+/* A fresh trainable adapter. `config`: JSON object as in adapter_config.json ({"peft_type": "LORA", "r": 8, ...}); the
+ * pseudo method {"peft_type": "FULL", "target_modules": null | [...] | "regex"} trains the model's own tensors (all, or
+ * those whose module names match). Initial values depend on seed and tensor names only. */
+graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const char *config, size_t config_len,
+                                   uint64_t seed, int *index, graft_error *err);
+/* Reads an adapter directory. `scale` multiplies its delta (1: as trained). `trainable`: gradients are allocated. */
+graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char *dir, double scale, bool trainable,
+                                 int *index, graft_error *err);
+/* Frees the adapter; its index may be given to the next one. No pass may be using it. */
+void gr_adapter_set_remove(gr_adapter_set *s, int index);
+
+/* Trainable tensors in the order in which they are saved by name; name as in adapter_model.safetensors (FULL: the
+ * model's tensor names). */
+size_t gr_adapter_n_params(const gr_adapter_set *s, int index);
+gr_param *gr_adapter_param(const gr_adapter_set *s, int index, size_t i);
+int64_t gr_adapter_n_trainable(const gr_adapter_set *s, int index); /* elements of all of them */
+/* The model's tensors that the adapter replaces (modules_to_save, FULL); NULL: none. For gr_model_prepare. */
+const gr_variant *gr_adapter_variant(const gr_adapter_set *s, int index);
+const char *gr_adapter_method_name(const gr_adapter_set *s, int index); /* "lora", "full" */
+/* The configuration with every default filled in, as it is saved. Borrowed. */
+const char *gr_adapter_config(const gr_adapter_set *s, int index);
+size_t gr_adapter_bytes(const gr_adapter_set *s, int index); /* values and gradients */
+
+/* Writes the directory: adapter_config.json, adapter_model.safetensors, README.md; for FULL a Hugging Face model
+ * directory with all tensors in `dtype`. Files appear one by one, each whole. */
+graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err);
+
+/* Writes a Hugging Face directory whose weights are the base's with the adapter merged in (W + scale B A, summed in
+ * float), stored in `dtype`, in shards of 5 GB, with configuration and tokenizer files beside. index -1: the bare base
+ * (conversion). */
+graft_status gr_adapter_merge(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err);
+
+#endif

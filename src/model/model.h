@@ -1,0 +1,115 @@
+/* Room 7, model: families of models over one interface. One family a file, one line in model.def.
+ *
+ * A model is its configuration, its weights (mapped, packed by the kernel room when first needed, never copied) and a
+ * table of sites. It is constant once open: any number of passes, adapters and threads share it. Everything that
+ * belongs to one forward and backward is a gr_pass. Tensors that are trained, or that an adapter brings along in place
+ * of the model's, are a gr_variant beside the model. */
+#ifndef GR_MODEL_H
+#define GR_MODEL_H
+
+#include "io/io.h"
+#include "nn/nn.h"
+
+typedef struct gr_model gr_model;
+
+typedef struct gr_model_options {
+    bool has_dtype; /* false: BF16 where the CPU multiplies it in hardware, else F32 */
+    gr_dtype dtype; /* compute type: F32, BF16; F64 in tests of the portable kernels */
+} gr_model_options;
+
+/* `path`: a Hugging Face directory or a .gguf file. `options` may be NULL. Errors: an unknown family, a missing tensor
+ * or one whose shape disagrees with the configuration (GRAFT_ERR_MISMATCH, naming file, tensor, expected, found). */
+graft_status gr_model_open(graft_context *ctx, const char *path, const gr_model_options *options, gr_model **out,
+                           graft_error *err);
+void gr_model_close(gr_model *m);
+
+graft_context *gr_model_context(const gr_model *m);
+gr_device *gr_model_device(const gr_model *m);
+const gr_model_config *gr_model_get_config(const gr_model *m);
+const gr_weights *gr_model_weights(const gr_model *m);
+const char *gr_model_path(const gr_model *m);
+gr_dtype gr_model_dtype(const gr_model *m);       /* compute type, of activations and of KV rows */
+gr_dtype gr_model_param_dtype(const gr_model *m); /* of parameters and gradients: F32, or F64 where dtype is F64 */
+int64_t gr_model_kv_width(const gr_model *m);     /* elements of one K (or V) row of one layer */
+
+size_t gr_model_n_sites(const gr_model *m);
+const gr_site *gr_model_site(const gr_model *m, size_t i);             /* in the order of the reference's modules */
+const gr_site *gr_model_find_site(const gr_model *m, const char *name); /* NULL when absent */
+bool gr_model_head_is_tied(const gr_model *m);
+int64_t gr_model_n_params(const gr_model *m); /* elements of all tensors, tied ones once */
+
+/* Packs now what passes will need (memory is then known and no step pays), and what that takes. `backward`: products
+ * for training too. Matrices that variant `v` (NULL: none) replaces are left out of the model's and taken from it. */
+struct gr_variant;
+graft_status gr_model_prepare(gr_model *m, const struct gr_variant *v, bool backward, graft_error *err);
+size_t gr_model_planned_bytes(const gr_model *m, const struct gr_variant *v, bool backward);
+size_t gr_model_owned_bytes(const gr_model *m); /* allocated now: packed matrices, norms */
+
+/* --- Variants: tensors in place of the model's ---------------------------------------------------------------------- */
+
+typedef struct gr_variant gr_variant;
+
+/* Copies the named tensors ("model.norm.weight"; ascending or not, no name twice) into F32 (F64) masters. Where a tied
+ * head is not untied by naming "lm_head.weight" too, it follows the embedding's copy; `untie`: naming
+ * "model.embed_tokens.weight" leaves the head on the model's own table, and "lm_head.weight" may be named although it is tied.
+ * `trainable`: with gradients. */
+graft_status gr_variant_new(gr_model *m, const char *const *names, size_t n, bool untie, bool trainable, gr_variant **out,
+                            graft_error *err);
+void gr_variant_free(gr_variant *v);
+size_t gr_variant_n_params(const gr_variant *v);
+gr_param *gr_variant_param(const gr_variant *v, size_t i); /* in the order of `names` */
+/* Bytes of masters and gradients, and of a variant that is only planned. */
+size_t gr_variant_bytes(const gr_variant *v);
+/* All tensor names of the model, in the order of the sites, tied ones once. Borrowed from the model. */
+size_t gr_model_n_tensors(const gr_model *m);
+const char *gr_model_tensor_name(const gr_model *m, size_t i);
+/* Decodes a tensor of the model into F32 in Hugging Face's layout: rows [row, row + n) of the first dimension. */
+graft_status gr_model_read_tensor(const gr_model *m, const char *name, int64_t row, int64_t n, float *out,
+                                  graft_error *err);
+graft_status gr_model_tensor_shape(const gr_model *m, const char *name, gr_shape *out, graft_error *err);
+
+/* --- Passes ----------------------------------------------------------------------------------------------------------- */
+
+/* One forward, and maybe backward, over a batch. Keeps its memory for the next batch; belongs to one tape at a time. */
+typedef struct gr_pass gr_pass;
+
+typedef struct gr_pass_options {
+    const gr_hooks *hooks; /* NULL: the bare model */
+    bool recompute;        /* layers keep only their inputs and run again in the backward */
+} gr_pass_options;
+
+graft_status gr_pass_new(gr_model *m, gr_pass **out, graft_error *err);
+void gr_pass_free(gr_pass *p);
+
+/* Hidden states after the final norm, (n_rows, hidden) in the compute type. `rows`: the tokens that are wanted,
+ * ascending; NULL: all. Nothing is computed above the last layer's attention for others. The batch, hooks and rows must
+ * live until the backward is done. */
+graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                            int64_t n_rows, gr_var **out, graft_error *err);
+/* Logits of the wanted tokens, (n_rows, vocab) F32 (F64). */
+graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                            int64_t n_rows, gr_var **out, graft_error *err);
+
+typedef struct gr_loss {
+    gr_var *var;           /* shape (1): sum of weight * loss over the labels, the root for gr_tape_backward. The caller
+                              drops it */
+    double sum;            /* sum of the losses without weights, in row order */
+    int64_t n_labels, n_correct; /* tokens with a label, and those whose label has the largest logit */
+    int64_t n_rows;        /* = n_labels; what follows is borrowed until the next use of the pass */
+    const int32_t *rows;   /* the tokens with a label */
+    const double *losses;  /* of each */
+    const int32_t *correct;
+} gr_loss;
+
+/* Cross-entropy of batch->labels through the fused head: no (tokens, vocab) matrix is held. In a dry tape the numbers
+ * are zero. No label at all is GRAFT_ERR_ARGUMENT. */
+graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, gr_loss *out,
+                          graft_error *err);
+/* Bytes that the pass holds itself (position tables, row lists). */
+size_t gr_pass_bytes(const gr_pass *p);
+
+/* Exact peak of the step pool for a loss and its backward over this batch (ids are not looked at), from a dry run. */
+graft_status gr_pass_plan(gr_pass *p, const gr_batch *b, const gr_pass_options *o, bool backward, size_t *pool_bytes,
+                          graft_error *err);
+
+#endif

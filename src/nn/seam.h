@@ -1,0 +1,99 @@
+/* Seams: the places of a model that adaptation methods may change, named by role, and the hooks through which they do.
+ * Model code calls hooks at its seams and never names a method; a method implements some hooks and never names a model
+ * family. So every method works on every family that has the role. */
+#ifndef GR_NN_SEAM_H
+#define GR_NN_SEAM_H
+
+#include "graph/graph.h"
+#include "nn/batch.h"
+
+typedef enum gr_role {
+    GR_ROLE_EMBED,
+    GR_ROLE_Q,
+    GR_ROLE_K,
+    GR_ROLE_V,
+    GR_ROLE_O,
+    GR_ROLE_GATE,
+    GR_ROLE_UP,
+    GR_ROLE_DOWN,
+    GR_ROLE_NORM,
+    GR_ROLE_HEAD,
+    GR_ROLE_COUNT
+} gr_role;
+/* "q", "gate", "embed", ... */
+const char *gr_role_name(gr_role role);
+
+/* A module of the model under its Hugging Face name. */
+typedef struct gr_site {
+    int index; /* in the model's list of sites */
+    gr_role role;
+    int layer;        /* -1 outside the layers */
+    const char *name; /* "model.layers.0.self_attn.q_proj"; its tensors are NAME.weight and, maybe, NAME.bias */
+    int64_t in, out;  /* weight is (out, in); (vocab, hidden) for the embedding; norms: in = out = size, weight (out) */
+    bool bias;
+    int module, part; /* which gr_linear, gr_norm or gr_embedding of the model holds it, and which part of that */
+} gr_site;
+
+/* A tensor that is trained: an F32 master copy (F64 where the model computes in F64) and its gradient, both of the same
+ * shape, in memory that `owner` owns. */
+typedef struct gr_param {
+    const char *name; /* as it is saved */
+    gr_shape shape;
+    gr_dtype dtype;
+    int64_t n;
+    void *value, *grad; /* grad NULL: not trained */
+    gr_matrix *matrix;  /* told by gr_param_changed; NULL: none */
+    bool decay;         /* weight decay applies (matrices; not norms and biases) */
+} gr_param;
+static inline void gr_param_changed(const gr_param *p) {
+    if (p->matrix) gr_matrix_changed(p->matrix);
+}
+
+/* One product y = x W^T + bias with up to four sites stacked along the output (q, k, v; gate, up). */
+typedef struct gr_linear {
+    int n_parts;
+    const gr_site *site[GR_MATRIX_PARTS];
+    int64_t offset[GR_MATRIX_PARTS + 1]; /* output columns of part i: offset[i] .. offset[i+1]-1 */
+    int64_t in, out;
+    gr_matrix *matrix;
+    void *bias;                          /* out values, zeros for parts without; NULL: none */
+    gr_param *weight[GR_MATRIX_PARTS];   /* NULL: frozen */
+    gr_param *bias_param[GR_MATRIX_PARTS];
+} gr_linear;
+
+typedef struct gr_norm {
+    const gr_site *site;
+    int64_t size;
+    void *weight;
+    gr_param *param; /* NULL: frozen */
+} gr_norm;
+
+typedef struct gr_run gr_run; /* nn/nn.h: the running pass: tape, batch, rows in flight */
+
+/* Hooks get `self` first. Where they replace a variable they take over the old reference and give a new one. Any may
+ * be NULL. The rows of x and y are run->n_rows rows in run->bounds (not always all tokens of the batch: the last layer
+ * is computed for wanted rows only). */
+typedef struct gr_hooks {
+    void *self;
+    /* Index of a name, -1 unknown; number of adapters. */
+    int (*find)(void *self, const char *name);
+    int (*count)(void *self);
+
+    /* Linear delta (LoRA): *y (rows, linear->out) holds x W^T + bias; make it that plus the delta. */
+    graft_status (*linear)(void *self, gr_run *run, const gr_linear *linear, gr_var *x, gr_var **y, graft_error *err);
+    /* Rows of the embedding look-up, likewise (LoRA on embeddings, virtual input rows for negative ids). */
+    graft_status (*embedding)(void *self, gr_run *run, const gr_site *site, gr_var **y, graft_error *err);
+    /* Activation scale (IA3): the output of a site, or for GR_ROLE_DOWN its input. `columns` starts at column. */
+    graft_status (*scale)(void *self, gr_run *run, const gr_linear *linear, bool input, gr_var **y, graft_error *err);
+    /* Virtual key/value rows in front of every sequence (prefix tuning): *k, *v (rows, kv width) with bounds per
+     * sequence (n_seqs + 1), borrowed until the backward is done; *k stays NULL for none. */
+    graft_status (*kv_rows)(void *self, gr_run *run, int layer, gr_var **k, gr_var **v, const int32_t **bounds,
+                            graft_error *err);
+    /* Gated attention over extra rows (LLaMA-Adapter): adds to *y (rows, heads * head_dim) what q attends to there. */
+    graft_status (*gated)(void *self, gr_run *run, int layer, gr_var *q, gr_var **y, graft_error *err);
+    /* Modules with tensors of the adapter's own in place of the model's (modules_to_save, full fine-tuning): the
+     * variant's module, or NULL for the base's. One variant serves a whole batch. */
+    const struct gr_variant *(*variant)(void *self, const gr_batch *batch);
+} gr_hooks;
+
+#endif
