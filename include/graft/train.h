@@ -11,13 +11,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "graft/context.h"
+#include "graft/data.h"
 #include "graft/lora.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum { GRAFT_AUTO = -1 }; /* for the options that say so: graft decides */
 
 typedef enum graft_strategy {
     GRAFT_STRATEGY_NO,
@@ -39,7 +38,7 @@ typedef struct graft_sft_options {
     graft_texts eval_data; /* the same, for evaluation */
     const char *chat_template_path; /* a Jinja file instead of the model's own chat template */
     int64_t max_length;             /* tokens of a record, 1024; the rest is cut off. 0: no limit */
-    int completion_only_loss;       /* GRAFT_AUTO: when records have a prompt and a completion */
+    graft_choice completion_only_loss; /* GRAFT_AUTO: where records have a prompt and a completion */
     int assistant_only_loss;        /* 0 */
     /* 0; 1: records share sequences of up to max_length tokens (best fit, as trl's "bfd"), without attention across
      * records; a batch then counts sequences. */
@@ -55,9 +54,9 @@ typedef struct graft_sft_options {
     int64_t per_device_eval_batch_size;  /* 8 */
     /* 1; a step sees train batch size times this many records, its loss is the mean over all their label tokens */
     int64_t gradient_accumulation_steps;
-    /* Recompute a layer's activations in the backward: 0, 1, or GRAFT_AUTO (default): only to stay within memory. The
-     * results are the same bits. */
-    int gradient_checkpointing;
+    /* Recompute a layer's activations in the backward. GRAFT_AUTO: only to stay within memory. The results are the same
+     * bits. */
+    graft_choice gradient_checkpointing;
     /* Bytes that the process may use, 0: what the machine has. To fit, graft computes fewer records at a time and
      * recomputes (the results stay the same), or fails and says what would fit. */
     uint64_t memory;
@@ -90,12 +89,14 @@ typedef struct graft_sft_options {
     int64_t save_total_limit;        /* 0: keep all; the best and the newest are never removed */
     int load_best_model_at_end;      /* 0 */
     const char *metric_for_best_model; /* "eval_loss" (NULL) or "eval_mean_token_accuracy"; "eval_" may be left out */
-    int greater_is_better;             /* GRAFT_AUTO: unless the metric is a loss */
+    graft_choice greater_is_better;    /* GRAFT_AUTO: unless the metric is a loss */
     int64_t early_stopping_patience;   /* 0: never; evaluations without improvement after which the run ends */
     double early_stopping_threshold;   /* 0 */
-    const char *resume_from_checkpoint; /* a checkpoint directory, or "latest" (also "true"): the newest in output_dir. NULL: start anew */
-    int overwrite_output_dir;           /* 0: a run that starts anew refuses an output_dir that holds checkpoints */
-    uint64_t seed;                      /* 42 */
+    /* A checkpoint directory; "latest" (also "true"): the newest in output_dir; "auto": the same, or a new start where
+     * there is none. NULL: start anew. */
+    const char *resume_from_checkpoint;
+    int overwrite_output_dir; /* 0: a run that starts anew refuses an output_dir that holds checkpoints; 1 removes them */
+    uint64_t seed;            /* 42 */
 } graft_sft_options;
 
 graft_sft_options graft_sft_options_default(void);

@@ -9,13 +9,11 @@ graft_sft_options graft_sft_options_default(void) {
         .method = "lora",
         .lora = graft_lora_options_default(),
         .max_length = 1024,
-        .completion_only_loss = GRAFT_AUTO,
         .num_train_epochs = 3,
         .max_steps = -1,
         .per_device_train_batch_size = 8,
         .per_device_eval_batch_size = 8,
         .gradient_accumulation_steps = 1,
-        .gradient_checkpointing = GRAFT_AUTO,
         .optim = "adamw_torch",
         .learning_rate = 2e-5,
         .adam_beta1 = 0.9,
@@ -28,7 +26,6 @@ graft_sft_options graft_sft_options_default(void) {
         .eval_strategy = GRAFT_STRATEGY_NO,
         .save_strategy = GRAFT_STRATEGY_STEPS,
         .save_steps = 500,
-        .greater_is_better = GRAFT_AUTO,
         .seed = 42,
     };
 }
