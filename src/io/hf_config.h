@@ -6,11 +6,11 @@
 #ifndef GR_IO_HF_CONFIG_H
 #define GR_IO_HF_CONFIG_H
 
-#include "io/gguf.h"
+#include "io/weights.h"
 
 /* The model types (config.json's model_type) that are understood; the value of gr_model_config.type. */
 typedef enum gr_model_type {
-#define X(name, text) GR_MODEL_##name,
+#define X(name, ...) GR_MODEL_##name,
 #include "io/model_type.def"
 #undef X
     GR_MODEL_TYPE_COUNT
@@ -32,12 +32,12 @@ typedef struct gr_rope_config {
     double beta_fast, beta_slow;                                   /* yarn */
     double mscale, mscale_all_dim;                                 /* yarn; 0: absent */
     bool truncate;                                                 /* yarn: correction range rounded to whole dimensions */
-    /* GGUF only: the file holds rope_freqs.weight (head_dim/2 floats; inverse frequency i is divided by element i),
-     * which replaces the type's own frequency scaling. Find it by that name in gr_weights. */
+    /* GGUF only, and only where the file's rope_freqs.weight is not what llama3 scaling gives (that is turned into type
+     * LLAMA3): inverse frequency i, scaled as `type` says, is divided by element i of that tensor (head_dim/2 floats). */
     bool freq_factors;
 } gr_rope_config;
 
-enum { GR_MAX_EOS = 16, GR_MAX_LAYERS = 1024 };
+enum { GR_MAX_EOS = 16, GR_MAX_LAYERS = 1024, GR_MAX_HEAD_DIM = 4096 };
 
 typedef struct gr_model_config {
     gr_model_type type;
@@ -62,6 +62,8 @@ typedef struct gr_model_config {
 
 /* `dir`/config.json, or a .gguf path's metadata, or the config.json beside a safetensors file. */
 graft_status gr_model_config_load(const graft_allocator *a, const char *path, gr_model_config *out, graft_error *err);
+/* The configuration that belongs to opened weights: the GGUF file's metadata, or config.json beside the safetensors. */
+graft_status gr_model_config_of(const graft_allocator *a, const gr_weights *w, gr_model_config *out, graft_error *err);
 /* Parts of the above. `name` stands in errors. */
 graft_status gr_model_config_from_json(const graft_allocator *a, const char *name, const char *text, size_t len,
                                        gr_model_config *out, graft_error *err);

@@ -1,0 +1,150 @@
+/* gr_model_config to config.json, keys as transformers 5.23 writes them (rope_parameters; old readers find rope_theta
+ * beside it), sorted as it sorts them. */
+#include "io/config_parts.h"
+#include "io/hf_config.h"
+
+static void key(gr_buf *b, int indent, const char *name) {
+    gr_buf_add_text(b, b->data[b->len - 1] == '{' ? "\n" : ",\n");
+    gr_buf_add_format(b, "%*s\"%s\": ", indent, "", name);
+}
+
+static void add_int(gr_buf *b, const char *name, int64_t value) {
+    key(b, 2, name);
+    gr_buf_add_format(b, "%lld", (long long)value);
+}
+
+static void add_double(gr_buf *b, int indent, const char *name, double value) {
+    key(b, indent, name);
+    gr_json_add_double(b, value);
+}
+
+static void add_bool(gr_buf *b, const char *name, bool value) {
+    key(b, 2, name);
+    gr_buf_add_text(b, value ? "true" : "false");
+}
+
+static void add_text(gr_buf *b, int indent, const char *name, const char *value) {
+    key(b, indent, name);
+    gr_json_add_text(b, value, strlen(value));
+}
+
+static void add_null(gr_buf *b, const char *name) {
+    key(b, 2, name);
+    gr_buf_add_text(b, "null");
+}
+
+/* null, a number, or a list. */
+static void add_ids(gr_buf *b, const char *name, const int64_t *ids, int n) {
+    if (n == 0) {
+        add_null(b, name);
+    } else if (n == 1) {
+        add_int(b, name, ids[0]);
+    } else {
+        key(b, 2, name);
+        for (int i = 0; i < n; i++) gr_buf_add_format(b, "%s\n    %lld", i ? "," : "[", (long long)ids[i]);
+        gr_buf_add_text(b, "\n  ]");
+    }
+}
+
+static void add_rope(gr_buf *b, const gr_rope_config *r) {
+    key(b, 2, "rope_parameters");
+    gr_buf_add_char(b, '{');
+    if (r->type == GR_ROPE_YARN) {
+        if (r->attention_factor > 0) add_double(b, 4, "attention_factor", r->attention_factor);
+        add_double(b, 4, "beta_fast", r->beta_fast);
+        add_double(b, 4, "beta_slow", r->beta_slow);
+    }
+    if (r->type != GR_ROPE_DEFAULT) add_double(b, 4, "factor", r->factor);
+    if (r->type == GR_ROPE_LLAMA3) {
+        add_double(b, 4, "high_freq_factor", r->high_freq_factor);
+        add_double(b, 4, "low_freq_factor", r->low_freq_factor);
+    }
+    if (r->type == GR_ROPE_YARN && r->mscale > 0) add_double(b, 4, "mscale", r->mscale);
+    if (r->type == GR_ROPE_YARN && r->mscale_all_dim > 0) add_double(b, 4, "mscale_all_dim", r->mscale_all_dim);
+    if (r->type == GR_ROPE_LLAMA3 || r->type == GR_ROPE_YARN) {
+        key(b, 4, "original_max_position_embeddings");
+        gr_buf_add_format(b, "%lld", (long long)r->original_max_position_embeddings);
+    }
+    add_double(b, 4, "rope_theta", r->theta);
+    add_text(b, 4, "rope_type", gr_rope_type_name(r->type));
+    if (r->type == GR_ROPE_YARN && !r->truncate) {
+        key(b, 4, "truncate");
+        gr_buf_add_text(b, "false");
+    }
+    gr_buf_add_text(b, "\n  }");
+}
+
+static void add_layers(gr_buf *b, const gr_model_config *c) {
+    key(b, 2, "layer_types");
+    gr_buf_add_char(b, '[');
+    for (int i = 0; i < c->n_layers; i++)
+        gr_buf_add_format(b, "%s\n    \"%s\"", i ? "," : "", c->layer_sliding[i] ? "sliding_attention" : "full_attention");
+    gr_buf_add_text(b, "\n  ]");
+}
+
+static void add_rope_layers(gr_buf *b, const gr_model_config *c) {
+    key(b, 2, "no_rope_layers");
+    gr_buf_add_char(b, '[');
+    for (int i = 0; i < c->n_layers; i++) gr_buf_add_format(b, "%s\n    %d", i ? "," : "", c->layer_rope[i]);
+    gr_buf_add_text(b, "\n  ]");
+}
+
+static const char *architecture(gr_model_type type) {
+    static const char *const names[] = {
+        [GR_MODEL_LLAMA] = "LlamaForCausalLM", [GR_MODEL_MISTRAL] = "MistralForCausalLM",
+        [GR_MODEL_QWEN2] = "Qwen2ForCausalLM", [GR_MODEL_QWEN3] = "Qwen3ForCausalLM",
+        [GR_MODEL_SMOLLM3] = "SmolLM3ForCausalLM"};
+    return names[type];
+}
+
+static void add_all(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
+    bool windows = c->type != GR_MODEL_LLAMA, layered = windows && c->type != GR_MODEL_MISTRAL;
+    key(b, 2, "architectures");
+    gr_buf_add_format(b, "[\n    \"%s\"\n  ]", architecture(c->type));
+    if (c->type != GR_MODEL_MISTRAL && c->type != GR_MODEL_QWEN2) add_bool(b, "attention_bias", c->qkv_bias);
+    add_double(b, 2, "attention_dropout", c->attention_dropout);
+    add_ids(b, "bos_token_id", &c->bos_token_id, c->bos_token_id >= 0);
+    add_text(b, 2, "dtype", dtype == GR_BF16 ? "bfloat16" : dtype == GR_F16 ? "float16" : "float32");
+    add_ids(b, "eos_token_id", c->eos_token_ids, c->n_eos);
+    add_int(b, "head_dim", c->head_dim);
+    add_text(b, 2, "hidden_act", "silu");
+    add_int(b, "hidden_size", c->hidden_size);
+    add_double(b, 2, "initializer_range", c->initializer_range);
+    add_int(b, "intermediate_size", c->intermediate_size);
+    if (layered) add_layers(b, c);
+    add_int(b, "max_position_embeddings", c->max_position_embeddings);
+    if (c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_SMOLLM3) add_bool(b, "mlp_bias", c->mlp_bias);
+    add_text(b, 2, "model_type", gr_model_type_name(c->type));
+    if (c->type == GR_MODEL_SMOLLM3) add_rope_layers(b, c);
+    add_int(b, "num_attention_heads", c->n_heads);
+    add_int(b, "num_hidden_layers", c->n_layers);
+    add_int(b, "num_key_value_heads", c->n_kv_heads);
+    add_ids(b, "pad_token_id", &c->pad_token_id, c->pad_token_id >= 0);
+    add_double(b, 2, "rms_norm_eps", c->rms_norm_eps);
+    add_rope(b, &c->rope);
+    add_double(b, 2, "rope_theta", c->rope.theta);
+    if (windows) add_ids(b, "sliding_window", &c->sliding_window, c->sliding_window > 0);
+    add_bool(b, "tie_word_embeddings", c->tie_word_embeddings);
+    if (layered) add_bool(b, "use_sliding_window", c->sliding_window > 0);
+    add_int(b, "vocab_size", c->vocab_size);
+}
+
+graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *c, gr_dtype dtype, char **out,
+                                     graft_error *err) {
+    if (c->rope.freq_factors)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "config.json has no place for the frequency factors of this GGUF file");
+    bool llama_biases = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_QWEN3 || c->type == GR_MODEL_SMOLLM3;
+    bool mlp_allowed = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_SMOLLM3;
+    bool fits = llama_biases ? c->qkv_bias == c->o_bias : !c->o_bias && c->qkv_bias == (c->type == GR_MODEL_QWEN2);
+    if (!fits || (c->mlp_bias && !mlp_allowed))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "config.json of a %s model cannot say which biases this model has",
+                       gr_model_type_name(c->type));
+    gr_buf b;
+    gr_buf_init(&b, a);
+    gr_buf_add_char(&b, '{');
+    if (b.data) add_all(&b, c, dtype);
+    gr_buf_add_text(&b, "\n}\n");
+    graft_status st = gr_buf_take(&b, out, NULL, err);
+    if (st != GRAFT_OK) gr_buf_free(&b);
+    return st;
+}
