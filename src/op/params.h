@@ -1,0 +1,141 @@
+/* Parameters, inputs and outputs of every op. T rows (tokens), dt the activations' type; a parameter is F32, or F64 where
+ * dt is F64. Optional inputs may be NULL in gr_tape_apply. Arrays that the structs point to are borrowed until the backward
+ * is done. Shapes that do not fit are GRAFT_ERR_MISMATCH, with the op, the input, what was expected and found. */
+#ifndef GR_OP_PARAMS_H
+#define GR_OP_PARAMS_H
+
+#include "op/op.h"
+
+/* gr_op_embedding: y[t] = scale * table[ids[t]].
+ * in 0 (optional): the table (V,C) as a parameter, only its gradient matters. out: (n,C) in the table's compute type. */
+typedef struct gr_embedding_params {
+    gr_matrix *table;
+    int64_t n;
+    const int32_t *ids; /* n, each 0 <= id < V (else GRAFT_ERR_ARGUMENT) */
+    double scale;       /* 0 means 1 */
+} gr_embedding_params;
+
+/* gr_op_linear: y = x W^T, W (N,K) of up to GR_MATRIX_PARTS parts stacked along N.
+ * in 0: x (T,K). in 1 .. 4 (optional): weight of part i as a parameter (n_i,K), or (K,n_i) where transposed; only its
+ * gradient matters. out: (T,N) in dt, or in F32 (F64) with `wide`: logits. */
+typedef struct gr_linear_params {
+    gr_matrix *w;
+    int64_t column[GR_MATRIX_PARTS]; /* first output column of part i, read where in 1 + i is given */
+    bool transposed[GR_MATRIX_PARTS];
+    bool wide;
+} gr_linear_params;
+
+/* gr_op_bias: y[:, column .. column+n-1] = x[...] + b, other columns as they are; in place.
+ * in 0: x (T,N); in 1: b (n), parameter. */
+typedef struct gr_bias_params {
+    int64_t column;
+} gr_bias_params;
+
+/* gr_op_rmsnorm: y = x / sqrt(mean(x^2) + eps) * w. in 0: x (T,C); in 1: w (C), parameter. out: (T,C). */
+typedef struct gr_rmsnorm_params {
+    double eps;
+} gr_rmsnorm_params;
+
+/* gr_op_qkv_norm: every q head (columns 0 .. n_heads*head_dim-1) and k head (the n_kv_heads*head_dim columns after) of a
+ * fused row is rms-normed by itself, all q heads with one weight and all k heads with another (Qwen3); further columns stay;
+ * in place. in 0: (T,W); in 1: q weight (head_dim); in 2: k weight (head_dim). */
+typedef struct gr_qkv_norm_params {
+    int n_heads, n_kv_heads, head_dim;
+    double eps;
+} gr_qkv_norm_params;
+
+/* gr_op_rope: rotates n_heads heads of head_dim columns that begin at `column`, halves paired (x_i, x_{i+head_dim/2}),
+ * other columns stay; in place. Fused rows: n_heads + n_kv_heads heads from column 0 are q and k. in 0: (T,W). */
+typedef struct gr_rope_params {
+    int64_t column;
+    int n_heads, head_dim;
+    const void *cos_sin; /* (T, head_dim) F32 (F64): of each row head_dim/2 cosines, then head_dim/2 sines */
+} gr_rope_params;
+
+/* A run of key/value rows of in 1 and in 2 that a sequence sees. */
+typedef struct gr_kv_rows {
+    int64_t begin, n;
+    int64_t pos; /* position of the first within the sequence */
+} gr_kv_rows;
+
+/* One sequence of an attention. What it sees, in this order: its virtual rows (always visible), its history, its rows. */
+typedef struct gr_attention_rows {
+    int64_t q_begin, q_len; /* rows of in 0 */
+    int64_t q_pos;          /* position of the first */
+    int n_rows;             /* most often 1: the sequence itself, n = q_len; more where it continues other sequences of the
+                               batch (the ones it shares a prefix with, in order of position) */
+    const gr_kv_rows *rows;
+    int n_history;          /* runs outside the tape (a cache); dk and dv must be NULL */
+    const gr_kv_segment *history;
+    int64_t virtual_begin, virtual_len; /* rows of in 3 and in 4 */
+} gr_attention_rows;
+
+/* gr_op_attention: out = softmax(scale * q k^T under mask and window) v for each head, keys and values of kv head
+ * h * n_kv_heads / n_heads.
+ * in 0: rows that hold q (n_heads * head_dim columns from q_column); in 1 and in 2: rows that hold k and v; one fused
+ * variable may be all three. in 3 and in 4 (optional): virtual k and v rows (P, n_kv_heads * head_dim).
+ * out: (rows of in 0, n_heads * head_dim); rows that belong to no sequence are zero. A query that sees nothing gives 0.
+ * Each row of in 0 belongs to at most one sequence; rows of in 1 to 4 may be seen by several, whose gradients are then
+ * added in the order of the sequences. */
+typedef struct gr_attention_params {
+    int n_heads, n_kv_heads, head_dim;
+    int64_t q_column, k_column, v_column;
+    double scale;
+    bool causal;    /* key position <= query position */
+    int64_t window; /* > 0: query position - key position < window */
+    int n_seqs;
+    const gr_attention_rows *seqs; /* needed in a dry tape too */
+} gr_attention_params;
+
+/* gr_op_swiglu: y = silu(gate) * up. in 0: (T,2F), gate then up; out: (T,F). No parameters. */
+
+/* gr_op_add: y = a + b; in place of a. in 0, in 1: same type and shape. No parameters. */
+
+typedef struct gr_row_range {
+    int64_t begin, end;
+} gr_row_range;
+
+enum { GR_LORA_PAIRS = 3 };
+
+/* gr_op_lora: y[r, column_i .. column_i + n_i - 1] += scale_i * drop_i(x[r]) A_i^T B_i^T for the covered rows r and up to
+ * three pairs (q, k, v; gate, up); other rows and columns stay; in place. in 0: y (T,N); in 1: x (T,K); in 2 + 2i: A_i
+ * (r_i,K), parameter; in 3 + 2i: B_i (n_i,r_i), parameter; a pair whose two inputs are NULL is absent. */
+typedef struct gr_lora_params {
+    int64_t column[GR_LORA_PAIRS];
+    double scale[GR_LORA_PAIRS];
+    int n_ranges;               /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+    double dropout;             /* 0: none. Inverted dropout of x, per pair */
+    uint64_t seed, stream[GR_LORA_PAIRS];
+    const uint64_t *key;        /* T: identity of each row; NULL: the row number */
+} gr_lora_params;
+
+/* gr_op_dropout: y[r][c] = keep ? x / (1-p) : 0, keep a function of (seed, stream, key[r], c); in place.
+ * in 0: (T,C). */
+typedef struct gr_dropout_params {
+    double p; /* 0 <= p < 1 */
+    uint64_t seed, stream;
+    const uint64_t *key; /* T; NULL: the row number */
+} gr_dropout_params;
+
+/* gr_op_gather_rows: y[i] = x[rows[i]]. Rows may repeat: their gradients are added in the order of i.
+ * in 0: (T,C) of any float type; out: (n,C) of the same. */
+typedef struct gr_gather_rows_params {
+    int64_t n;
+    const int32_t *rows;
+} gr_gather_rows_params;
+
+/* gr_op_cross_entropy_head: sum over r of weight[r] * -log softmax(x[r] W^T)[label[r]], chunk by chunk of rows, so that
+ * logits are never held for more than a chunk. in 0: x (R,C); in 1 (optional): the head's weight (V,C) as a parameter,
+ * only its gradient matters. out: (1) F64. Rows whose label is negative count nothing.
+ * The gradient of x is made in the forward, where the logits are; with a trainable head the backward makes them again. */
+typedef struct gr_cross_entropy_params {
+    gr_matrix *head;
+    const int32_t *labels; /* R, below V (else GRAFT_ERR_ARGUMENT) */
+    const float *weight;   /* R; NULL: 1 each */
+    int64_t chunk;         /* rows at a time; 0: chosen by V */
+    double *losses;        /* R, written: -log p of each row, without weight; NULL: not wanted */
+    int32_t *hits;         /* R, written: 1 where the largest logit is the label's; NULL: not wanted */
+} gr_cross_entropy_params;
+
+#endif
