@@ -38,6 +38,10 @@ typedef struct gr_batch {
                                   0, or where the history ends */
     const int32_t *parent;     /* n_seqs: an earlier sequence of the batch that this one continues (it sees all of the
                                   parent's tokens and what the parent sees), -1 none; NULL: none at all */
+    const int32_t *rope_length; /* n_seqs: length for which dynamic NTK scaling is computed; NULL: the sequence's largest
+                                  position + 1 */
+    const bool *blind;         /* n_seqs: nobody sees the sequence's own tokens, not even they themselves (masked
+                                  positions whose logits are wanted); NULL: none */
     const int32_t *adapter;    /* n_seqs: index in the adapter set, -1 the bare model; NULL: `one_adapter` for all */
     int32_t one_adapter;       /* where adapter is NULL: the index for every sequence, -1 the bare model */
     const gr_kv *const *kv;    /* n_seqs: history, NULL entries: none; NULL: none at all */
