@@ -1,6 +1,7 @@
 /* A chart of runs: losses above, learning rate below, steps along the bottom. Training loss is a solid line,
  * evaluation loss a dashed one with marks. One run has one colour a curve, several runs one colour a run (Okabe and
- * Ito's palette, which colour-blind readers can tell apart). A long noisy loss is drawn pale with its running mean on top. */
+ * Ito's palette, which colour-blind readers can tell apart). A long noisy loss is drawn pale with its moving mean on
+ * top. */
 #include <math.h>
 #include <stdio.h>
 
@@ -40,11 +41,11 @@ static void add_escaped(gr_buf *b, const char *text) {
     }
 }
 
-/* 1, 2 or 5 times a power of ten, so that about `want` steps fit the range. */
+/* 1, 2 or 5 times a power of ten, so that about `want` of them fit the range. */
 static double tick_size(double range, double want) {
     double raw = range / want, unit = pow(10, floor(log10(raw)));
     double m = raw / unit;
-    return (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10) * unit;
+    return (m < 1.5 ? 1 : m < 3.5 ? 2 : m < 7.5 ? 5 : 10) * unit;
 }
 
 static void widen(double *low, double *high, double share) {
@@ -75,7 +76,7 @@ static bool find_range(const gr_curves *runs, size_t n, unsigned kinds, panel *p
 static void add_grid(gr_buf *b, const panel *p, bool with_steps, const char *title) {
     int right = WIDTH - RIGHT;
     double bottom = p->top + p->height;
-    double ty = tick_size(p->y1 - p->y0, p->height / 55), tx = GR_MAX(1.0, tick_size(p->x1 - p->x0, 9));
+    double ty = tick_size(p->y1 - p->y0, GR_MAX(4.0, p->height / 55)), tx = GR_MAX(1.0, tick_size(p->x1 - p->x0, 9));
     double v = ceil(p->y0 / ty);
     for (int i = 0; i < MAX_TICKS && v * ty <= p->y1; i++, v++) {
         double at = py(p, v * ty), value = fabs(v * ty) < ty / 2 ? 0 : v * ty;
@@ -97,22 +98,20 @@ static void add_grid(gr_buf *b, const panel *p, bool with_steps, const char *tit
         gr_buf_add_format(b, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">step</text>\n", right, bottom + 36);
 }
 
-/* Draws means over groups where there are more points than can be seen. smooth: exponential running mean, corrected
- * for its start. */
-static void add_line(gr_buf *b, const panel *p, const gr_curve *c, const char *style, bool smooth) {
-    size_t group = c->n / MAX_DRAWN + 1;
-    double mean = 0, weight = 0;
+/* Draws means over groups where there are more points than can be seen. half > 0: each point is the mean of the `half`
+ * points before and after it. */
+static void add_line(gr_buf *b, const panel *p, const gr_curve *c, const char *style, size_t half) {
+    size_t group = c->n / MAX_DRAWN + 1, from = 0, to = 0;
+    double sum = 0;
     gr_buf_add_format(b, "<path class=\"line\" %s d=\"", style);
     for (size_t i = 0; i < c->n; i += group) {
         size_t end = GR_MIN(i + group, c->n);
         double x = 0, y = 0;
         for (size_t k = i; k < end; k++) {
+            while (to < GR_MIN(k + half + 1, c->n)) sum += c->points[to++].value;
+            while (from + half < k) sum -= c->points[from++].value;
             x += c->points[k].step / (double)(end - i);
-            if (smooth) {
-                mean = 0.95 * mean + 0.05 * c->points[k].value;
-                weight = 0.95 * weight + 0.05;
-            }
-            y += (smooth ? mean / weight : c->points[k].value) / (double)(end - i);
+            y += sum / (double)(to - from) / (double)(end - i);
         }
         gr_buf_add_format(b, "%c%.1f %.1f", i ? 'L' : 'M', px(p, x), py(p, y));
     }
@@ -137,10 +136,10 @@ static void add_curve(gr_buf *b, const panel *p, const gr_curves *run, gr_curve_
     bool dashed = kind == GR_CURVE_EVAL_LOSS, noisy = kind == GR_CURVE_LOSS && c->n >= SMOOTH_FROM;
     snprintf(style, sizeof style, "stroke=\"%s\"%s%s", color, dashed ? " stroke-dasharray=\"6 4\"" : "",
              noisy ? " stroke-opacity=\"0.3\"" : "");
-    if (c->n > 1) add_line(b, p, c, style, false);
+    if (c->n > 1) add_line(b, p, c, style, 0);
     if (noisy) {
         snprintf(style, sizeof style, "stroke=\"%s\"", color);
-        add_line(b, p, c, style, true);
+        add_line(b, p, c, style, c->n / 30);
     }
     if (dashed || c->n == 1) add_marks(b, p, c, color);
 }
