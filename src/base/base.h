@@ -23,6 +23,7 @@
 #include "base/json.h"
 #include "base/map.h"
 #include "base/rng.h"
+#include "base/sha256.h"
 #include "base/threads.h"
 #include "base/utf8.h"
 

@@ -49,7 +49,8 @@ static inline gr_shape gr_shape3(int64_t a, int64_t b, int64_t c) { return (gr_s
 static inline gr_shape gr_shape4(int64_t a, int64_t b, int64_t c, int64_t d) { return (gr_shape){4, {a, b, c, d}}; }
 
 bool gr_shape_equal(const gr_shape *a, const gr_shape *b);
-/* Product of the dimensions. False when a dimension is negative or the product does not fit int64. */
+/* Product of the dimensions. False when a dimension is negative or the product of those that are not 0 does not fit
+ * int64 (so that rows and strides of an empty tensor fit too). */
 bool gr_shape_elements(const gr_shape *shape, int64_t *out);
 /* "[2, 576]", cut at the buffer's end; returns buf. 160 bytes hold every shape. */
 enum { GR_SHAPE_TEXT = 160 };
