@@ -68,10 +68,12 @@ typedef struct gr_attention {
     int64_t dout_ld;
     void *dq;         /* as q, ld dq_ld; written, not added */
     int64_t dq_ld;
-    void *scratch;    /* gr_attention_scratch bytes */
+    /* both */
+    void *scratch;    /* gr_attention_scratch bytes, 64-byte aligned */
 } gr_attention;
 
-/* Bytes of scratch for the backward (linear in rows and heads). */
+/* Bytes of scratch that attention (backward: attention_backward) needs on n_threads threads: linear in the keys of the
+ * longest sequence. Reads the sizes in `a` and its segments, no data. */
 size_t gr_attention_scratch(const gr_attention *a, int n_threads, bool backward);
 
 /* --- The table -------------------------------------------------------------------------------------------------- */
@@ -185,9 +187,12 @@ graft_status gr_matrix_gather(gr_matrix *w, int64_t n, const int32_t *rows, gr_d
 void gr_matrix_changed(gr_matrix *w);
 /* Makes ready now what forward (and backward) need for calls of many rows, so that memory is known and no step pays. */
 graft_status gr_matrix_prepare(gr_matrix *w, bool forward, bool backward, graft_error *err);
-/* Bytes that the matrix owns now (packed copies), and that it would own after gr_matrix_prepare, scratch of the
- * largest single call included. */
+/* Bytes that the matrix owns now (packed copies), and that it would own after gr_matrix_prepare. The workspace of
+ * products belongs to the device. */
 size_t gr_matrix_bytes(const gr_matrix *w);
 size_t gr_matrix_planned_bytes(const gr_matrix *w, bool forward, bool backward);
+/* Bytes of the workspace that gr_gemm and gr_matrix_* share on this device: grows to what the largest call so far
+ * needed, about a megabyte a thread. */
+size_t gr_device_workspace_bytes(gr_device *d);
 
 #endif

@@ -1,0 +1,96 @@
+/* Portable attention, included by generic_attention.c once for each compute type (macros as in generic_rows.h).
+ *
+ * Forward, for query row i of one head: s_j = scale * q_i.k_j over the visible keys j; p = softmax(s); out = sum p_j v_j.
+ * Backward with D = dout.out: dp_j = dout.v_j; ds_j = p_j (dp_j - D) scale; dq = sum ds_j k_j; dk_j += ds_j q;
+ * dv_j += p_j dout. p is made again from lse = log sum exp s. Keys go in the order of the segments, rows in order. */
+
+/* One query row against all keys. scores: as many as there are keys; acc: head_dim. */
+static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq, int head, int64_t i, S *scores,
+                              S *acc) {
+    const int kv_head = head / (a->n_heads / a->n_kv_heads), dim = a->head_dim;
+    const T *q = (const T *)a->q + (seq->q_begin + i) * a->q_ld + (int64_t)head * dim;
+    T *out = (T *)a->out + (seq->q_begin + i) * a->out_ld + (int64_t)head * dim;
+    S max = -(S)INFINITY, sum = 0;
+    int64_t n = 0;
+    for (int s = 0; s < seq->n_segments; s++)
+        for (int64_t j = 0; j < seq->segments[s].n; j++, n++) {
+            const gr_kv_segment *seg = &seq->segments[s];
+            scores[n] = -(S)INFINITY;
+            if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
+            const T *k = (const T *)seg->k + j * seg->k_ld + (int64_t)kv_head * dim;
+            S dot = 0;
+            for (int c = 0; c < dim; c++) dot += LOAD(q[c]) * LOAD(k[c]);
+            scores[n] = dot * (S)a->scale;
+            if (scores[n] > max) max = scores[n];
+        }
+    for (int c = 0; c < dim; c++) acc[c] = 0;
+    n = 0;
+    for (int s = 0; s < seq->n_segments; s++)
+        for (int64_t j = 0; j < seq->segments[s].n; j++, n++) {
+            const gr_kv_segment *seg = &seq->segments[s];
+            if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
+            const T *v = (const T *)seg->v + j * seg->v_ld + (int64_t)kv_head * dim;
+            S p = EXP(scores[n] - max);
+            sum += p;
+            for (int c = 0; c < dim; c++) acc[c] += p * LOAD(v[c]);
+        }
+    for (int c = 0; c < dim; c++) out[c] = STORE(sum == 0 ? 0 : acc[c] / sum);
+    if (a->lse) ((S *)a->lse)[(seq->q_begin + i) * a->n_heads + head] = max + LOG(sum);
+}
+
+/* One query row's part of dq, and of the sums dk, dv (keys, head_dim) of its sequence and key/value head. */
+static void NAME(backward_row)(const gr_attention *a, const gr_attention_seq *seq, int head, int64_t i, S *dk, S *dv,
+                               S *acc) {
+    const int kv_head = head / (a->n_heads / a->n_kv_heads), dim = a->head_dim;
+    const int64_t row = seq->q_begin + i, col = (int64_t)head * dim;
+    const T *q = (const T *)a->q + row * a->q_ld + col, *out = (const T *)a->out + row * a->out_ld + col;
+    const T *dout = (const T *)a->dout + row * a->dout_ld + col;
+    T *dq = (T *)a->dq + row * a->dq_ld + col;
+    const S lse = ((const S *)a->lse)[row * a->n_heads + head];
+    S delta = 0;
+    for (int c = 0; c < dim; c++) delta += LOAD(dout[c]) * LOAD(out[c]);
+    for (int c = 0; c < dim; c++) acc[c] = 0;
+    int64_t n = 0;
+    for (int s = 0; s < seq->n_segments; s++)
+        for (int64_t j = 0; j < seq->segments[s].n; j++, n++) {
+            const gr_kv_segment *seg = &seq->segments[s];
+            if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
+            const T *k = (const T *)seg->k + j * seg->k_ld + (int64_t)kv_head * dim;
+            const T *v = (const T *)seg->v + j * seg->v_ld + (int64_t)kv_head * dim;
+            S dot = 0, dp = 0;
+            for (int c = 0; c < dim; c++) {
+                dot += LOAD(q[c]) * LOAD(k[c]);
+                dp += LOAD(dout[c]) * LOAD(v[c]);
+            }
+            S p = EXP(dot * (S)a->scale - lse), ds = p * (dp - delta) * (S)a->scale;
+            for (int c = 0; c < dim; c++) {
+                acc[c] += ds * LOAD(k[c]);
+                dk[n * dim + c] += ds * LOAD(q[c]);
+                dv[n * dim + c] += p * LOAD(dout[c]);
+            }
+        }
+    for (int c = 0; c < dim; c++) dq[c] = STORE(acc[c]);
+}
+
+static void NAME(store_rows)(S *from, int dim, int64_t n, void *to, int64_t ld, int kv_head, bool add) {
+    for (int64_t j = 0; to && j < n; j++) {
+        T *row = (T *)to + j * ld + (int64_t)kv_head * dim;
+        for (int c = 0; c < dim; c++) row[c] = STORE(add ? LOAD(row[c]) + from[j * dim + c] : from[j * dim + c]);
+    }
+}
+
+static void NAME(backward_head)(const gr_attention *a, const gr_attention_seq *seq, int kv_head, void *scratch) {
+    const int group = a->n_heads / a->n_kv_heads, dim = a->head_dim;
+    const int64_t keys = gr_attention_keys(seq);
+    S *dk = scratch, *dv = dk + keys * dim, *acc = dv + keys * dim;
+    memset(dk, 0, (size_t)(keys * dim) * 2 * sizeof *dk);
+    for (int64_t i = 0; i < seq->q_len; i++)
+        for (int h = 0; h < group; h++) NAME(backward_row)(a, seq, kv_head * group + h, i, dk, dv, acc);
+    for (int s = 0; s < seq->n_segments; s++) {
+        const gr_kv_segment *seg = &seq->segments[s];
+        NAME(store_rows)(dk, dim, seg->n, seg->dk, seg->dk_ld, kv_head, seg->add);
+        NAME(store_rows)(dv, dim, seg->n, seg->dv, seg->dv_ld, kv_head, seg->add);
+        dk += seg->n * dim;
+        dv += seg->n * dim;
+    }
+}

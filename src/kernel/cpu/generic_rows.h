@@ -1,0 +1,150 @@
+/* Portable row kernels, included by generic.c once for each compute type with
+ *   NAME(x)  the function's name for this type
+ *   T        type of activations in memory, LOAD(t) to S, STORE(s) to T
+ *   S        type of sums and parameters
+ *   EXP(s), SQRT(s) of S.
+ * Deliberately plain: the vector levels are tested against these. */
+
+static void NAME(add)(int64_t n, const void *a_, const void *b_, void *out_) {
+    const T *a = a_, *b = b_;
+    T *out = out_;
+    for (int64_t i = 0; i < n; i++) out[i] = STORE(LOAD(a[i]) + LOAD(b[i]));
+}
+
+static void NAME(scale)(int64_t n, double alpha, const void *x_, void *y_, bool add) {
+    const T *x = x_;
+    T *y = y_;
+    S s = (S)alpha;
+    for (int64_t i = 0; i < n; i++) y[i] = STORE(add ? LOAD(y[i]) + s * LOAD(x[i]) : s * LOAD(x[i]));
+}
+
+static void NAME(bias_add)(int64_t n, void *x_, const void *bias_) {
+    const S *bias = bias_;
+    T *x = x_;
+    for (int64_t i = 0; i < n; i++) x[i] = STORE(LOAD(x[i]) + bias[i]);
+}
+
+static void NAME(accumulate)(int64_t n, const void *x_, void *sum_) {
+    const T *x = x_;
+    S *sum = sum_;
+    for (int64_t i = 0; i < n; i++) sum[i] += LOAD(x[i]);
+}
+
+static void NAME(column_sum)(int64_t rows, int64_t cols, const void *x_, int64_t ld, void *sum) {
+    const T *x = x_;
+    for (int64_t r = 0; r < rows; r++) NAME(accumulate)(cols, x + r * ld, sum);
+}
+
+static double NAME(rmsnorm)(int64_t n, const void *x_, const void *w_, double eps, void *y_) {
+    const T *x = x_;
+    const S *w = w_;
+    T *y = y_;
+    S sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += LOAD(x[i]) * LOAD(x[i]);
+    S rstd = 1 / SQRT(sum / (S)n + (S)eps);
+    for (int64_t i = 0; i < n; i++) y[i] = STORE(LOAD(x[i]) * rstd * w[i]);
+    return rstd;
+}
+
+/* With h = x * rstd: dx = rstd * (w dy - h * mean(h * w dy)). */
+static void NAME(rmsnorm_backward)(int64_t n, const void *x_, const void *w_, double rstd_, const void *dy_, void *dx_,
+                                   bool add) {
+    const T *x = x_, *dy = dy_;
+    const S *w = w_;
+    T *dx = dx_;
+    S rstd = (S)rstd_, dot = 0;
+    for (int64_t i = 0; i < n; i++) dot += LOAD(x[i]) * (LOAD(dy[i]) * w[i]);
+    S c = dot / (S)n * rstd * rstd;
+    for (int64_t i = 0; i < n; i++) {
+        S g = rstd * (LOAD(dy[i]) * w[i] - LOAD(x[i]) * c);
+        dx[i] = STORE(add ? LOAD(dx[i]) + g : g);
+    }
+}
+
+static void NAME(rmsnorm_dw)(int64_t n, const void *x_, double rstd, const void *dy_, void *dw_) {
+    const T *x = x_, *dy = dy_;
+    S *dw = dw_;
+    for (int64_t i = 0; i < n; i++) dw[i] += LOAD(dy[i]) * (LOAD(x[i]) * (S)rstd);
+}
+
+static void NAME(rope)(int half, void *x_, const void *cos_, const void *sin_, bool inverse) {
+    const S *cos = cos_, *sin = sin_;
+    T *x1 = x_, *x2 = x1 + half;
+    for (int i = 0; i < half; i++) {
+        S a = LOAD(x1[i]), b = LOAD(x2[i]), s = inverse ? -sin[i] : sin[i];
+        x1[i] = STORE(a * cos[i] - b * s);
+        x2[i] = STORE(b * cos[i] + a * s);
+    }
+}
+
+static void NAME(swiglu)(int64_t n, const void *gate_, const void *up_, void *out_) {
+    const T *gate = gate_, *up = up_;
+    T *out = out_;
+    for (int64_t i = 0; i < n; i++) {
+        S g = LOAD(gate[i]);
+        out[i] = STORE(g / (1 + EXP(-g)) * LOAD(up[i]));
+    }
+}
+
+/* silu'(g) = s + g s (1 - s), s = sigmoid(g). */
+static void NAME(swiglu_backward)(int64_t n, const void *gate_, const void *up_, const void *dout_, void *dgate_,
+                                  void *dup_) {
+    const T *gate = gate_, *up = up_, *dout = dout_;
+    T *dgate = dgate_, *dup = dup_;
+    for (int64_t i = 0; i < n; i++) {
+        S g = LOAD(gate[i]), u = LOAD(up[i]), d = LOAD(dout[i]), s = 1 / (1 + EXP(-g));
+        dgate[i] = STORE(d * u * (s + g * s * (1 - s)));
+        dup[i] = STORE(d * (g * s));
+    }
+}
+
+static void NAME(dropout)(int64_t n, const void *x_, void *y_, double p, uint64_t seed, uint64_t stream, uint64_t key) {
+    const T *x = x_;
+    T *y = y_;
+    const uint32_t threshold = gr_dropout_threshold(p);
+    const S factor = (S)(1.0 / (1.0 - p));
+    for (int64_t i = 0; i < n; i += 4) {
+        uint32_t draw[4];
+        gr_rng_draw4(seed, gr_dropout_stream(stream, (uint64_t)i / 4), key, draw);
+        for (int k = 0; k < 4 && i + k < n; k++) y[i + k] = draw[k] < threshold ? (T)0 : STORE(LOAD(x[i + k]) * factor);
+    }
+}
+
+static void NAME(softmax_grad)(int64_t n, const void *logits_, double lse, double weight, void *dlogits_) {
+    const S *logits = logits_;
+    T *dlogits = dlogits_;
+    S l = (S)lse, w = (S)weight;
+    for (int64_t i = 0; i < n; i++) dlogits[i] = STORE(EXP(logits[i] - l) * w);
+}
+
+static double NAME(log_sum_exp)(int64_t n, const void *x_, int64_t *at) {
+    const S *x = x_;
+    S max = x[0];
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (x[i] > max) {
+            max = x[i];
+            best = i;
+        }
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += EXP(x[i] - max);
+    *at = best;
+    return (double)max + log(sum);
+}
+
+static const gr_row_kernels NAME(rows) = {
+    .add = NAME(add),
+    .scale = NAME(scale),
+    .bias_add = NAME(bias_add),
+    .column_sum = NAME(column_sum),
+    .rmsnorm = NAME(rmsnorm),
+    .rmsnorm_backward = NAME(rmsnorm_backward),
+    .rmsnorm_dw = NAME(rmsnorm_dw),
+    .rope = NAME(rope),
+    .swiglu = NAME(swiglu),
+    .swiglu_backward = NAME(swiglu_backward),
+    .accumulate = NAME(accumulate),
+    .dropout = NAME(dropout),
+    .softmax_grad = NAME(softmax_grad),
+    .log_sum_exp = NAME(log_sum_exp),
+};

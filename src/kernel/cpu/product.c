@@ -1,0 +1,207 @@
+/* The two drivers of dense products (forms: product.h). A call is cut into blocks of C; one item computes its block from
+ * beginning to end, so that no sum is shared. Block sizes may follow the number of threads: an element's sum does not
+ * depend on them. */
+#include "kernel/cpu/product.h"
+
+enum {
+    ROW_CHUNK = 1024,   /* rows of A per block: amortises the decoding of B */
+    ROW_CHUNK_MIN = 48,
+    DOT_ROWS = 24,      /* rows of A that are multiplied with one panel before their results are stored */
+    FEW_ROWS = 16,      /* up to here the panel is kept in the first-level cache: it is used only once or twice */
+    PANEL_BYTES = 32768,
+    DOT_PANEL_BYTES = 262144,
+    PACKED_A_COLUMNS = 3 * GR_PANEL /* wider blocks where A is packed, to pack it less often */
+};
+
+typedef struct job {
+    const gr_product *p;
+    const gr_product_b *b;
+    const gr_product_kernels *k;
+    int64_t rows, cols; /* of a block of C */
+    int64_t row_blocks, col_blocks;
+    int64_t inner;      /* dot: columns per panel; outer: elements of K per panel */
+    size_t acc_bytes, panel_bytes, a_bytes, scratch_bytes, thread_bytes;
+    char *workspace;
+} job;
+
+static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
+static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static size_t sum_size(gr_dtype dt) { return dt == GR_F64 ? 8 : 4; }
+
+/* Halves the rows of a block until every thread has several blocks. */
+static void cut_rows(job *w) {
+    const gr_product *p = w->p;
+    int64_t want = p->d->n_threads > 1 ? 8 * (int64_t)p->d->n_threads : 1;
+    w->col_blocks = (p->n + w->cols - 1) / w->cols;
+    w->rows = GR_MIN(p->m, w->rows);
+    while (w->rows > ROW_CHUNK_MIN && (p->m + w->rows - 1) / w->rows * w->col_blocks < want)
+        w->rows = round_up((w->rows + 1) / 2, ROW_CHUNK_MIN / 2);
+    w->row_blocks = (p->m + w->rows - 1) / w->rows;
+}
+
+static graft_status run(job *w, gr_parallel_fn fn, graft_error *err) {
+    const gr_product *p = w->p;
+    gr_workspace *space;
+    GR_TRY(gr_workspace_take(p->d, w->thread_bytes * (size_t)p->d->n_threads, &space, err));
+    w->workspace = space->data;
+    size_t items = (size_t)(w->row_blocks * w->col_blocks);
+    size_t grain = p->m <= FEW_ROWS ? GR_MAX(items / ((size_t)p->d->n_threads * 8), (size_t)1) : 1;
+    gr_parallel_for(p->d->n_threads, items, grain, fn, w);
+    gr_workspace_give(p->d, space);
+    return GRAFT_OK;
+}
+
+static void finish(const job *w, int64_t i, int64_t j, int64_t m, int64_t n, const void *acc, int64_t ld) {
+    const gr_product *p = w->p;
+    w->k->finish(m, n, p->alpha, acc, ld, p->beta, p->c_dt, gr_at(p->c, p->c_dt, i * p->ldc + j), p->ldc);
+}
+
+/* --- Dot form ----------------------------------------------------------------------------------------------------- */
+
+static void dot_plan(job *w) {
+    const gr_product *p = w->p;
+    size_t row_bytes = (size_t)GR_MAX(p->k, 1) * gr_type_size(p->dt);
+    size_t target = p->m <= FEW_ROWS ? PANEL_BYTES / 2 : DOT_PANEL_BYTES;
+    w->cols = GR_PANEL;
+    w->rows = ROW_CHUNK;
+    w->inner = GR_MAX(GR_MIN((int64_t)(target / row_bytes) / 4 * 4, (int64_t)GR_PANEL), 4);
+    w->inner = GR_MIN(w->inner, p->n);
+    cut_rows(w);
+    w->acc_bytes = round64((size_t)(DOT_ROWS * w->inner) * sum_size(p->dt));
+    w->scratch_bytes = round64((size_t)w->inner * w->b->row_scratch);
+    w->thread_bytes = w->acc_bytes + w->scratch_bytes;
+}
+
+static void dot_panel(const job *w, int64_t i0, int64_t i1, int64_t j, int64_t n, char *space) {
+    const gr_product *p = w->p;
+    const void *ptrs[GR_PANEL], *at[GR_PANEL];
+    w->b->rows(w->b, j, n, ptrs, space + w->acc_bytes);
+    for (int64_t i = i0; i < i1; i += DOT_ROWS) {
+        int64_t m = GR_MIN(i1 - i, (int64_t)DOT_ROWS), k = 0;
+        do {
+            for (int64_t c = 0; c < n; c++) at[c] = gr_at_const(ptrs[c], p->dt, k);
+            w->k->dot(m, n, GR_MIN(p->k - k, (int64_t)GR_DOT_BLOCK), gr_at_const(p->a, p->dt, i * p->lda + k), p->lda, at,
+                      space, n, k > 0);
+            k += GR_DOT_BLOCK;
+        } while (k < p->k);
+        finish(w, i, j, m, n, space, n);
+    }
+}
+
+static void dot_item(void *arg, size_t begin, size_t end, int thread) {
+    const job *w = arg;
+    for (int64_t item = (int64_t)begin; item < (int64_t)end; item++) {
+        int64_t i0 = item / w->col_blocks * w->rows, i1 = GR_MIN(i0 + w->rows, w->p->m);
+        int64_t j0 = item % w->col_blocks * w->cols, j1 = GR_MIN(j0 + w->cols, w->p->n);
+        for (int64_t j = j0; j < j1; j += w->inner)
+            dot_panel(w, i0, i1, j, GR_MIN(j1 - j, w->inner), w->workspace + (size_t)thread * w->thread_bytes);
+    }
+}
+
+graft_status gr_product_dot(const gr_product *p, const gr_product_b *b, graft_error *err) {
+    if (p->m <= 0 || p->n <= 0) return GRAFT_OK;
+    job w = {.p = p, .b = b, .k = gr_cpu(p->d)->products[gr_type_index(p->dt)]};
+    dot_plan(&w);
+    return run(&w, dot_item, err);
+}
+
+/* --- Outer form --------------------------------------------------------------------------------------------------- */
+
+static void outer_plan(job *w) {
+    const gr_product *p = w->p;
+    bool packs = w->k->pack_a[p->trans_a] != NULL;
+    w->cols = GR_MIN(packs ? GR_MAX(w->b->column_block, (int64_t)PACKED_A_COLUMNS) : w->b->column_block,
+                     round_up(p->n, GR_PANEL));
+    w->rows = GR_MAX(ROW_CHUNK * GR_PANEL / w->cols, (int64_t)ROW_CHUNK / 4);
+    cut_rows(w);
+    w->inner = GR_MIN((int64_t)(PANEL_BYTES / GR_PANEL / w->k->packed_size), round_up(GR_MAX(p->k, 1), w->k->step));
+    w->acc_bytes = round64((size_t)(w->rows * w->cols) * sum_size(p->dt));
+    w->panel_bytes = (size_t)(w->inner * GR_PANEL) * w->k->packed_size;
+    w->a_bytes = packs ? round64((size_t)(w->rows * w->inner) * w->k->packed_size) : 0;
+    w->scratch_bytes = round64((size_t)(w->inner * w->cols) * w->b->panel_scratch);
+    w->thread_bytes = w->acc_bytes + w->panel_bytes + w->a_bytes + w->scratch_bytes;
+}
+
+/* One step along K of a block of C: rows i..i+m-1, columns j0..j1-1. */
+static void outer_step(const job *w, int64_t i, int64_t m, int64_t j0, int64_t j1, int64_t k, char *space) {
+    const gr_product *p = w->p;
+    char *panel = space + w->acc_bytes, *packed = panel + w->panel_bytes, *scratch = packed + w->a_bytes;
+    int64_t kc = GR_MIN(p->k - k, w->inner), size = (int64_t)gr_type_size(p->dt), step = w->k->step;
+    const void *a = gr_at_const(p->a, p->dt, p->trans_a ? k * p->lda + i : i * p->lda + k);
+    int64_t a_row = p->trans_a ? size : p->lda * size, a_step = p->trans_a ? p->lda * size * step : size * step;
+    if (w->a_bytes) {
+        w->k->pack_a[p->trans_a](m, kc, a, p->lda, packed);
+        int64_t unit = (int64_t)w->k->packed_size * step;
+        a = packed;
+        a_row = p->trans_a ? unit : round_up(kc, step) / step * unit;
+        a_step = p->trans_a ? m * unit : unit;
+    }
+    for (int64_t j = j0; j < j1; j += GR_PANEL) {
+        int64_t n = GR_MIN(j1 - j, (int64_t)GR_PANEL);
+        w->b->panel(w->b, k, kc, j, n, panel, scratch);
+        w->k->outer(m, n, kc, a, a_row, a_step, panel, gr_at(space, gr_param_type(p->dt), j - j0), w->cols, k > 0);
+    }
+}
+
+static void outer_item(void *arg, size_t begin, size_t end, int thread) {
+    const job *w = arg;
+    char *space = w->workspace + (size_t)thread * w->thread_bytes;
+    for (int64_t item = (int64_t)begin; item < (int64_t)end; item++) {
+        int64_t i = item / w->col_blocks * w->rows, m = GR_MIN(w->p->m - i, w->rows);
+        int64_t j0 = item % w->col_blocks * w->cols, j1 = GR_MIN(j0 + w->cols, w->p->n);
+        if (w->p->k <= 0) memset(space, 0, w->acc_bytes);
+        for (int64_t k = 0; k < w->p->k; k += w->inner) outer_step(w, i, m, j0, j1, k, space);
+        finish(w, i, j0, m, j1 - j0, space, w->cols);
+    }
+}
+
+graft_status gr_product_outer(const gr_product *p, const gr_product_b *b, graft_error *err) {
+    if (p->m <= 0 || p->n <= 0) return GRAFT_OK;
+    job w = {.p = p, .b = b, .k = gr_cpu(p->d)->products[gr_type_index(p->dt)]};
+    outer_plan(&w);
+    return run(&w, outer_item, err);
+}
+
+/* --- Operand B in memory: gr_gemm --------------------------------------------------------------------------------- */
+
+typedef struct memory_b {
+    gr_product_b base;
+    const gr_product_kernels *k;
+    gr_dtype dt;
+    const void *b;
+    int64_t ld;
+    bool trans;
+} memory_b;
+
+static void memory_rows(const gr_product_b *base, int64_t n0, int64_t nc, const void **ptrs, void *scratch) {
+    (void)scratch;
+    const memory_b *b = (const memory_b *)base;
+    for (int64_t j = 0; j < nc; j++) ptrs[j] = gr_at_const(b->b, b->dt, (n0 + j) * b->ld);
+}
+
+static void memory_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, void *panel,
+                         void *scratch) {
+    (void)scratch;
+    const memory_b *b = (const memory_b *)base;
+    int64_t b_k = b->trans ? 1 : b->ld, b_j = b->trans ? b->ld : 1;
+    b->k->pack_panel(kc, nc, gr_at_const(b->b, b->dt, k0 * b_k + n0 * b_j), b_k, b_j, panel);
+}
+
+/* Below this the dot form would spend its time adding lanes. */
+enum { DOT_MIN_K = 64 };
+
+graft_status gr_gemm(gr_device *d, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, double alpha, gr_dtype ab_dt,
+                     const void *a, int64_t lda, const void *b, int64_t ldb, double beta, gr_dtype c_dt, void *c,
+                     int64_t ldc, graft_error *err) {
+    bool types = (ab_dt == GR_F64 && c_dt == GR_F64) || ((ab_dt == GR_F32 || ab_dt == GR_BF16) &&
+                                                         (c_dt == GR_F32 || c_dt == GR_BF16));
+    if (!types)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "matrix product of %s with result %s: expected F32 or BF16, or F64 for both",
+                       gr_dtype_name(ab_dt), gr_dtype_name(c_dt));
+    gr_product p = {.d = d, .dt = ab_dt, .m = m, .n = n, .k = k, .a = a, .lda = lda, .trans_a = trans_a, .alpha = alpha,
+                    .beta = beta, .c_dt = c_dt, .c = c, .ldc = ldc};
+    memory_b source = {.base = {.rows = memory_rows, .panel = memory_panel, .column_block = GR_PANEL},
+                       .k = gr_cpu(d)->products[gr_type_index(ab_dt)], .dt = ab_dt, .b = b, .ld = ldb, .trans = trans_b};
+    if (!trans_a && trans_b && k >= DOT_MIN_K) return gr_product_dot(&p, &source.base, err);
+    return gr_product_outer(&p, &source.base, err);
+}

@@ -1,0 +1,72 @@
+/* Dense products on the CPU: block kernels of a level, and the two drivers over them.
+ *
+ * Dot form, C = A B^T with the rows of A and B running along K: no operand is packed, so that B's rows may be those of a
+ * mapped file, or decoded a panel at a time. The sum of one element: K in blocks of GR_DOT_BLOCK; inside a block a fixed
+ * number of lanes, lane l taking steps l, l + lanes, ...; lanes added in a fixed tree; block sums added in order.
+ *
+ * Outer form, C = A B with the rows of B running along N: panels of GR_PANEL columns of B, packed; the sum of one element
+ * is one chain along K.
+ *
+ * In both the order depends on K (dot form) or on nothing (outer form), never on M, N, the place of the element or the
+ * threads. */
+#ifndef GR_KERNEL_CPU_PRODUCT_H
+#define GR_KERNEL_CPU_PRODUCT_H
+
+#include "kernel/cpu/cpu.h"
+
+enum { GR_DOT_BLOCK = 2048, GR_PANEL = 64 };
+
+/* "sum" is float, double for F64. Strides are in elements unless they are called bytes. */
+struct gr_product_kernels {
+    /* c[i][j] (sum) = or += sum over k of a[i][k] * b[j][k], k <= GR_DOT_BLOCK. b: n row pointers, aligned for the type. */
+    void (*dot)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *const *b, void *c, int64_t ldc,
+                bool add);
+    /* c[i][0..n) (sum) = or += a[i][.] * panel, n <= GR_PANEL. Step s of row i of A stands at i * a_row + s * a_step bytes;
+     * a step is `step` elements (2 where the hardware multiplies pairs). A's row may end inside the last step. */
+    void (*outer)(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, int64_t a_step, const void *panel, void *c,
+                  int64_t ldc, bool add);
+    int step;
+    size_t packed_size; /* bytes of one packed element, of A and of B */
+    /* Packs rows 0..k-1 of n <= GR_PANEL columns; element (k, j) at b[k * b_k + j * b_j], one of the strides being 1. The
+     * panel has k rounded up to whole steps (zeros) and GR_PANEL columns. */
+    void (*pack_panel)(int64_t k, int64_t n, const void *b, int64_t b_k, int64_t b_j, void *panel);
+    /* A as outer wants it. pack_a[0]: from rows along K, to rows of k rounded up to whole steps; pack_a[1]: from rows along
+     * M (A transposed), to [step][m][elements of a step]. NULL: not needed, A is used where it stands. */
+    void (*pack_a[2])(int64_t m, int64_t k, const void *a, int64_t lda, void *packed);
+    /* c = alpha * acc + beta * c, rounded once; beta 0 does not read c. */
+    void (*finish)(int64_t m, int64_t n, double alpha, const void *acc, int64_t ld, double beta, gr_dtype c_dt, void *c,
+                   int64_t ldc);
+};
+
+/* --- Operand B of a driver -------------------------------------------------------------------------------------- */
+
+/* Where B comes from: memory (gr_gemm) or a stored matrix (gr_matrix). `scratch` belongs to the calling thread. */
+typedef struct gr_product_b gr_product_b;
+struct gr_product_b {
+    /* Dot form: pointers to rows n0..n0+nc-1 (K elements each), decoded into scratch or where they stand. */
+    void (*rows)(const gr_product_b *b, int64_t n0, int64_t nc, const void **ptrs, void *scratch);
+    /* Outer form: packs columns n0..n0+nc-1 (nc <= GR_PANEL) of rows k0..k0+kc-1. */
+    void (*panel)(const gr_product_b *b, int64_t k0, int64_t kc, int64_t n0, int64_t nc, void *panel, void *scratch);
+    size_t row_scratch;   /* bytes of scratch for one row of `rows` */
+    size_t panel_scratch; /* bytes of scratch for one element of a panel */
+    int64_t column_block; /* outer form: columns that are decoded together, a multiple of GR_PANEL */
+};
+
+/* Operand A and the result. */
+typedef struct gr_product {
+    gr_device *d;
+    gr_dtype dt; /* of A, and of what B yields */
+    int64_t m, n, k;
+    const void *a;
+    int64_t lda;
+    bool trans_a; /* outer form only */
+    double alpha, beta;
+    gr_dtype c_dt;
+    void *c;
+    int64_t ldc;
+} gr_product;
+
+graft_status gr_product_dot(const gr_product *p, const gr_product_b *b, graft_error *err);
+graft_status gr_product_outer(const gr_product *p, const gr_product_b *b, graft_error *err);
+
+#endif

@@ -1,0 +1,109 @@
+/* The CPU device: which level the machine and the caller's cap allow, and the context's device object. */
+#include "kernel/cpu/cpu.h"
+
+static const char *const level_names[GR_CPU_LEVEL_COUNT] = {"generic", "avx2", "avx512", "avx512bf16"};
+
+const char *gr_cpu_level_name(gr_cpu_level level) { return level_names[level]; }
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* Leaf 7, sub-leaf 1, EAX bit 5. Read directly: __builtin_cpu_supports does not know the name in every compiler that
+ * graft is built with. Whether the system saves the registers is what its check of avx512f has asked already. */
+static bool has_avx512bf16(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1);
+}
+
+static bool has_f16c(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx >> 29 & 1);
+}
+
+static gr_cpu_level best_level(void) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return GR_CPU_GENERIC;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return GR_CPU_AVX2;
+    return has_avx512bf16() ? GR_CPU_AVX512BF16 : GR_CPU_AVX512;
+}
+#else
+static gr_cpu_level best_level(void) { return GR_CPU_GENERIC; }
+#endif
+
+static graft_status choose_level(const graft_context *ctx, gr_cpu_level *out, graft_error *err) {
+    gr_cpu_level best = best_level();
+    if (!ctx->cpu[0]) {
+        *out = best;
+        return GRAFT_OK;
+    }
+    for (int i = 0; i < GR_CPU_LEVEL_COUNT; i++)
+        if (strcmp(ctx->cpu, level_names[i]) == 0) {
+            *out = GR_MIN((gr_cpu_level)i, best);
+            return GRAFT_OK;
+        }
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "cpu level: expected generic, avx2, avx512 or avx512bf16, found %s", ctx->cpu);
+}
+
+static void device_free(graft_context *ctx, void *device) {
+    gr_cpu_device *d = device;
+    gr_free_aligned(gr_allocator(ctx), atomic_load(&d->workspace));
+    gr_free(gr_allocator(ctx), d);
+}
+
+graft_status gr_device_get(graft_context *ctx, gr_device **out, graft_error *err) {
+    void *device = atomic_load(&ctx->device);
+    if (!device) {
+        gr_cpu_level level = GR_CPU_GENERIC;
+        GR_TRY(choose_level(ctx, &level, err));
+        gr_cpu_device *d = gr_calloc(gr_allocator(ctx), 1, sizeof *d);
+        if (!d) return gr_fail_memory(err);
+        d->base = (gr_device){.ctx = ctx,
+                              .n_threads = GR_MAX(ctx->n_threads, 1),
+                              .level = level,
+                              .fast_bf16 = level >= GR_CPU_AVX512BF16,
+                              .k = &gr_cpu_table};
+        gr_cpu_fill_generic(&d->cpu);
+        ctx->device_free = device_free;
+        /* Two threads may have come here at once: the first one's device stays. */
+        if (atomic_compare_exchange_strong(&ctx->device, &device, (void *)d))
+            device = d;
+        else
+            gr_free(gr_allocator(ctx), d);
+    }
+    *out = device;
+    return GRAFT_OK;
+}
+
+graft_status gr_workspace_take(gr_device *d, size_t bytes, gr_workspace **out, graft_error *err) {
+    gr_cpu_device *c = (gr_cpu_device *)(void *)d;
+    gr_workspace *w = atomic_exchange(&c->workspace, NULL);
+    if (w && w->bytes < bytes) {
+        gr_free_aligned(gr_allocator(d->ctx), w);
+        w = NULL;
+    }
+    if (!w) {
+        size_t size;
+        if (__builtin_add_overflow(sizeof *w, bytes, &size)) return gr_fail_memory(err);
+        w = gr_alloc_aligned(gr_allocator(d->ctx), size);
+        if (!w) return gr_fail_memory(err);
+        w->bytes = bytes;
+    }
+    *out = w;
+    return GRAFT_OK;
+}
+
+void gr_workspace_give(gr_device *d, gr_workspace *w) {
+    gr_cpu_device *c = (gr_cpu_device *)(void *)d;
+    gr_free_aligned(gr_allocator(d->ctx), atomic_exchange(&c->workspace, w));
+}
+
+size_t gr_device_workspace_bytes(gr_device *d) {
+    gr_workspace *w;
+    gr_cpu_device *c = (gr_cpu_device *)(void *)d;
+    w = atomic_exchange(&c->workspace, NULL);
+    size_t bytes = w ? w->bytes : 0;
+    if (w) gr_workspace_give(d, w);
+    return bytes;
+}

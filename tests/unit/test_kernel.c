@@ -1,0 +1,277 @@
+/* Room kernel: every entry of the device table, on every CPU level of this machine, in F32 and BF16, against the portable
+ * kernel in double; the same bits on 1, 2 and 3 threads and with the rows in one call or one by one. */
+#include <math.h>
+
+#include "support/kernel_cases.h"
+
+#define X(name) static void case_##name(kcase *t);
+#include "kernel/kernel.def"
+#undef X
+
+/* Not named in kernel.def: would make this size wrong. */
+enum {
+#define X(name) COUNT_##name,
+#include "kernel/kernel.def"
+#undef X
+    N_ENTRIES
+};
+_Static_assert(sizeof(gr_kernels) == N_ENTRIES * sizeof(void (*)(void)), "kernel.def does not list every entry");
+
+static gr_dtype param_type(const kcase *t) { (void)t; return GR_F32; }
+
+/* A matrix of rows x cols inside wider rows. */
+static int64_t some_ld(kcase *t, int64_t cols) { return cols + (int64_t)kcase_draw(t, 3) * 5; }
+
+/* --- convert ------------------------------------------------------------------------------------------------------ */
+
+static void case_convert(kcase *t) {
+    static const gr_dtype types[] = {GR_F32, GR_F64, GR_F16, GR_BF16};
+    gr_dtype from = types[kcase_draw(t, 4)], to = types[kcase_draw(t, 4)];
+    int64_t n = t->rows * t->cols;
+    kpair x = kcase_random(t, from, n, 100), y = kcase_zeros(t, to, n);
+    /* Every corner of the conversions: subnormals, ties, overflow, infinities, NaN. */
+    static const float corners[] = {0.0f, -0.0f, 0x1p-149f, -0x1p-133f, 0x1.01p-126f, 0x1.01p0f, 0x1.03p0f, 65504.0f,
+                                    65520.0f, 0x1.fffffep127f, INFINITY, -INFINITY, NAN, 0x1p-24f, 0x1.8p-25f, 0x1p-25f};
+    for (int64_t i = 0; i < n && i < (int64_t)GR_COUNT(corners); i++) {
+        t->ref->k->convert(t->ref, GR_F32, &corners[i], from, kelement(from, x.x, i), 1);
+        x.ref[i] = kvalue(from, x.x, i);
+    }
+    t->dev->k->convert(t->dev, from, x.x, to, y.x, n);
+    for (int64_t i = 0; i < n; i++) {
+        char want[8] = {0};
+        t->ref->k->convert(t->ref, from, kelement(from, x.x, i), to, want, 1);
+        if (isnan(kvalue(to, want, 0)) && isnan(kvalue(to, y.x, i))) continue;
+        if (memcmp(want, kelement(to, y.x, i), gr_dtype_bytes(to, 1)) != 0)
+            fail_msg("convert %s to %s on %s: %a gives %a, expected %a", gr_dtype_name(from), gr_dtype_name(to),
+                     gr_cpu_level_name(t->dev->level), x.ref[i], kvalue(to, y.x, i), kvalue(to, want, 0));
+    }
+}
+
+/* --- Element-wise ------------------------------------------------------------------------------------------------- */
+
+static void case_add(kcase *t) {
+    int64_t n = t->rows * t->cols;
+    kpair a = kcase_random(t, t->dt, n, 2), b = kcase_random(t, t->dt, n, 1), y = kcase_zeros(t, t->dt, n);
+    bool in_place = kcase_draw(t, 2);
+    if (in_place) y.x = a.x;
+    t->dev->k->add(t->dev, t->dt, n, a.x, b.x, y.x);
+    t->ref->k->add(t->ref, GR_F64, n, a.ref, b.ref, y.ref);
+    kcase_check(t, "add", y, 0, 0);
+}
+
+static void case_scale(kcase *t) {
+    int64_t n = t->rows * t->cols;
+    bool add = kcase_draw(t, 2);
+    kpair x = kcase_random(t, t->dt, n, 2), y = kcase_random(t, t->dt, n, 1);
+    t->dev->k->scale(t->dev, t->dt, n, 0.7, x.x, y.x, add);
+    t->ref->k->scale(t->ref, GR_F64, n, 0.7, x.ref, y.ref, add);
+    kcase_check(t, "scale", y, 1e-6, 1);
+}
+
+static void case_bias_add(kcase *t) {
+    int64_t ld = some_ld(t, t->cols);
+    kpair x = kcase_random(t, t->dt, t->rows * ld, 2), b = kcase_random(t, param_type(t), t->cols, 1);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->bias_add(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld), ld, b.x);
+    t->ref->k->bias_add(t->ref, GR_F64, t->rows, t->cols, x.ref, ld, b.ref);
+    kcase_check(t, "bias_add", x, 1e-7, 1);
+}
+
+static void case_column_sum(kcase *t) {
+    int64_t ld = some_ld(t, t->cols);
+    kpair x = kcase_random(t, t->dt, t->rows * ld, 2), sum = kcase_random(t, param_type(t), t->cols, 1);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->column_sum(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld), ld, sum.x);
+    t->ref->k->column_sum(t->ref, GR_F64, t->rows, t->cols, x.ref, ld, sum.ref);
+    kcase_check(t, "column_sum", sum, 1e-5, 1);
+}
+
+static void case_rmsnorm(kcase *t) {
+    int groups = 1 + (int)kcase_draw(t, 3);
+    int64_t ld = some_ld(t, t->cols * groups), n = t->rows;
+    kpair x = kcase_random(t, t->dt, n * ld, 2), w = kcase_random(t, param_type(t), t->cols, 1);
+    kpair y = kcase_zeros(t, t->dt, n * ld), rstd = kcase_zeros(t, param_type(t), n * groups);
+    if (kcase_draw(t, 2)) y.x = x.x;
+    KCASE_ROWS(t, n, r, m)
+    t->dev->k->rmsnorm(t->dev, t->dt, m, groups, t->cols, kelement(t->dt, x.x, r * ld), ld, w.x, 1e-5,
+                       kelement(t->dt, y.x, r * ld), ld, kelement(GR_F32, rstd.x, r * groups));
+    if (y.x == x.x) memcpy(y.ref, x.ref, (size_t)(n * ld) * sizeof(double));
+    t->ref->k->rmsnorm(t->ref, GR_F64, n, groups, t->cols, x.ref, ld, w.ref, 1e-5, y.ref, ld, rstd.ref);
+    kcase_check(t, "rmsnorm", y, 2e-6, 1);
+    kcase_check(t, "rmsnorm rstd", rstd, 2e-6, 0);
+}
+
+static void case_rmsnorm_backward(kcase *t) {
+    int groups = 1 + (int)kcase_draw(t, 3);
+    int64_t ld = some_ld(t, t->cols * groups), n = t->rows;
+    bool add = kcase_draw(t, 2), in_place = !add && kcase_draw(t, 2), wants_dw = kcase_draw(t, 3);
+    kpair x = kcase_random(t, t->dt, n * ld, 1), w = kcase_random(t, param_type(t), t->cols, 1);
+    kpair dy = kcase_random(t, t->dt, n * ld, 1), dx = kcase_random(t, t->dt, n * ld, 1);
+    kpair dw = kcase_random(t, param_type(t), t->cols, 1), rstd = kcase_zeros(t, param_type(t), n * groups);
+    double *y = kcase_alloc(t, (size_t)(n * ld) * sizeof(double));
+    t->ref->k->rmsnorm(t->ref, GR_F64, n, groups, t->cols, x.ref, ld, w.ref, 1e-5, y, ld, rstd.ref);
+    t->ref->k->convert(t->ref, GR_F64, rstd.ref, GR_F32, rstd.x, rstd.n);
+    t->ref->k->convert(t->ref, GR_F32, rstd.x, GR_F64, rstd.ref, rstd.n);
+    if (in_place) {
+        dx.x = dy.x;
+        memcpy(dx.ref, dy.ref, (size_t)dx.n * sizeof(double));
+    }
+    KCASE_ROWS(t, n, r, m)
+    t->dev->k->rmsnorm_backward(t->dev, t->dt, m, groups, t->cols, kelement(t->dt, x.x, r * ld), ld, w.x,
+                                kelement(GR_F32, rstd.x, r * groups), kelement(t->dt, dy.x, r * ld), ld,
+                                kelement(t->dt, dx.x, r * ld), ld, add, wants_dw ? dw.x : NULL);
+    t->ref->k->rmsnorm_backward(t->ref, GR_F64, n, groups, t->cols, x.ref, ld, w.ref, rstd.ref, dy.ref, ld, dx.ref, ld,
+                                add, wants_dw ? dw.ref : NULL);
+    kcase_check(t, "rmsnorm_backward dx", dx, 1e-5, 2);
+    kcase_check(t, "rmsnorm_backward dw", dw, 1e-5, 5);
+}
+
+static void case_rope(kcase *t) {
+    static const int dims[] = {2, 6, 16, 32, 34, 64, 128};
+    int dim = dims[kcase_draw(t, GR_COUNT(dims))], heads = 1 + (int)kcase_draw(t, 4);
+    bool inverse = kcase_draw(t, 2);
+    int64_t ld = some_ld(t, (int64_t)heads * dim);
+    kpair x = kcase_random(t, t->dt, t->rows * ld, 2), cs = kcase_random(t, param_type(t), t->rows * dim, 0.7);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->rope(t->dev, t->dt, m, heads, dim, kelement(t->dt, x.x, r * ld), ld, kelement(GR_F32, cs.x, r * dim),
+                    inverse);
+    t->ref->k->rope(t->ref, GR_F64, t->rows, heads, dim, x.ref, ld, cs.ref, inverse);
+    kcase_check(t, "rope", x, 1e-6, 2);
+}
+
+static void case_swiglu(kcase *t) {
+    int64_t ld = some_ld(t, 2 * t->cols), out_ld = some_ld(t, t->cols);
+    kpair x = kcase_random(t, t->dt, t->rows * ld, 8), y = kcase_zeros(t, t->dt, t->rows * out_ld);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->swiglu(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld), kelement(t->dt, x.x, r * ld + t->cols), ld,
+                      kelement(t->dt, y.x, r * out_ld), out_ld);
+    t->ref->k->swiglu(t->ref, GR_F64, t->rows, t->cols, x.ref, x.ref + t->cols, ld, y.ref, out_ld);
+    kcase_check(t, "swiglu", y, 1e-6, 1e-3);
+}
+
+static void case_swiglu_backward(kcase *t) {
+    int64_t ld = some_ld(t, 2 * t->cols), out_ld = some_ld(t, t->cols);
+    bool in_place = kcase_draw(t, 2);
+    kpair x = kcase_random(t, t->dt, t->rows * ld, 6), dy = kcase_random(t, t->dt, t->rows * out_ld, 1);
+    kpair dx = in_place ? x : kcase_zeros(t, t->dt, t->rows * ld);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->swiglu_backward(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld),
+                               kelement(t->dt, x.x, r * ld + t->cols), ld, kelement(t->dt, dy.x, r * out_ld), out_ld,
+                               kelement(t->dt, dx.x, r * ld), kelement(t->dt, dx.x, r * ld + t->cols), ld);
+    t->ref->k->swiglu_backward(t->ref, GR_F64, t->rows, t->cols, x.ref, x.ref + t->cols, ld, dy.ref, out_ld, dx.ref,
+                               dx.ref + t->cols, ld);
+    kcase_check(t, "swiglu_backward", dx, 2e-6, 4);
+}
+
+static void case_embedding_backward(kcase *t) {
+    enum { VOCAB = 11 };
+    int64_t ld = some_ld(t, t->cols);
+    kpair dy = kcase_random(t, t->dt, t->rows * ld, 1), table = kcase_random(t, param_type(t), VOCAB * t->cols, 1);
+    int32_t *ids = kcase_alloc(t, (size_t)t->rows * sizeof *ids);
+    for (int64_t r = 0; r < t->rows; r++) ids[r] = (int32_t)kcase_draw(t, VOCAB);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->embedding_backward(t->dev, t->dt, m, t->cols, ids + r, kelement(t->dt, dy.x, r * ld), ld, table.x);
+    t->ref->k->embedding_backward(t->ref, GR_F64, t->rows, t->cols, ids, dy.ref, ld, table.ref);
+    kcase_check(t, "embedding_backward", table, 1e-6, 4);
+}
+
+static void case_cross_entropy(kcase *t) {
+    int64_t ld = some_ld(t, t->cols), n = t->rows;
+    kpair x = kcase_random(t, GR_F32, n * ld, 4), dx = kcase_zeros(t, t->dt, n * ld);
+    int32_t *labels = kcase_alloc(t, (size_t)n * 4), *hit = kcase_alloc(t, (size_t)n * 4), *want = kcase_alloc(t, (size_t)n * 4);
+    float *weight = kcase_alloc(t, (size_t)n * 4);
+    kpair loss = kcase_zeros(t, GR_F64, n);
+    for (int64_t r = 0; r < n; r++) {
+        labels[r] = kcase_draw(t, 5) == 0 ? -100 : (int32_t)kcase_draw(t, (uint64_t)t->cols);
+        weight[r] = (float)(1 + kcase_draw(t, 8)) / 8;
+        /* A tie: the lowest index is the answer. */
+        if (t->cols > 3 && r % 7 == 3) ((float *)x.x)[r * ld + 1] = ((float *)x.x)[r * ld + t->cols - 1] = 50;
+        for (int64_t c = 0; c < ld; c++) x.ref[r * ld + c] = ((float *)x.x)[r * ld + c];
+    }
+    bool same = t->dt == GR_F32 && kcase_draw(t, 2);
+    if (same) dx.x = x.x, memcpy(dx.ref, x.ref, (size_t)dx.n * sizeof(double));
+    KCASE_ROWS(t, n, r, m)
+    t->dev->k->cross_entropy(t->dev, m, t->cols, GR_F32, kelement(GR_F32, x.x, r * ld), ld, labels + r, weight + r,
+                             (double *)loss.x + r, hit + r, t->dt, kelement(t->dt, dx.x, r * ld), ld);
+    t->ref->k->cross_entropy(t->ref, n, t->cols, GR_F64, x.ref, ld, labels, weight, loss.ref, want, GR_F64, dx.ref, ld);
+    kcase_check(t, "cross_entropy dlogits", dx, 3e-6, 0.01);
+    kcase_check(t, "cross_entropy loss", loss, 2e-6, 1);
+    for (int64_t r = 0; r < n; r++)
+        if (isfinite(loss.ref[r])) assert_int_equal(hit[r], want[r]);
+}
+
+static void case_dropout(kcase *t) {
+    int64_t ld = some_ld(t, t->cols);
+    kpair x = kcase_random(t, t->dt, t->rows * ld, 1), y = kcase_zeros(t, t->dt, t->rows * ld);
+    uint64_t *key = kcase_alloc(t, (size_t)t->rows * sizeof *key);
+    for (int64_t r = 0; r < t->rows; r++) key[r] = kcase_draw(t, UINT64_MAX);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->dropout(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld), ld, kelement(t->dt, y.x, r * ld), ld, 0.3,
+                       77, 1234567, key + r);
+    t->ref->k->dropout(t->ref, GR_F64, t->rows, t->cols, x.ref, ld, y.ref, ld, 0.3, 77, 1234567, key);
+    kcase_check(t, "dropout", y, 1e-6, 0);
+}
+
+static void case_sum_squares(kcase *t) {
+    int64_t n = t->rows * t->cols * (kcase_draw(t, 4) ? 1 : 50);
+    kpair x = kcase_random(t, GR_F32, n, 3), y = kcase_zeros(t, GR_F64, 1);
+    *(double *)y.x = t->dev->k->sum_squares(t->dev, n, x.x);
+    for (int64_t i = 0; i < n; i++) y.ref[0] += x.ref[i] * x.ref[i];
+    kcase_check(t, "sum_squares", y, 1e-12, 0);
+}
+
+static void case_adamw(kcase *t) {
+    int64_t n = t->rows * t->cols;
+    kpair p = kcase_random(t, GR_F32, n, 1), g = kcase_random(t, GR_F32, n, 1), m = kcase_zeros(t, GR_F32, n),
+          v = kcase_zeros(t, GR_F32, n);
+    const double lr = 1e-2, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0.1, scale = 0.5;
+    for (int step = 1; step <= 3; step++) {
+        double bias1 = 1 - pow(beta1, step), bias2 = 1 - pow(beta2, step);
+        t->dev->k->adamw(t->dev, n, p.x, g.x, m.x, v.x, scale, lr, beta1, beta2, eps, decay, bias1, bias2);
+        for (int64_t i = 0; i < n; i++) {
+            double grad = g.ref[i] * scale;
+            p.ref[i] *= 1 - lr * decay;
+            m.ref[i] = beta1 * m.ref[i] + (1 - beta1) * grad;
+            v.ref[i] = beta2 * v.ref[i] + (1 - beta2) * grad * grad;
+            p.ref[i] -= lr / bias1 * m.ref[i] / (sqrt(v.ref[i]) / sqrt(bias2) + eps);
+        }
+    }
+    kcase_check(t, "adamw", p, 2e-6, 1e-2);
+}
+
+/* Whole tests in test_kernel_attention.c. */
+static void case_attention(kcase *t) { (void)t; }
+static void case_attention_backward(kcase *t) { (void)t; }
+
+#define X(name)                                                                                                        \
+    static void name##_agrees(void **state) {                                                                          \
+        (void)state;                                                                                                   \
+        kcase_run(#name, case_##name, 24);                                                                                 \
+    }
+#include "kernel/kernel.def"
+#undef X
+
+static void cpu_levels_are_named(void **state) {
+    (void)state;
+    graft_context *ctx;
+    graft_error err;
+    graft_context_options o = {.cpu = "avx1024"};
+    assert_int_equal(graft_context_new(&o, &ctx, &err), GRAFT_OK);
+    gr_device *d;
+    assert_int_equal(gr_device_get(ctx, &d, &err), GRAFT_ERR_ARGUMENT);
+    for (int i = 0; i < GR_CPU_LEVEL_COUNT; i++) assert_non_null(strstr(err.text, gr_cpu_level_name((gr_cpu_level)i)));
+    assert_non_null(strstr(err.text, "avx1024"));
+    graft_context_free(ctx);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cpu_levels_are_named),
+#define X(name) cmocka_unit_test(name##_agrees),
+#include "kernel/kernel.def"
+#undef X
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    kcase_close();
+    return failed;
+}
