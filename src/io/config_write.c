@@ -1,5 +1,5 @@
-/* gr_model_config to config.json, keys as transformers 5.23 writes them (rope_parameters; old readers find rope_theta
- * beside it), sorted as it sorts them. */
+/* gr_model_config to config.json, keys as transformers 5.23 writes them and sorts them; readers before version 5 find
+ * rope_theta and rope_scaling, which say the same as rope_parameters. */
 #include "io/config_parts.h"
 #include "io/hf_config.h"
 
@@ -46,8 +46,9 @@ static void add_ids(gr_buf *b, const char *name, const int64_t *ids, int n) {
     }
 }
 
-static void add_rope(gr_buf *b, const gr_rope_config *r) {
-    key(b, 2, "rope_parameters");
+/* `name` is rope_parameters, or rope_scaling for readers before transformers 5. */
+static void add_rope(gr_buf *b, const char *name, const gr_rope_config *r) {
+    key(b, 2, name);
     gr_buf_add_char(b, '{');
     if (r->type == GR_ROPE_YARN) {
         if (r->attention_factor > 0) add_double(b, 4, "attention_factor", r->attention_factor);
@@ -121,7 +122,8 @@ static void add_all(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
     add_int(b, "num_key_value_heads", c->n_kv_heads);
     add_ids(b, "pad_token_id", &c->pad_token_id, c->pad_token_id >= 0);
     add_double(b, 2, "rms_norm_eps", c->rms_norm_eps);
-    add_rope(b, &c->rope);
+    add_rope(b, "rope_parameters", &c->rope);
+    if (c->rope.type != GR_ROPE_DEFAULT) add_rope(b, "rope_scaling", &c->rope);
     add_double(b, 2, "rope_theta", c->rope.theta);
     if (windows) add_ids(b, "sliding_window", &c->sliding_window, c->sliding_window > 0);
     add_bool(b, "tie_word_embeddings", c->tie_word_embeddings);
