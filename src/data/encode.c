@@ -1,0 +1,339 @@
+#include "data/encode.h"
+
+/* The words of Stanford Alpaca's release, which the models trained on such records know. */
+#define ALPACA_INPUT                                                                                                   \
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "      \
+    "response that appropriately completes the request.\n\n### Instruction:\n"
+#define ALPACA_PLAIN                                                                                                   \
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"    \
+    "### Instruction:\n"
+
+graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_tokenizer *tok,
+                             const graft_data_options *o, int64_t now, graft_error *err) {
+    gr_encoder made = {.ctx = ctx,
+                       .tok = tok,
+                       .completion_only = o->completion_only_loss,
+                       .instruction_chat = o->instruction_chat,
+                       .assistant_only = o->assistant_only_loss != 0,
+                       .truncate_start = o->truncate_start != 0,
+                       .max_length = o->max_length == 0 ? 1024 : o->max_length < 0 ? 0 : (size_t)o->max_length};
+    made.eos.data = graft_tokenizer_token_text(tok, graft_tokenizer_special_id(tok, GRAFT_TOKEN_EOS), &made.eos.len);
+    if (!made.eos.data) made.eos = (gr_slice){0};
+    GR_TRY(gr_chat_new(ctx, tok, o->chat_template, now, &made.chat, err));
+    if (!made.chat && o->instruction_chat == GRAFT_YES)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "instructions as messages need a chat template, and the model has none");
+    *e = made;
+    return GRAFT_OK;
+}
+
+void gr_encoder_close(gr_encoder *e) {
+    gr_chat_free(e->chat);
+    e->chat = NULL;
+}
+
+/* Copies what the library gave (freed here) into the arena. */
+static graft_status keep_ids(const gr_encoder *e, gr_arena *arena, int32_t *ids, size_t n, int32_t **out,
+                             graft_error *err) {
+    int32_t *copy = gr_arena_alloc(arena, n * sizeof *copy);
+    if (copy && n) memcpy(copy, ids, n * sizeof *copy);
+    gr_free(gr_allocator(e->ctx), ids);
+    if (!copy) return gr_fail_memory(err);
+    *out = copy;
+    return GRAFT_OK;
+}
+
+static graft_status encode_text(const gr_encoder *e, gr_arena *arena, gr_slice text, unsigned flags, int32_t **out,
+                                size_t *n, graft_error *err) {
+    int32_t *ids;
+    GR_TRY(graft_tokenizer_encode(e->tok, text.data, text.len, flags, &ids, n, err));
+    return keep_ids(e, arena, ids, *n, out, err);
+}
+
+static bool ends_with(gr_slice text, gr_slice end) {
+    return text.len >= end.len && memcmp(text.data + text.len - end.len, end.data, end.len) == 0;
+}
+
+static graft_status join(gr_arena *arena, const gr_slice *parts, size_t n, gr_slice *out, graft_error *err) {
+    size_t len = 0;
+    for (size_t i = 0; i < n; i++)
+        if (__builtin_add_overflow(len, parts[i].len, &len)) return gr_fail_memory(err);
+    char *text = gr_arena_alloc(arena, len + 1), *to = text;
+    if (!text) return gr_fail_memory(err);
+    for (size_t i = 0; i < n; to += parts[i++].len)
+        if (parts[i].len) memcpy(to, parts[i].data, parts[i].len);
+    *out = (gr_slice){text, len};
+    return GRAFT_OK;
+}
+
+static graft_status add_eos(const gr_encoder *e, gr_arena *arena, gr_slice text, gr_slice *out, graft_error *err) {
+    gr_slice parts[2] = {text, e->eos};
+    return join(arena, parts, e->eos.data && !ends_with(text, e->eos) ? 2 : 1, out, err);
+}
+
+static graft_status need_template(const gr_encoder *e, graft_error *err) {
+    if (e->chat) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_MISMATCH,
+                   "the record is a conversation, but the model has no chat template; expected one to be given");
+}
+
+/* Renders a conversation and tokenises it as it stands (the template writes BOS itself). `mask`: not NULL to get the
+ * assistant's tokens. `text`: not NULL to get the rendering. */
+static graft_status encode_chat(const gr_encoder *e, gr_arena *arena, const gr_chat_input *in, bool prompt,
+                                int32_t **ids, size_t *n, uint8_t **mask, gr_slice *text, graft_error *err) {
+    const graft_allocator *a = gr_allocator(e->ctx);
+    gr_rendering r = {0};
+    char *rendered = NULL;
+    int32_t *raw = NULL;
+    graft_token_span *spans = NULL;
+    graft_spans marks = {0};
+    graft_status st;
+    GR_GO(done, gr_chat_render(e->chat, in, prompt, &rendered, &r.len, mask ? &marks : NULL, err));
+    if (!mask) {
+        GR_GO(done, graft_tokenizer_encode(e->tok, rendered, r.len, 0, &raw, &r.n, err));
+    } else {
+        GR_GO(done, graft_tokenizer_encode_spans(e->tok, rendered, r.len, 0, &raw, &spans, &r.n, err));
+        uint8_t *bits = gr_arena_alloc(arena, r.n);
+        if (!bits) {
+            st = gr_fail_memory(err);
+            goto done;
+        }
+        r.text = rendered;
+        r.ids = raw;
+        r.spans = spans;
+        GR_GO(done, gr_chat_mask(e->chat, in, &r, &marks, bits, err));
+        *mask = bits;
+    }
+    if (text) {
+        *text = (gr_slice){gr_arena_strndup(arena, rendered, r.len), r.len};
+        if (!text->data) {
+            st = gr_fail_memory(err);
+            goto done;
+        }
+    }
+    st = keep_ids(e, arena, raw, r.n, ids, err);
+    raw = NULL;
+    *n = r.n;
+done:
+    gr_free(a, rendered);
+    gr_free(a, raw);
+    gr_free(a, spans);
+    gr_free(a, marks.items);
+    return st;
+}
+
+/* labels = ids where every mask that is given has 1. */
+static graft_status set_labels(gr_arena *arena, const uint8_t *first, const uint8_t *second, gr_tokens *t,
+                               graft_error *err) {
+    t->labels = gr_arena_alloc(arena, t->n * sizeof *t->labels);
+    if (!t->labels) return gr_fail_memory(err);
+    for (size_t i = 0; i < t->n; i++)
+        t->labels[i] = (first && !first[i]) || (second && !second[i]) ? GRAFT_IGNORE_LABEL : t->ids[i];
+    return GRAFT_OK;
+}
+
+/* Where the completion starts: the tokens of the prompt alone and of both are compared, for a token may span the
+ * boundary and a template may end a prompt in another way than it goes on. */
+static graft_status mask_prompt(const gr_encoder *e, gr_arena *arena, const int32_t *prompt, size_t n_prompt,
+                                const uint8_t *assistant, gr_tokens *t, graft_error *err) {
+    size_t n = 0;
+    while (n < n_prompt && n < t->n && prompt[n] == t->ids[n]) n++;
+    t->split_prompt = n < n_prompt;
+    uint8_t *mask = gr_arena_alloc(arena, t->n);
+    if (!mask) return gr_fail_memory(err);
+    memset(mask + n, 1, t->n - n);
+    return set_labels(arena, e->completion_only == GRAFT_NO ? NULL : mask, assistant, t, err);
+}
+
+static graft_status encode_pair_text(const gr_encoder *e, gr_arena *arena, gr_slice prompt, gr_slice completion,
+                                     gr_tokens *t, graft_error *err) {
+    gr_slice parts[2] = {prompt}, whole;
+    int32_t *ids;
+    size_t n;
+    GR_TRY(add_eos(e, arena, completion, &parts[1], err));
+    GR_TRY(join(arena, parts, 2, &whole, err));
+    GR_TRY(encode_text(e, arena, prompt, GRAFT_TOK_ADD_SPECIAL, &ids, &n, err));
+    GR_TRY(encode_text(e, arena, whole, GRAFT_TOK_ADD_SPECIAL, &t->ids, &t->n, err));
+    return mask_prompt(e, arena, ids, n, NULL, t, err);
+}
+
+/* Prompt and completion as one conversation. */
+static graft_status join_turns(gr_arena *arena, const gr_turns *a, const gr_turns *b, gr_turns *out, graft_error *err) {
+    gr_message *all = gr_arena_alloc(arena, (a->n + b->n) * sizeof *all);
+    if (!all) return gr_fail_memory(err);
+    memcpy(all, a->messages, a->n * sizeof *all);
+    memcpy(all + a->n, b->messages, b->n * sizeof *all);
+    *out = (gr_turns){.messages = all, .n = a->n + b->n};
+    return GRAFT_OK;
+}
+
+static graft_status encode_pair_chat(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_turns prompt,
+                                     gr_turns completion, gr_tokens *t, graft_error *err) {
+    gr_turns all;
+    int32_t *ids;
+    size_t n;
+    uint8_t *assistant = NULL;
+    GR_TRY(join_turns(arena, &prompt, &completion, &all, err));
+    gr_chat_input in = {prompt.messages, prompt.n, record->tools, record->kwargs};
+    GR_TRY(encode_chat(e, arena, &in, true, &ids, &n, NULL, NULL, err));
+    in.messages = all.messages;
+    in.n = all.n;
+    GR_TRY(encode_chat(e, arena, &in, false, &t->ids, &t->n, e->assistant_only ? &assistant : NULL, NULL, err));
+    return mask_prompt(e, arena, ids, n, assistant, t, err);
+}
+
+static bool instruction_is_chat(const gr_encoder *e) {
+    return e->instruction_chat == GRAFT_YES || (e->instruction_chat == GRAFT_AUTO && e->chat);
+}
+
+/* {"instruction", "input"} as a prompt: a user's message, or Alpaca's text. */
+static graft_status instruction_prompt(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_turns *out,
+                                       graft_error *err) {
+    bool input = record->input.len > 0, chat = instruction_is_chat(e), system = record->system.len > 0;
+    gr_slice text, gap = {"\n\n", 2};
+    if (!chat) {
+        gr_slice head = input ? (gr_slice){ALPACA_INPUT, sizeof ALPACA_INPUT - 1} : (gr_slice){ALPACA_PLAIN, sizeof ALPACA_PLAIN - 1};
+        gr_slice parts[7] = {record->system, gap, head, record->instruction, {"\n\n### Input:\n", 13}, record->input,
+                             {"\n\n### Response:\n", 16}};
+        if (!input) parts[4].len = 0;
+        if (!system) parts[1].len = 0;
+        GR_TRY(join(arena, parts, 7, &text, err));
+        *out = (gr_turns){.text = text};
+        return GRAFT_OK;
+    }
+    gr_slice parts[3] = {record->instruction, gap, record->input};
+    GR_TRY(join(arena, parts, input ? 3 : 1, &text, err));
+    gr_message *messages = gr_arena_alloc(arena, 2 * sizeof *messages);
+    if (!messages) return gr_fail_memory(err);
+    if (system) GR_TRY(gr_message_make(arena, "system", record->system, &messages[0], err));
+    GR_TRY(gr_message_make(arena, "user", text, &messages[system], err));
+    *out = (gr_turns){.messages = messages, .n = 1 + (size_t)system};
+    return GRAFT_OK;
+}
+
+static graft_status instruction_pair(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_turns *prompt,
+                                     gr_turns *completion, graft_error *err) {
+    GR_TRY(instruction_prompt(e, arena, record, prompt, err));
+    *completion = record->completion;
+    if (!prompt->n) return GRAFT_OK;
+    gr_message *answer = gr_arena_alloc(arena, sizeof *answer);
+    if (!answer) return gr_fail_memory(err);
+    GR_TRY(gr_message_make(arena, "assistant", record->completion.text, answer, err));
+    *completion = (gr_turns){.messages = answer, .n = 1};
+    return GRAFT_OK;
+}
+
+static graft_status encode_pair(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                graft_error *err) {
+    gr_turns prompt = record->prompt, completion = record->completion;
+    if (record->kind == GR_RECORD_INSTRUCTION) GR_TRY(instruction_pair(e, arena, record, &prompt, &completion, err));
+    if (!prompt.n) return encode_pair_text(e, arena, prompt.text, completion.text, t, err);
+    GR_TRY(need_template(e, err));
+    return encode_pair_chat(e, arena, record, prompt, completion, t, err);
+}
+
+static graft_status encode_conversation(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                        graft_error *err) {
+    uint8_t *mask = NULL;
+    gr_chat_input in = {record->completion.messages, record->completion.n, record->tools, record->kwargs};
+    GR_TRY(need_template(e, err));
+    GR_TRY(encode_chat(e, arena, &in, false, &t->ids, &t->n, e->assistant_only ? &mask : NULL, NULL, err));
+    return set_labels(arena, mask, NULL, t, err);
+}
+
+static graft_status encode_plain(const gr_encoder *e, gr_arena *arena, gr_slice text, gr_tokens *t, graft_error *err) {
+    gr_slice whole;
+    GR_TRY(add_eos(e, arena, text, &whole, err));
+    GR_TRY(encode_text(e, arena, whole, GRAFT_TOK_ADD_SPECIAL, &t->ids, &t->n, err));
+    return set_labels(arena, NULL, NULL, t, err);
+}
+
+static graft_status encode_tokens(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                  graft_error *err) {
+    t->ids = record->ids;
+    t->labels = record->labels;
+    t->n = record->n_ids;
+    if (t->labels) return GRAFT_OK;
+    return set_labels(arena, e->completion_only == GRAFT_NO ? NULL : record->completion_mask, record->assistant_mask, t, err);
+}
+
+static graft_status encode_kind(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                graft_error *err) {
+    bool chat = record->prompt.n || record->completion.n ||
+                (record->kind == GR_RECORD_INSTRUCTION && instruction_is_chat(e)) || record->kind == GR_RECORD_TOKENS;
+    if (e->assistant_only && !chat)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "a loss on the assistant only needs messages, found %s",
+                       gr_record_kind_name(record->kind));
+    switch (record->kind) {
+    case GR_RECORD_TOKENS: return encode_tokens(e, arena, record, t, err);
+    case GR_RECORD_PAIR:
+    case GR_RECORD_INSTRUCTION: return encode_pair(e, arena, record, t, err);
+    case GR_RECORD_CHAT: return encode_conversation(e, arena, record, t, err);
+    case GR_RECORD_TEXT:
+    case GR_RECORD_LABELLED:
+        if (!record->text_pair.data) return encode_plain(e, arena, record->text, t, err);
+        break;
+    default: break;
+    }
+    return gr_fail(err, GRAFT_ERR_MISMATCH,
+                   "expected a text, a prompt with its completion or a conversation to learn from, found %s",
+                   gr_record_kind_name(record->kind));
+}
+
+graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
+                              graft_error *err) {
+    gr_tokens t = {0};
+    GR_TRY(encode_kind(e, arena, record, &t, err));
+    if (e->max_length && t.n > e->max_length) {
+        size_t drop = e->truncate_start ? t.n - e->max_length : 0;
+        t.ids += drop;
+        t.labels += drop;
+        t.n = e->max_length;
+        t.truncated = true;
+    }
+    for (size_t i = 1; i < t.n; i++) t.n_labels += t.labels[i] != GRAFT_IGNORE_LABEL;
+    *out = t;
+    return GRAFT_OK;
+}
+
+/* The answer of a conversation is its last message, if that is the assistant's text. */
+static void split_answer(gr_turns *turns, gr_slice *reference) {
+    const gr_message *last = &turns->messages[turns->n - 1];
+    if (last->role.len == 9 && memcmp(last->role.data, "assistant", 9) == 0 && turns->n > 1) {
+        *reference = last->content;
+        turns->n--;
+    }
+}
+
+graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_question *out,
+                                graft_error *err) {
+    gr_question q = {0};
+    gr_turns prompt = record->prompt, answer = record->completion;
+    switch (record->kind) {
+    case GR_RECORD_PROMPT:
+    case GR_RECORD_RANKED:
+    case GR_RECORD_PAIR: break;
+    case GR_RECORD_INSTRUCTION: GR_TRY(instruction_prompt(e, arena, record, &prompt, err)); break;
+    case GR_RECORD_CHAT:
+        prompt = record->completion;
+        answer = (gr_turns){0};
+        split_answer(&prompt, &q.reference);
+        break;
+    default:
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "expected a prompt or a conversation to answer, found %s",
+                       gr_record_kind_name(record->kind));
+    }
+    if (answer.text.data) q.reference = answer.text;
+    else if (answer.n) q.reference = answer.messages[answer.n - 1].content;
+    if (prompt.n) {
+        GR_TRY(need_template(e, err));
+        gr_chat_input in = {prompt.messages, prompt.n, record->tools, record->kwargs};
+        GR_TRY(encode_chat(e, arena, &in, true, &q.ids, &q.n, NULL, &q.text, err));
+    } else {
+        q.text = prompt.text;
+        GR_TRY(encode_text(e, arena, q.text, GRAFT_TOK_ADD_SPECIAL, &q.ids, &q.n, err));
+        /* A tokenizer that closes its texts with EOS would end the answer before it begins. */
+        if (q.n && graft_tokenizer_adds_eos(e->tok)) q.n--;
+    }
+    *out = q;
+    return GRAFT_OK;
+}

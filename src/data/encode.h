@@ -1,0 +1,43 @@
+/* Records to tokens and labels, step by step as trl 1.16's SFTTrainer._prepare_dataset. */
+#ifndef GR_DATA_ENCODE_H
+#define GR_DATA_ENCODE_H
+
+#include "data/chat.h"
+
+typedef struct gr_encoder {
+    graft_context *ctx;
+    const graft_tokenizer *tok;
+    gr_chat *chat; /* NULL: the model has no chat template */
+    graft_choice completion_only, instruction_chat;
+    bool assistant_only, truncate_start;
+    size_t max_length; /* 0: no limit */
+    gr_slice eos;      /* text that ends a text or a completion; absent: none */
+} gr_encoder;
+
+/* From the options, with everything checked. The tokenizer and ctx must outlive it. */
+graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_tokenizer *tok,
+                             const graft_data_options *o, int64_t now, graft_error *err);
+void gr_encoder_close(gr_encoder *e);
+
+/* labels[t] is ids[t], another id, or GRAFT_IGNORE_LABEL: the label of token t itself, not shifted. */
+typedef struct gr_tokens {
+    int32_t *ids, *labels;
+    size_t n;
+    size_t n_labels; /* labels that count: not ignored, and not the first token's */
+    bool truncated, split_prompt;
+} gr_tokens;
+
+/* The arrays are borrowed from the arena and the record. Errors name no place: the caller does. */
+graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
+                              graft_error *err);
+
+/* The prompt that a model is to answer, as text and tokens, and the expected answer (absent: none). */
+typedef struct gr_question {
+    gr_slice text, reference;
+    int32_t *ids;
+    size_t n;
+} gr_question;
+graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_question *out,
+                                graft_error *err);
+
+#endif

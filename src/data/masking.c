@@ -1,0 +1,297 @@
+/* Finds what the assistant says in the rendering R of a conversation, for a template that does not mark it.
+ *
+ * 1. Prefixes. Let A be the messages before message i with the generation prompt, B those up to and with i. If both are
+ *    prefixes of R, the assistant writes R[|A|, |B|): its whole turn as a model that is served would write it.
+ * 2. Many templates rewrite history (thoughts dropped from earlier turns, an end of text after the last one), so A or B
+ *    is no prefix. Then message i is replaced by two different sentinels in turn. What all three renderings share before
+ *    and behind is not from message i, so its text lies between: [at, end). A turn that starts earlier than that (an empty
+ *    thought, a channel) starts where the generation prompt ends, found between the previous message and `at`. What
+ *    ends the turn is what stands behind the message in B's rendering and in R alike, in whole tokens.
+ * Each result is checked (the text of the message stands in it, or the sentinel appears in exactly one place; turns in
+ * order, none empty); where no way gives one, that is an error that names the message, never a guess. */
+#define _GNU_SOURCE
+#include "data/chat.h"
+
+static const char *const sentinels[2] = {"Qx7ZkV0Qx7ZkV0Q", "Wy3JpN9Wy3JpN9W"};
+
+typedef struct finder {
+    const gr_chat *chat;
+    const gr_chat_input *in;
+    const gr_rendering *r;
+    const graft_allocator *a;
+} finder;
+
+typedef struct text {
+    char *data;
+    size_t len;
+} text;
+
+/* Where something stands in R. */
+typedef struct place {
+    bool found;
+    size_t at, end;
+} place;
+
+static size_t common_prefix(const char *a, size_t n, const char *b, size_t m) {
+    size_t i = 0;
+    while (i < n && i < m && a[i] == b[i]) i++;
+    return i;
+}
+
+static size_t common_suffix(const char *a, size_t n, const char *b, size_t m) {
+    size_t i = 0;
+    while (i < n && i < m && a[n - 1 - i] == b[m - 1 - i]) i++;
+    return i;
+}
+
+static bool is_prefix(const text *t, const gr_rendering *r) {
+    return t->data && t->len <= r->len && memcmp(t->data, r->text, t->len) == 0;
+}
+
+/* Renders the first n messages, message `changed` (if less than n) with other JSON. A template that raises gives
+ * out->data NULL: a shorter conversation need not be one that it accepts. */
+static graft_status render(const finder *f, size_t n, size_t changed, gr_slice json, bool prompt, text *out,
+                           graft_error *err) {
+    *out = (text){0};
+    if (n == 0 && !prompt) return GRAFT_OK;
+    gr_message *copy = NULL;
+    gr_chat_input in = *f->in;
+    in.n = n;
+    if (changed < n) {
+        if (!(copy = gr_alloc(f->a, n * sizeof *copy))) return gr_fail_memory(err);
+        memcpy(copy, in.messages, n * sizeof *copy);
+        copy[changed].json = json;
+        in.messages = copy;
+    }
+    graft_error inner;
+    graft_status st = gr_chat_render(f->chat, &in, prompt, &out->data, &out->len, NULL, &inner);
+    gr_free(f->a, copy);
+    if (st == GRAFT_ERR_MISMATCH) return GRAFT_OK;
+    if (st != GRAFT_OK && err) *err = inner;
+    return st;
+}
+
+static bool contains_trimmed(const char *in, size_t n, gr_slice s) {
+    while (s.len && strchr(" \t\r\n", s.data[0])) s.data++, s.len--;
+    while (s.len && strchr(" \t\r\n", s.data[s.len - 1])) s.len--;
+    return s.len == 0 || memmem(in, n, s.data, s.len) != NULL;
+}
+
+static graft_status by_prefixes(const finder *f, size_t i, place *out, graft_error *err) {
+    text before, with;
+    GR_TRY(render(f, i, i, (gr_slice){0}, true, &before, err));
+    size_t at = before.len;
+    bool ok = is_prefix(&before, f->r);
+    gr_free(f->a, before.data);
+    *out = (place){0};
+    if (!ok) return GRAFT_OK;
+    size_t end = f->r->len;
+    if (i + 1 < f->in->n) {
+        GR_TRY(render(f, i + 1, i + 1, (gr_slice){0}, false, &with, err));
+        ok = is_prefix(&with, f->r);
+        end = with.len;
+        gr_free(f->a, with.data);
+    }
+    if (ok && end > at && contains_trimmed(f->r->text + at, end - at, f->in->messages[i].content))
+        *out = (place){true, at, end};
+    return GRAFT_OK;
+}
+
+/* Message i with a sentinel in it: as its content, or where it has none as the names of its tool calls. *out is empty
+ * when there is nothing to replace. */
+static graft_status put_sentinel(const finder *f, size_t i, const char *sentinel, gr_buf *out, graft_error *err) {
+    const gr_message *m = &f->in->messages[i];
+    gr_buf_clear(out);
+    if (m->content_len && (!m->content.data || m->content.len)) {
+        gr_buf_add(out, m->json.data, m->content_at);
+        gr_buf_add_format(out, "\"%s\"", sentinel);
+        gr_buf_add(out, m->json.data + m->content_at + m->content_len, m->json.len - m->content_at - m->content_len);
+        return gr_buf_status(out, err);
+    }
+    gr_json_reader r;
+    gr_json_init(&r, "message", m->json.data, m->json.len);
+    size_t copied = 0;
+    while (r.at < r.len) { /* every string is looked at; a name is a key "name" followed by a string */
+        if (r.text[r.at] != '"') {
+            r.at++;
+            continue;
+        }
+        gr_json_text key, value;
+        GR_TRY(gr_json_read_text(&r, &key, err));
+        if (!gr_json_text_is(&key, "name")) continue;
+        size_t colon = r.at + strspn(r.text + r.at, " \t\r\n");
+        if (r.text[colon] != ':') continue;
+        r.at = colon + 1;
+        if (gr_json_peek(&r) != GR_JSON_STRING) continue;
+        GR_TRY(gr_json_read_text(&r, &value, err));
+        gr_buf_add(out, r.text + copied, (size_t)(value.raw - r.text) - copied);
+        gr_buf_add_text(out, sentinel);
+        copied = (size_t)(value.raw - r.text) + value.len;
+    }
+    if (copied) gr_buf_add(out, m->json.data + copied, m->json.len - copied);
+    return gr_buf_status(out, err);
+}
+
+/* The bytes of R that come from message i. With `tail`, also what follows it when it is the last message. */
+static graft_status by_sentinels(const finder *f, size_t i, place *out, text *tail, graft_error *err) {
+    size_t prefix = SIZE_MAX, suffix = SIZE_MAX;
+    gr_buf json;
+    gr_buf_init(&json, f->a);
+    graft_status st = GRAFT_OK;
+    bool ok = true;
+    *out = (place){0};
+    for (int k = 0; k < 2 && ok; k++) {
+        text t;
+        size_t n = strlen(sentinels[k]);
+        GR_GO(done, put_sentinel(f, i, sentinels[k], &json, err));
+        ok = json.len > 0;
+        if (!ok) break;
+        gr_slice changed = {json.data, json.len};
+        GR_GO(done, render(f, f->in->n, i, changed, false, &t, err));
+        const char *hit = t.data ? memmem(t.data, t.len, sentinels[k], n) : NULL;
+        ok = hit != NULL;
+        if (ok) {
+            prefix = GR_MIN(prefix, common_prefix(f->r->text, f->r->len, t.data, t.len));
+            suffix = GR_MIN(suffix, common_suffix(f->r->text, f->r->len, t.data, t.len));
+            /* All that differs stands between the shared parts, or something else than the message changed. */
+            const char *last = hit;
+            for (const char *p = hit; (p = memmem(p + 1, t.len - (size_t)(p + 1 - t.data), sentinels[k], n)) != NULL;) last = p;
+            ok = prefix <= (size_t)(hit - t.data) && suffix <= t.len - (size_t)(last - t.data) - n;
+        }
+        gr_free(f->a, t.data);
+    }
+    if (ok && prefix <= f->r->len - suffix) *out = (place){true, prefix, f->r->len - suffix};
+    if (out->found && tail) {
+        text t;
+        gr_slice changed = {json.data, json.len};
+        GR_GO(done, render(f, i + 1, i, changed, false, &t, err));
+        const char *hit = NULL;
+        size_t n = strlen(sentinels[1]);
+        for (const char *p = t.data; p && (p = memmem(p, t.len - (size_t)(p - t.data), sentinels[1], n)) != NULL; p += n) hit = p + n;
+        *tail = (text){0};
+        if (hit) {
+            tail->len = (size_t)(t.data + t.len - hit);
+            if (!(tail->data = gr_strndup(f->a, hit, tail->len))) st = gr_fail_memory(err);
+        }
+        gr_free(f->a, t.data);
+    }
+done:
+    gr_buf_free(&json);
+    return st;
+}
+
+/* Moves the start back over what the template puts between the generation prompt and the message's text. */
+static graft_status find_start(const finder *f, size_t i, size_t floor, size_t at, size_t *out, graft_error *err) {
+    text without, prompt;
+    place previous = {0};
+    *out = at;
+    GR_TRY(render(f, i, i, (gr_slice){0}, true, &prompt, err));
+    if (!prompt.data) return GRAFT_OK;
+    graft_status st = render(f, i, i, (gr_slice){0}, false, &without, err);
+    if (st == GRAFT_OK && i > 0) st = by_sentinels(f, i - 1, &previous, NULL, err);
+    if (st == GRAFT_OK) {
+        size_t skip = common_prefix(prompt.data, prompt.len, without.data ? without.data : "", without.len);
+        size_t n = prompt.len - skip, from = previous.found ? GR_MAX(floor, previous.end) : floor;
+        const char *hit = n && from <= at ? memmem(f->r->text + from, at - from, prompt.data + skip, n) : NULL;
+        if (hit) *out = (size_t)(hit - f->r->text) + n;
+        gr_free(f->a, without.data);
+    }
+    gr_free(f->a, prompt.data);
+    return st;
+}
+
+/* Token that holds byte `at` of R, or r->n. */
+static size_t token_at(const gr_rendering *r, size_t at) {
+    size_t low = 0, high = r->n;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (r->spans[mid].end <= at) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
+
+/* `shared` bytes behind the message are as in `tail`: as many whole tokens of them as there are end the turn. A template
+ * that ends a turn only where the next begins shares none; then a following special token does it, if generation stops at
+ * it, or if it is not the one that starts a turn. */
+static size_t find_end(const finder *f, size_t end, const text *tail, const char *prompt) {
+    const gr_rendering *r = f->r;
+    const graft_tokenizer *tok = gr_chat_tokenizer(f->chat);
+    size_t limit = end + common_prefix(r->text + end, r->len - end, tail->data ? tail->data : "", tail->len);
+    size_t t = token_at(r, end), last = end;
+    bool special = false;
+    for (; t < r->n && r->spans[t].end <= limit; t++) {
+        special = special || graft_tokenizer_is_special(tok, r->ids[t]);
+        last = GR_MAX(last, r->spans[t].end);
+    }
+    if (special || t >= r->n || r->spans[t].start != last || !graft_tokenizer_is_special(tok, r->ids[t])) return last;
+    size_t n = r->spans[t].end - r->spans[t].start;
+    bool starts = prompt && strlen(prompt) >= n && memcmp(prompt, r->text + last, n) == 0;
+    return graft_tokenizer_is_eos(tok, r->ids[t]) || !starts ? r->spans[t].end : last;
+}
+
+/* The generation prompt alone, "" where it cannot be had; freed by the caller. */
+static graft_status generation_prompt(const finder *f, size_t i, char **out, graft_error *err) {
+    text without, with;
+    GR_TRY(render(f, i, i, (gr_slice){0}, true, &with, err));
+    graft_status st = render(f, i, i, (gr_slice){0}, false, &without, err);
+    if (st == GRAFT_OK) {
+        size_t skip = with.data && is_prefix(&without, &(gr_rendering){.text = with.data, .len = with.len}) ? without.len : with.len;
+        char *copy = gr_strndup(f->a, with.data ? with.data + skip : "", with.len - skip);
+        if (copy) *out = copy;
+        else st = gr_fail_memory(err);
+        gr_free(f->a, without.data);
+    }
+    gr_free(f->a, with.data);
+    return st;
+}
+
+static graft_status find_message(const finder *f, size_t i, size_t floor, place *out, graft_error *err) {
+    GR_TRY(by_prefixes(f, i, out, err));
+    if (out->found && out->at >= floor) return GRAFT_OK;
+    text tail = {0};
+    place own;
+    char *prompt = NULL;
+    *out = (place){0};
+    graft_status st = by_sentinels(f, i, &own, &tail, err);
+    if (st == GRAFT_OK && own.found && own.at >= floor) {
+        size_t at = own.at, end = f->r->len;
+        st = find_start(f, i, floor, own.at, &at, err);
+        if (st == GRAFT_OK && i + 1 < f->in->n) {
+            st = generation_prompt(f, i, &prompt, err);
+            if (st == GRAFT_OK) end = find_end(f, own.end, &tail, prompt);
+        }
+        if (st == GRAFT_OK && end > at) *out = (place){true, at, end};
+    }
+    gr_free(f->a, tail.data);
+    gr_free(f->a, prompt);
+    return st;
+}
+
+graft_status gr_chat_find_assistant(const gr_chat *c, const gr_chat_input *in, const gr_rendering *r, graft_spans *out,
+                                    graft_error *err) {
+    finder f = {c, in, r, gr_allocator(gr_chat_context(c))};
+    size_t n = 0, floor = 0;
+    graft_span *items = gr_alloc(f.a, in->n * sizeof *items);
+    if (!items) return gr_fail_memory(err);
+    graft_status st = GRAFT_OK;
+    for (size_t i = 0; i < in->n && st == GRAFT_OK; i++) {
+        const gr_message *m = &in->messages[i];
+        if (m->role.len != 9 || memcmp(m->role.data, "assistant", 9) != 0) continue;
+        place p;
+        st = find_message(&f, i, floor, &p, err);
+        if (st == GRAFT_OK && !p.found)
+            st = gr_fail(err, GRAFT_ERR_MISMATCH,
+                         "cannot find what the chat template writes for message %zu (assistant) of %zu; expected a "
+                         "template that shows it, or one with {%% generation %%} blocks", i + 1, in->n);
+        if (st != GRAFT_OK) break;
+        items[n++] = (graft_span){p.at, p.end};
+        floor = p.end;
+    }
+    if (st != GRAFT_OK) {
+        gr_free(f.a, items);
+        return st;
+    }
+    *out = (graft_spans){items, n};
+    return GRAFT_OK;
+}
