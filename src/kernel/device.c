@@ -1,6 +1,17 @@
 /* The CPU device: which level the machine and the caller's cap allow, and the context's device object. */
 #include "kernel/cpu/cpu.h"
 
+static void fill(gr_cpu_kernels *k, gr_cpu_level level) {
+    gr_cpu_fill_generic(k);
+#if defined(__x86_64__)
+    if (level >= GR_CPU_AVX2) gr_cpu_fill_avx2(k);
+    if (level >= GR_CPU_AVX512) gr_cpu_fill_avx512(k);
+    if (level >= GR_CPU_AVX512BF16) gr_cpu_fill_avx512bf16(k);
+#else
+    (void)level;
+#endif
+}
+
 static const char *const level_names[GR_CPU_LEVEL_COUNT] = {"generic", "avx2", "avx512", "avx512bf16"};
 
 const char *gr_cpu_level_name(gr_cpu_level level) { return level_names[level]; }
@@ -64,7 +75,7 @@ graft_status gr_device_get(graft_context *ctx, gr_device **out, graft_error *err
                               .level = level,
                               .fast_bf16 = level >= GR_CPU_AVX512BF16,
                               .k = &gr_cpu_table};
-        gr_cpu_fill_generic(&d->cpu);
+        fill(&d->cpu, level);
         ctx->device_free = device_free;
         /* Two threads may have come here at once: the first one's device stays. */
         if (atomic_compare_exchange_strong(&ctx->device, &device, (void *)d))

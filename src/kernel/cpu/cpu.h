@@ -69,6 +69,14 @@ typedef struct gr_cpu_kernels {
 
 /* Each overwrites the entries that it does better than the level below. */
 void gr_cpu_fill_generic(gr_cpu_kernels *k);
+#if defined(__x86_64__)
+void gr_cpu_fill_avx2(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512bf16(gr_cpu_kernels *k);
+void gr_cpu_fill_avx2_products(gr_cpu_kernels *k); /* parts of these */
+void gr_cpu_fill_avx512_products(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512bf16_products(gr_cpu_kernels *k);
+#endif
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k); /* called by gr_cpu_fill_generic */
 void gr_cpu_fill_generic_products(gr_cpu_kernels *k);  /* likewise */
 
