@@ -1,0 +1,88 @@
+"""What the benchmark rows share: running graft and a peer alternately, each as a process of its own, and printing both
+medians and their ratio. Nothing is installed; a peer that is missing is said."""
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def build_dir():
+    return pathlib.Path(os.environ.get("GRAFT_BUILD", ROOT / "build")).resolve()
+
+
+def graft():
+    return str(build_dir() / "graft")
+
+
+def peers_python():
+    """The Python that has the peers installed: GRAFT_PEERS_PYTHON, else this one."""
+    return os.environ.get("GRAFT_PEERS_PYTHON", sys.executable)
+
+
+def cache():
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return pathlib.Path(os.environ.get("GRAFT_CACHE", pathlib.Path(base) / "graft"))
+
+
+def model():
+    path = cache() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not path.exists():
+        sys.exit(f"{path} is missing: tools/fetch.py model")
+    return path
+
+
+def has_peer(*modules):
+    code = "import importlib.util, sys; sys.exit(any(importlib.util.find_spec(m) is None for m in sys.argv[1:]))"
+    return subprocess.run([peers_python(), "-c", code, *modules]).returncode == 0
+
+
+def run(command, env=None):
+    """Runs to the end; gives (last line of stdout that is a JSON object, seconds, peak resident bytes)."""
+    begin = time.monotonic()
+    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **(env or {})})
+    out, err = process.communicate()
+    seconds = time.monotonic() - begin
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{err[-2000:]}")
+    result = {}
+    for line in out.splitlines():
+        if line.startswith("{"):
+            result = json.loads(line)
+    return result, seconds
+
+
+def alternate(ours, theirs, rounds):
+    """Lists of results of the two functions, called in turn."""
+    a, b = [], []
+    for _ in range(rounds):
+        a.append(ours())
+        if theirs:
+            b.append(theirs())
+    return a, b
+
+
+def median(results, key):
+    return statistics.median(r[key] for r in results)
+
+
+def spread(results, key):
+    values = sorted(r[key] for r in results)
+    return f"{values[0]:.4g} to {values[-1]:.4g}"
+
+
+def row(name, ours, theirs, key, unit, higher_is_better=True):
+    mine = median(ours, key)
+    text = f"{name}: graft {mine:.4g} {unit} ({spread(ours, key)})"
+    if theirs:
+        peer = median(theirs, key)
+        ratio = mine / peer if higher_is_better else peer / mine
+        text += f", peer {peer:.4g} {unit} ({spread(theirs, key)}), ratio {ratio:.2f} x"
+    else:
+        text += ", peer not installed: not compared"
+    print(text, flush=True)

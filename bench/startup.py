@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Start-up to the first token, on the packaged file: wall time of the whole process that generates one token. Peers:
+llama.cpp through llama-cpp-python, and transformers. Usage: startup.py [--rounds N]"""
+import argparse
+import resource
+
+import common
+
+LLAMA = r'''
+import json, resource, sys
+from llama_cpp import Llama
+m = Llama(sys.argv[1], n_ctx=512, n_threads=int(sys.argv[2]), verbose=False)
+m("The capital of France is", max_tokens=1, temperature=0)
+print(json.dumps({"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+'''
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__)
+    args.add_argument("--rounds", type=int, default=5)
+    args.add_argument("--threads", type=int, default=2)
+    a = args.parse_args()
+    path = common.model()
+
+    def ours():
+        r, seconds = common.run([common.graft(), "generate", "-m", path, "-p", "The capital of France is", "-n", 1, "--greedy", "--json", "--threads", a.threads])
+        return {"seconds": seconds, "first": r["first_token_seconds"]}
+
+    def theirs():
+        r, seconds = common.run([common.peers_python(), "-c", LLAMA, path, a.threads])
+        return {"seconds": seconds, **r}
+
+    mine, other = common.alternate(ours, theirs if common.has_peer("llama_cpp") else None, a.rounds)
+    common.row("start-up to the first token", mine, other, "seconds", "s", higher_is_better=False)
+    print(f"largest child: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")
+
+
+main()

@@ -1,0 +1,12 @@
+# Writes man pages and shell completions with the program itself. PROGRAM, OUT.
+file(MAKE_DIRECTORY ${OUT}/man1)
+execute_process(COMMAND ${PROGRAM} --commands OUTPUT_VARIABLE commands COMMAND_ERROR_IS_FATAL ANY)
+string(STRIP "${commands}" commands)
+string(REPLACE "\n" ";" commands "${commands}")
+execute_process(COMMAND ${PROGRAM} --man graft OUTPUT_FILE ${OUT}/man1/graft.1 COMMAND_ERROR_IS_FATAL ANY)
+foreach(command ${commands})
+  execute_process(COMMAND ${PROGRAM} --man ${command} OUTPUT_FILE ${OUT}/man1/graft-${command}.1 COMMAND_ERROR_IS_FATAL ANY)
+endforeach()
+execute_process(COMMAND ${PROGRAM} --completion bash OUTPUT_FILE ${OUT}/graft.bash COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${PROGRAM} --completion zsh OUTPUT_FILE ${OUT}/_graft COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${PROGRAM} --completion fish OUTPUT_FILE ${OUT}/graft.fish COMMAND_ERROR_IS_FATAL ANY)

@@ -1,0 +1,184 @@
+/* Evaluation over records: the loss through the same ragged batches as in training, answers through a session. Sums
+ * are in double in the order of the records, so that batch size and threads change nothing. */
+#include <math.h>
+
+#include "data/loader.h"
+#include "graft/eval.h"
+#include "model/public.h"
+
+graft_eval_options graft_eval_options_default(void) {
+    graft_eval_options o = {.what = GRAFT_EVAL_LOSS | GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE, .generate = graft_generate_options_default(), .batch_size = 8};
+    o.generate.max_new_tokens = 128;
+    return o;
+}
+
+static graft_status adapter_index(const graft_model *m, const char *name, int32_t *out, graft_error *err) {
+    *out = -1;
+    if (!name) return GRAFT_OK;
+    *out = m->hooks->find(m->hooks->self, name);
+    return *out < 0 ? gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name) : GRAFT_OK;
+}
+
+/* --- Loss --------------------------------------------------------------------------------------------------------- */
+
+typedef struct loss_run {
+    graft_dataset *ds;
+    gr_loader *loader;
+    gr_pool *pool;
+    gr_tape *tape;
+    gr_pass *pass;
+} loss_run;
+
+static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, graft_error *err) {
+    const graft_allocator *a = gr_allocator(m->ctx);
+    gr_tape_options tape = {0};
+    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8};
+    GR_TRY(graft_dataset_load(m->ctx, tok, &o->data, &r->ds, err));
+    GR_TRY(gr_loader_new(m->ctx, r->ds, &loader, &r->loader, err));
+    GR_TRY(gr_pool_new(a, 0, false, &r->pool, err));
+    GR_TRY(gr_tape_new(gr_model_device(m->model), r->pool, &tape, &r->tape, err));
+    return gr_pass_new(m->model, &r->pass, err);
+}
+
+static void loss_close(loss_run *r) {
+    gr_pass_free(r->pass);
+    gr_tape_free(r->tape);
+    gr_pool_free(r->pool);
+    gr_loader_free(r->loader);
+    graft_dataset_free(r->ds);
+}
+
+static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, const gr_data_batch *d, graft_eval_result *out,
+                               double *sum, graft_error *err) {
+    gr_batch b = {.n_tokens = (int64_t)d->n_tokens, .n_seqs = (int)d->n_seqs, .bounds = d->bounds, .ids = d->ids, .one_adapter = adapter, .labels = d->labels};
+    gr_pass_options o = {.hooks = m->hooks};
+    gr_loss loss;
+    GR_TRY(gr_pass_loss(r->pass, r->tape, &b, &o, &loss, err));
+    for (int64_t i = 0; i < loss.n_rows; i++) *sum += loss.losses[i];
+    out->n_records += d->n_seqs;
+    out->n_tokens += d->n_tokens;
+    out->n_labels += (uint64_t)loss.n_labels;
+    out->n_correct += (uint64_t)loss.n_correct;
+    gr_var_drop(loss.var);
+    gr_tape_reset(r->tape);
+    return GRAFT_OK;
+}
+
+static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, int32_t adapter,
+                                 graft_eval_result *out, graft_error *err) {
+    loss_run r = {0};
+    graft_status st = loss_open(&r, m, tok, o, err);
+    double sum = 0;
+    size_t n = st == GRAFT_OK ? graft_dataset_count(r.ds) : 0;
+    gr_data_cursor cursor = {0};
+    while (st == GRAFT_OK && out->n_records < n) {
+        gr_data_batch d;
+        st = gr_check_cancel(m->ctx, err);
+        if (st == GRAFT_OK) st = gr_loader_next(r.loader, &cursor, &d, err);
+        if (st == GRAFT_OK) st = loss_batch(&r, m, adapter, &d, out, &sum, err);
+        if (st == GRAFT_OK && o->progress) o->progress(o->user, out->n_records, n);
+    }
+    loss_close(&r);
+    if (st != GRAFT_OK) return st;
+    out->loss = sum / (double)out->n_labels;
+    out->perplexity = exp(out->loss);
+    out->token_accuracy = (double)out->n_correct / (double)out->n_labels;
+    return GRAFT_OK;
+}
+
+/* --- Answers -------------------------------------------------------------------------------------------------------- */
+
+typedef struct sums {
+    double exact, rouge1, rouge2, rougeL, rougeLsum, f1;
+} sums;
+
+static graft_status score(graft_model *m, const graft_eval_options *o, const graft_prompt *p, const graft_generation *g, size_t index,
+                          sums *s, graft_error *err) {
+    graft_eval_sample x = {.index = index, .path = p->path, .line = p->line, .prompt = p->text, .prompt_len = p->text_len,
+                           .reference = p->reference, .reference_len = p->reference_len, .output = g->text, .output_len = g->len};
+    if (o->what & GRAFT_EVAL_EXACT)
+        GR_TRY(graft_exact_match(m->ctx, x.reference, x.reference_len, x.output, x.output_len, o->match_flags | GRAFT_MATCH_STRIP, &x.exact, err));
+    if (o->what & GRAFT_EVAL_ROUGE)
+        GR_TRY(graft_rouge_score(m->ctx, x.reference, x.reference_len, x.output, x.output_len, o->rouge_stem, &x.rouge, err));
+    if (o->what & GRAFT_EVAL_TOKEN_F1)
+        GR_TRY(graft_token_f1(m->ctx, x.reference, x.reference_len, x.output, x.output_len, &x.token_f1, err));
+    s->exact += x.exact;
+    s->rouge1 += x.rouge.rouge1.fmeasure;
+    s->rouge2 += x.rouge.rouge2.fmeasure;
+    s->rougeL += x.rouge.rougeL.fmeasure;
+    s->rougeLsum += x.rouge.rougeLsum.fmeasure;
+    s->f1 += x.token_f1.fmeasure;
+    if (o->sample) o->sample(o->user, &x);
+    return GRAFT_OK;
+}
+
+/* Answers records [from, from + n) together. */
+static graft_status answer_some(graft_model *m, graft_session *session, const graft_prompts *ps, size_t from, size_t n,
+                                const graft_eval_options *o, sums *s, graft_error *err) {
+    const graft_allocator *a = gr_allocator(m->ctx);
+    graft_prompt *p = gr_calloc(a, n, sizeof *p);
+    graft_input_ids *ids = gr_calloc(a, n, sizeof *ids);
+    graft_generation *g = gr_calloc(a, n, sizeof *g);
+    graft_status st = p && ids && g ? GRAFT_OK : gr_fail_memory(err);
+    for (size_t i = 0; st == GRAFT_OK && i < n; i++) {
+        graft_prompts_get(ps, from + i, &p[i]);
+        ids[i] = (graft_input_ids){.ids = p[i].ids, .n = p[i].n};
+        if (!p[i].reference) st = gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: expected an answer to compare with, found none", p[i].path, p[i].line);
+    }
+    if (st == GRAFT_OK) st = graft_generate(session, ids, n, 1, &o->generate, NULL, NULL, g, err);
+    for (size_t i = 0; st == GRAFT_OK && i < n; i++) st = score(m, o, &p[i], &g[i], from + i, s, err);
+    for (size_t i = 0; g && i < n; i++) graft_generation_free(m->ctx, &g[i]);
+    gr_free(a, p);
+    gr_free(a, ids);
+    gr_free(a, g);
+    return st;
+}
+
+static void set_means(const graft_eval_options *o, const sums *s, size_t n, graft_eval_result *out) {
+    double d = (double)n;
+    out->n_answers = n;
+    if (o->what & GRAFT_EVAL_EXACT) out->exact_match = s->exact / d;
+    if (o->what & GRAFT_EVAL_TOKEN_F1) out->token_f1 = s->f1 / d;
+    if (o->what & GRAFT_EVAL_ROUGE) {
+        out->rouge1 = s->rouge1 / d;
+        out->rouge2 = s->rouge2 / d;
+        out->rougeL = s->rougeL / d;
+        out->rougeLsum = s->rougeLsum / d;
+    }
+}
+
+static graft_status measure_answers(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, graft_eval_result *out,
+                                    graft_error *err) {
+    enum { TOGETHER = 64 }; /* records whose answers are held at a time */
+    graft_prompts *ps = NULL;
+    graft_session *session = NULL;
+    sums s = {0};
+    graft_status st;
+    GR_GO(done, graft_prompts_load(m->ctx, tok, &o->data, &ps, err));
+    GR_GO(done, graft_session_new(m, tok, &session, err));
+    size_t n = graft_prompts_count(ps);
+    for (size_t i = 0; i < n; i += TOGETHER) {
+        size_t some = GR_MIN(n - i, (size_t)TOGETHER);
+        GR_GO(done, answer_some(m, session, ps, i, some, o, &s, err));
+        if (o->progress) o->progress(o->user, i + some, n);
+    }
+    set_means(o, &s, n, out);
+done:
+    graft_session_free(session);
+    graft_prompts_free(ps);
+    return st;
+}
+
+graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *options,
+                        graft_eval_result *out, graft_error *err) {
+    double begin = gr_now_seconds();
+    graft_eval_result r = {.loss = NAN, .perplexity = NAN, .token_accuracy = NAN, .exact_match = NAN, .rouge1 = NAN, .rouge2 = NAN,
+                           .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN};
+    int32_t adapter;
+    GR_TRY(adapter_index(m, options->generate.adapter, &adapter, err));
+    if (options->what & GRAFT_EVAL_LOSS) GR_TRY(measure_loss(m, tok, options, adapter, &r, err));
+    if (options->what & GRAFT_EVAL_GENERATES) GR_TRY(measure_answers(m, tok, options, &r, err));
+    r.seconds = gr_now_seconds() - begin;
+    *out = r;
+    return GRAFT_OK;
+}
