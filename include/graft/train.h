@@ -134,7 +134,7 @@ typedef struct graft_train_callbacks {
 typedef struct graft_train_result {
     int64_t global_step, total_steps;
     double epoch;
-    double train_loss;                                /* mean over the steps of this call's run */
+    double train_loss;                                /* mean over all steps of the run, resumed ones too */
     double train_runtime;                             /* seconds, this call */
     double train_samples_per_second, train_tokens_per_second;
     int64_t num_tokens;                               /* input tokens, the run from its beginning */
@@ -169,11 +169,9 @@ typedef struct graft_train_plan {
     size_t gradients;
     size_t optimizer;
     size_t step;          /* activations and their gradients, peak of the largest micro-batch of the run, loss included */
-    size_t logits;        /* part of `step`: the block of logits that the loss holds at a time */
-    size_t kernels;       /* generated code and scratch of products */
     size_t data;          /* records */
     size_t tokenizer;
-    int64_t micro_batch;  /* records that are computed at a time */
+    int64_t micro_tokens; /* most tokens that are computed at a time */
     int gradient_checkpointing;
     int64_t n_parameters, n_trainable;
     int64_t n_records, n_tokens, n_label_tokens; /* one epoch */

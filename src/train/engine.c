@@ -1,0 +1,191 @@
+#include <math.h>
+
+#include "train/engine.h"
+
+struct gr_engine {
+    const graft_allocator *a;
+    gr_model *model;
+    gr_engine_options o;
+    gr_pool *pool;
+    gr_tape *tape, *eval_tape; /* recording and not, over one pool; made when first needed */
+    gr_pass *pass;
+    /* Of the micro-batch in flight. */
+    int32_t *bounds;
+    float *weight;
+    uint64_t *key;
+    size_t bounds_cap, weight_cap, key_cap;
+    uint32_t bad_example;
+};
+
+graft_status gr_engine_new(gr_model *m, const gr_engine_options *o, gr_engine **out, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(m));
+    gr_engine *e = gr_calloc(a, 1, sizeof *e);
+    if (!e) return gr_fail_memory(err);
+    *e = (gr_engine){.a = a, .model = m, .o = *o};
+    graft_status st = gr_pass_new(m, &e->pass, err);
+    if (st != GRAFT_OK) {
+        gr_engine_free(e);
+        return st;
+    }
+    *out = e;
+    return GRAFT_OK;
+}
+
+void gr_engine_free(gr_engine *e) {
+    if (!e) return;
+    gr_tape_free(e->tape);
+    gr_tape_free(e->eval_tape);
+    gr_pass_free(e->pass);
+    gr_pool_free(e->pool);
+    gr_free(e->a, e->bounds);
+    gr_free(e->a, e->weight);
+    gr_free(e->a, e->key);
+    gr_free(e->a, e);
+}
+
+void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, bool recompute) {
+    e->o.max_seqs = max_seqs;
+    e->o.max_tokens = max_tokens;
+    e->o.recompute = recompute;
+}
+
+uint32_t gr_engine_bad_example(const gr_engine *e) { return e->bad_example; }
+
+graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err) {
+    if (e->pool) return GRAFT_OK;
+    return gr_pool_new(e->a, pool_bytes, false, &e->pool, err);
+}
+
+static graft_status get_tape(gr_engine *e, bool record, gr_tape **out, graft_error *err) {
+    GR_TRY(gr_engine_reserve(e, 0, err));
+    gr_tape **tape = record ? &e->tape : &e->eval_tape;
+    const gr_tape_options o = {.record = record};
+    if (!*tape) GR_TRY(gr_tape_new(gr_model_device(e->model), e->pool, &o, tape, err));
+    *out = *tape;
+    return GRAFT_OK;
+}
+
+/* Sequences [from, *end) of the batch make the next micro-batch: at least one, and no more than the limits allow. */
+static size_t micro_end(const gr_engine *e, const gr_data_batch *b, size_t from) {
+    size_t end = from + 1;
+    while (end < b->n_seqs) {
+        if (e->o.max_seqs && end - from >= e->o.max_seqs) break;
+        if (e->o.max_tokens && (size_t)(b->bounds[end + 1] - b->bounds[from]) > e->o.max_tokens) break;
+        end++;
+    }
+    return end;
+}
+
+size_t gr_engine_largest_micro(const gr_engine *e, const gr_data_batch *b, size_t *n_seqs) {
+    size_t most = 0;
+    if (n_seqs) *n_seqs = 0;
+    for (size_t from = 0, end; from < b->n_seqs; from = end) {
+        end = micro_end(e, b, from);
+        most = GR_MAX(most, (size_t)(b->bounds[end] - b->bounds[from]));
+        if (n_seqs) *n_seqs = GR_MAX(*n_seqs, end - from);
+    }
+    return most;
+}
+
+/* SplitMix64's finaliser (Steele et al. 2014): a bijection that leaves no pattern of neighbouring inputs. */
+static uint64_t mix(uint64_t x) {
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+/* Fills `out` with sequences [from, end). A token's identity for dropout is (step, example, position), which no way of
+ * batching changes. */
+static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_t end, int64_t step, gr_batch *out,
+                        graft_error *err) {
+    int32_t first = b->bounds[from];
+    size_t n = end - from, n_tokens = (size_t)(b->bounds[end] - first);
+    GR_TRY(gr_grow(e->a, (void **)&e->bounds, &e->bounds_cap, n + 1, sizeof *e->bounds, err));
+    GR_TRY(gr_grow(e->a, (void **)&e->weight, &e->weight_cap, n_tokens, sizeof *e->weight, err));
+    GR_TRY(gr_grow(e->a, (void **)&e->key, &e->key_cap, n_tokens, sizeof *e->key, err));
+    float weight = (float)(1.0 / (double)GR_MAX(b->n_labels, (size_t)1));
+    for (size_t s = 0; s <= n; s++) e->bounds[s] = b->bounds[from + s] - first;
+    for (size_t s = 0; s < n; s++) {
+        uint64_t record = mix(mix((uint64_t)step) + b->examples[from + s]);
+        for (int32_t t = e->bounds[s]; t < e->bounds[s + 1]; t++) {
+            e->weight[t] = weight;
+            e->key[t] = mix(record + (uint64_t)(t - e->bounds[s]));
+        }
+    }
+    *out = (gr_batch){.n_tokens = (int64_t)n_tokens,
+                      .n_seqs = (int)n,
+                      .bounds = e->bounds,
+                      .ids = b->ids + first,
+                      .one_adapter = e->o.adapter,
+                      .labels = b->labels + first,
+                      .weight = e->weight,
+                      .training = true,
+                      .seed = e->o.seed,
+                      .dropout_key = e->key};
+    return GRAFT_OK;
+}
+
+/* Adds one label after the other, so that the sum does not depend on where batches are cut. */
+static graft_status count(gr_engine *e, const gr_data_batch *b, size_t from, const gr_batch *micro, const gr_loss *loss,
+                          gr_tally *tally, graft_error *err) {
+    for (int64_t i = 0; i < loss->n_rows; i++) {
+        if (!isfinite(loss->losses[i])) {
+            size_t s = 0;
+            while (loss->rows[i] >= micro->bounds[s + 1]) s++;
+            e->bad_example = b->examples[from + s];
+            return gr_fail(err, GRAFT_ERR_NUMERIC, "the loss is %g", loss->losses[i]);
+        }
+        tally->loss += loss->losses[i];
+    }
+    tally->n_labels += loss->n_labels;
+    tally->n_correct += loss->n_correct;
+    tally->n_tokens += micro->n_tokens;
+    tally->n_seqs += micro->n_seqs;
+    return GRAFT_OK;
+}
+
+static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool train, gr_tally *tally,
+                        graft_error *err) {
+    gr_tape *tape;
+    GR_TRY(get_tape(e, train, &tape, err));
+    const gr_pass_options po = {.hooks = e->o.hooks, .recompute = train && e->o.recompute};
+    for (size_t from = 0, end; from < b->n_seqs; from = end) {
+        gr_batch micro;
+        gr_loss loss = {0};
+        end = micro_end(e, b, from);
+        GR_TRY(gr_check_cancel(gr_model_context(e->model), err));
+        GR_TRY(cut(e, b, from, end, step, &micro, err));
+        micro.training = train;
+        graft_status st = gr_pass_loss(e->pass, tape, &micro, &po, &loss, err);
+        if (st == GRAFT_OK) st = count(e, b, from, &micro, &loss, tally, err);
+        if (st == GRAFT_OK && train) st = gr_tape_backward(tape, loss.var, NULL, err);
+        gr_var_drop(loss.var);
+        gr_tape_reset(tape);
+        GR_TRY(st);
+    }
+    return GRAFT_OK;
+}
+
+graft_status gr_engine_train(gr_engine *e, const gr_data_batch *b, int64_t step, gr_tally *tally, graft_error *err) {
+    return run(e, b, step, true, tally, err);
+}
+
+graft_status gr_engine_eval(gr_engine *e, const gr_data_batch *b, gr_tally *tally, graft_error *err) {
+    return run(e, b, 0, false, tally, err);
+}
+
+graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward, size_t *pool_bytes, graft_error *err) {
+    const gr_pass_options po = {.hooks = e->o.hooks, .recompute = backward && e->o.recompute};
+    size_t peak = 0;
+    for (size_t from = 0, end; from < b->n_seqs; from = end) {
+        gr_batch micro;
+        size_t bytes;
+        end = micro_end(e, b, from);
+        GR_TRY(cut(e, b, from, end, 0, &micro, err));
+        micro.training = backward;
+        GR_TRY(gr_pass_plan(e->pass, &micro, &po, backward, &bytes, err));
+        peak = GR_MAX(peak, bytes);
+    }
+    *pool_bytes = peak;
+    return GRAFT_OK;
+}

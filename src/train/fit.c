@@ -1,0 +1,137 @@
+/* Memory before the first step. What a run holds is known but for the step arena, whose peak a dry tape gives for each
+ * of the heaviest batches of the data order. The cut into micro-batches and recomputation change no bit of the result,
+ * so they are free to be chosen: first fewer tokens at a time down to where products become slow, then recomputation,
+ * then single records. */
+#include <math.h>
+
+#include "train/trainer.h"
+
+enum {
+    CANDIDATES = 6,       /* heaviest steps that are planned exactly */
+    MICRO_TOKENS = 2048,  /* more tokens at a time make no product faster */
+    LEAST_TOKENS = 256,   /* fewer make them slow */
+    SCAN_TOKENS = 1 << 27 /* of the data order */
+};
+
+typedef struct heavy {
+    gr_data_cursor cursor;
+    size_t weight;
+} heavy;
+
+/* The steps whose largest micro-batches have the most tokens. Labels count too: the loss works on them. */
+static graft_status find_heavy(const gr_trainer *t, gr_loader *loader, int64_t steps, heavy *out, size_t *n,
+                               graft_error *err) {
+    gr_data_cursor cursor = {0};
+    size_t scanned = 0;
+    *n = 0;
+    for (int64_t i = 0; i < steps && scanned < SCAN_TOKENS; i++) {
+        gr_data_cursor at = cursor;
+        gr_data_batch b;
+        GR_TRY(gr_loader_next(loader, &cursor, &b, err));
+        scanned += b.n_tokens;
+        size_t weight = gr_engine_largest_micro(t->engine, &b, NULL) + b.n_labels / GR_MAX(b.n_seqs, (size_t)1);
+        size_t k = *n < CANDIDATES ? (*n)++ : CANDIDATES;
+        for (; k > 0 && out[k - 1].weight < weight; k--)
+            if (k < CANDIDATES) out[k] = out[k - 1];
+        if (k < CANDIDATES) out[k] = (heavy){at, weight};
+    }
+    return GRAFT_OK;
+}
+
+static graft_status arena_peak(const gr_trainer *t, gr_loader *loader, int64_t steps, bool backward, size_t *bytes,
+                               size_t *micro_tokens, graft_error *err) {
+    heavy list[CANDIDATES];
+    size_t n;
+    *bytes = *micro_tokens = 0;
+    GR_TRY(find_heavy(t, loader, steps, list, &n, err));
+    for (size_t i = 0; i < n; i++) {
+        gr_data_cursor cursor = list[i].cursor;
+        gr_data_batch b;
+        size_t peak;
+        GR_TRY(gr_loader_next(loader, &cursor, &b, err));
+        GR_TRY(gr_engine_plan(t->engine, &b, backward, &peak, err));
+        *bytes = GR_MAX(*bytes, peak);
+        *micro_tokens = GR_MAX(*micro_tokens, gr_engine_largest_micro(t->engine, &b, NULL));
+    }
+    return GRAFT_OK;
+}
+
+/* Everything but the step arena. */
+static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
+    const gr_weights *w = gr_model_weights(t->model);
+    const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
+    p->program = t->resident_start;
+    p->tokenizer = t->resident_tokenizer;
+    p->data = t->resident_data;
+    p->model_mapped = 0;
+    for (size_t i = 0; i < gr_weights_count(w); i++) p->model_mapped += gr_weights_at(w, i)->view.bytes;
+    p->model_packed = gr_model_planned_bytes(t->model, v, true);
+    p->gradients = (size_t)t->n_trainable * sizeof(float);
+    p->parameters = gr_adapter_bytes(t->set, t->adapter) - p->gradients;
+    p->optimizer = gr_optimizer_bytes(t->rule, &t->optimizer_options, t->n_trainable);
+    return p->program + p->tokenizer + p->data + p->model_mapped + p->model_packed + p->gradients + p->parameters +
+           p->optimizer;
+}
+
+static graft_status try_cut(gr_trainer *t, size_t seqs, size_t tokens, bool recompute, graft_train_plan *p,
+                            graft_error *err) {
+    size_t eval = 0, unused;
+    gr_engine_set_limits(t->engine, seqs, tokens, recompute);
+    GR_TRY(arena_peak(t, t->loader, t->state.max_steps, true, &t->pool_bytes, &t->micro_tokens, err));
+    if (t->eval_loader) {
+        int64_t batches = (int64_t)gr_loader_batches(t->eval_loader);
+        GR_TRY(arena_peak(t, t->eval_loader, batches, false, &eval, &unused, err));
+    }
+    t->pool_bytes = GR_MAX(t->pool_bytes, eval);
+    t->recompute = recompute;
+    p->step = t->pool_bytes;
+    p->micro_tokens = (int64_t)t->micro_tokens;
+    p->gradient_checkpointing = recompute;
+    p->peak = fixed_bytes(t, p) + p->step;
+    return GRAFT_OK;
+}
+
+static graft_status choose(gr_trainer *t, size_t limit, graft_train_plan *p, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    size_t rows = (size_t)o->per_device_train_batch_size, longest = t->stats.longest;
+    size_t row = o->packing && o->max_length > 0 ? (size_t)o->max_length : longest;
+    size_t most = GR_MIN(rows * row, (size_t)MICRO_TOKENS), seqs = o->packing ? 0 : rows;
+    for (int recompute = 0; recompute < 2; recompute++) {
+        if (o->gradient_checkpointing == (recompute ? GRAFT_NO : GRAFT_YES)) continue;
+        bool last = recompute || o->gradient_checkpointing == GRAFT_NO;
+        for (size_t tokens = GR_MAX(most, (size_t)1);; tokens /= 2) {
+            if (tokens < LEAST_TOKENS && tokens < most && !last) break;
+            GR_TRY(try_cut(t, seqs, tokens, recompute, p, err));
+            if (p->peak <= limit) return GRAFT_OK;
+            if (tokens <= 1 || t->micro_tokens <= 1 || tokens < longest) break;
+        }
+    }
+    return gr_fail(err, GRAFT_ERR_LIMIT,
+                   "memory: expected at most %.1f MiB, found %.1f MiB even with one record of %zu tokens at a time%s: "
+                   "shorter records (max_length), a smaller rank or method lora would need less",
+                   (double)limit / 1048576, (double)p->peak / 1048576, longest,
+                   t->recompute ? " and recomputation" : "");
+}
+
+graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *err) {
+    graft_train_plan p = {.n_parameters = gr_model_n_params(t->model),
+                          .n_trainable = t->n_trainable,
+                          .n_records = (int64_t)t->stats.examples,
+                          .n_tokens = (int64_t)t->stats.tokens,
+                          .n_label_tokens = (int64_t)t->stats.labels,
+                          .longest_record = (int64_t)t->stats.longest,
+                          .steps_per_epoch = t->steps_per_epoch,
+                          .total_steps = t->state.max_steps,
+                          .tokens_per_second = NAN,
+                          .seconds = NAN};
+    snprintf(p.dtype, sizeof p.dtype, "%s", gr_model_dtype(t->model) == GR_BF16 ? "bf16" : "f32");
+    size_t limit = (size_t)t->o->memory;
+    /* The machine's memory is no hard limit: what is free now may change, and the kernel drops mapped pages first. */
+    size_t available = gr_available_bytes();
+    if (limit == 0 && available) limit = (size_t)((double)(available + t->resident_start) * 0.9);
+    graft_status st = choose(t, limit ? limit : SIZE_MAX, &p, err);
+    if (st == GRAFT_ERR_LIMIT && t->o->memory == 0) st = GRAFT_OK;
+    GR_TRY(st);
+    *plan = p;
+    return GRAFT_OK;
+}

@@ -1,0 +1,85 @@
+/* Everything that decides the bits of a run, as a JSON object that a checkpoint keeps and a resumed run compares. Not in
+ * it, because they change no bit: threads, the cut of a batch into micro-batches, recomputation, and when to log,
+ * evaluate and save. */
+#include "train/trainer.h"
+
+static void add_key(gr_buf *b, const char *key) {
+    if (b->len > 1) gr_buf_add_text(b, ", ");
+    gr_buf_add_format(b, "\"%s\": ", key);
+}
+
+static void add_text(gr_buf *b, const char *key, const char *text) {
+    add_key(b, key);
+    if (text)
+        gr_json_add_text(b, text, strlen(text));
+    else
+        gr_buf_add_text(b, "null");
+}
+
+static void add_int(gr_buf *b, const char *key, int64_t value) {
+    add_key(b, key);
+    gr_buf_add_format(b, "%lld", (long long)value);
+}
+
+static void add_double(gr_buf *b, const char *key, double value) {
+    add_key(b, key);
+    gr_json_add_double(b, value);
+}
+
+static void add_hash(gr_buf *b, const char *key, uint64_t value) {
+    add_key(b, key);
+    gr_buf_add_format(b, "\"%016llx\"", (unsigned long long)value);
+}
+
+/* Names, shapes and the first bytes of all tensors: tells models apart without reading them whole. */
+static uint64_t model_fingerprint(const gr_model *m) {
+    enum { HEAD = 1024 };
+    const gr_weights *w = gr_model_weights(m);
+    uint64_t h = 0;
+    for (size_t i = 0; i < gr_weights_count(w); i++) {
+        const gr_weight *t = gr_weights_at(w, i);
+        h = gr_hash_bytes(t->name, strlen(t->name), h);
+        for (int d = 0; d < t->view.shape.n; d++) h = gr_hash_bytes(&t->view.shape.d[d], sizeof(int64_t), h);
+        h = gr_hash_bytes(t->view.data, GR_MIN(t->view.bytes, (size_t)HEAD), h);
+    }
+    return h;
+}
+
+graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    const gr_optimizer_options *p = &t->optimizer_options;
+    gr_buf_clear(b);
+    gr_buf_add_char(b, '{');
+    add_hash(b, "model", model_fingerprint(t->model));
+    add_text(b, "dtype", gr_dtype_name(gr_model_dtype(t->model)));
+    add_text(b, "method", o->method ? o->method : "lora");
+    const char *config = gr_adapter_config(t->set, t->adapter);
+    add_hash(b, "adapter_config", gr_hash_bytes(config, strlen(config), 0));
+    if (o->adapter) add_text(b, "adapter", o->adapter);
+    add_int(b, "records", (int64_t)t->stats.examples);
+    add_hash(b, "data", t->stats.fingerprint);
+    add_int(b, "max_length", o->max_length);
+    add_key(b, "packing");
+    gr_buf_add_text(b, o->packing ? "true" : "false");
+    add_key(b, "shuffle");
+    gr_buf_add_text(b, o->no_shuffle ? "false" : "true");
+    add_key(b, "seed");
+    gr_buf_add_format(b, "%llu", (unsigned long long)o->seed);
+    add_int(b, "records_per_step", o->per_device_train_batch_size * o->gradient_accumulation_steps);
+    add_int(b, "max_steps", t->state.max_steps);
+    add_text(b, "optim", t->rule->names[0]);
+    add_double(b, "learning_rate", o->learning_rate);
+    add_double(b, "weight_decay", p->weight_decay);
+    add_double(b, "adam_beta1", p->beta1);
+    add_double(b, "adam_beta2", p->beta2);
+    add_double(b, "adam_epsilon", p->epsilon);
+    add_double(b, "momentum", p->momentum);
+    add_key(b, "nesterov");
+    gr_buf_add_text(b, p->nesterov ? "true" : "false");
+    add_double(b, "max_grad_norm", o->max_grad_norm);
+    add_text(b, "lr_scheduler_type", o->lr_scheduler_type ? o->lr_scheduler_type : "linear");
+    add_text(b, "lr_scheduler_kwargs", o->lr_scheduler_kwargs);
+    add_int(b, "warmup_steps", t->warmup);
+    gr_buf_add_char(b, '}');
+    return gr_buf_status(b, err);
+}

@@ -1,0 +1,151 @@
+/* Loading what a run works on: tokenizer, records, model, adapter; and what follows from them. */
+#include <math.h>
+#include <unistd.h>
+
+#include "train/trainer.h"
+
+static graft_status load_records(gr_trainer *t, graft_texts paths, const char *template, graft_dataset **out,
+                                 graft_error *err) {
+    const graft_sft_options *o = t->o;
+    const graft_data_options d = {.paths = paths.items,
+                                  .n_paths = paths.n,
+                                  .chat_template = template,
+                                  .max_length = o->max_length > 0 ? o->max_length : -1,
+                                  .completion_only_loss = o->completion_only_loss,
+                                  .assistant_only_loss = o->assistant_only_loss,
+                                  .skip_bad_records = o->skip_bad_records,
+                                  .now = t->state.data_now};
+    return graft_dataset_load(t->ctx, t->tok, &d, out, err);
+}
+
+static graft_status load_data(gr_trainer *t, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    char *template = NULL;
+    graft_status st = GRAFT_OK;
+    gr_trainer_progress(t, GRAFT_TRAIN_READING, 0, 0);
+    if (o->chat_template_path)
+        GR_TRY(gr_read_file(t->a, o->chat_template_path, 1 << 20, &template, NULL, err));
+    GR_GO(done, load_records(t, o->data, template, &t->data, err));
+    graft_dataset_get_stats(t->data, &t->stats);
+    t->state.data_now = t->stats.now;
+    if (o->eval_strategy != GRAFT_STRATEGY_NO || o->eval_on_start) {
+        GR_GO(done, load_records(t, o->eval_data, template, &t->eval_data, err));
+        graft_dataset_get_stats(t->eval_data, &t->eval_stats);
+    }
+done:
+    gr_free(t->a, template);
+    return st;
+}
+
+static size_t pack_length(const gr_trainer *t, const graft_data_stats *s) {
+    return t->o->max_length > 0 ? (size_t)t->o->max_length : s->longest;
+}
+
+static graft_status make_loaders(gr_trainer *t, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    const gr_loader_options train = {
+        .batch_size = (size_t)(o->per_device_train_batch_size * o->gradient_accumulation_steps),
+        .packing = o->packing,
+        .max_length = pack_length(t, &t->stats),
+        .shuffle = !o->no_shuffle,
+        .seed = o->seed};
+    GR_TRY(gr_loader_new(t->ctx, t->data, &train, &t->loader, err));
+    const gr_loader_options eval = {.batch_size = (size_t)o->per_device_eval_batch_size};
+    return t->eval_data ? gr_loader_new(t->ctx, t->eval_data, &eval, &t->eval_loader, err) : GRAFT_OK;
+}
+
+static graft_status load_model(gr_trainer *t, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    gr_model_options mo = {0};
+    if (o->dtype) mo = (gr_model_options){.has_dtype = true, .dtype = !strcmp(o->dtype, "bf16") ? GR_BF16 : GR_F32};
+    gr_trainer_progress(t, GRAFT_TRAIN_LOADING, 0, 0);
+    GR_TRY(gr_model_open(t->ctx, o->model, &mo, &t->model, err));
+    return gr_adapter_set_new(t->model, &t->set, err);
+}
+
+static graft_status make_adapter(gr_trainer *t, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    if (o->adapter) {
+        if (o->method && strcmp(o->method, "lora") != 0)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "adapter: expected none with method %s, found %s", o->method, o->adapter);
+        GR_TRY(gr_adapter_set_load(t->set, "default", o->adapter, 1, true, &t->adapter, err));
+    } else {
+        gr_buf config;
+        gr_buf_init(&config, t->a);
+        graft_status st = gr_lora_config(o, &config, err);
+        if (st == GRAFT_OK)
+            st = gr_adapter_set_create(t->set, "default", config.data, config.len, o->seed, &t->adapter, err);
+        gr_buf_free(&config);
+        GR_TRY(st);
+    }
+    t->n_params = gr_adapter_n_params(t->set, t->adapter);
+    t->n_trainable = gr_adapter_n_trainable(t->set, t->adapter);
+    t->params = gr_calloc(t->a, t->n_params + 1, sizeof *t->params);
+    if (!t->params) return gr_fail_memory(err);
+    for (size_t i = 0; i < t->n_params; i++) t->params[i] = gr_adapter_param(t->set, t->adapter, i);
+    return GRAFT_OK;
+}
+
+/* Below 1 a share of all steps, rounded up. */
+static int64_t steps_of(double value, int64_t total) {
+    return (int64_t)(value < 1 ? ceil(value * (double)total) : value);
+}
+
+static graft_status count_steps(gr_trainer *t, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    t->steps_per_epoch = (int64_t)GR_MAX(gr_loader_batches(t->loader), (size_t)1);
+    double total = o->max_steps > 0 ? (double)o->max_steps : ceil(o->num_train_epochs * (double)t->steps_per_epoch);
+    if (!(total >= 1) || total > 1e12)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_train_epochs: expected at least one step, found %g epochs of %lld steps",
+                       o->num_train_epochs, (long long)t->steps_per_epoch);
+    int64_t steps = (int64_t)total;
+    t->warmup = o->warmup_steps > 0 ? steps_of(o->warmup_steps, steps) : (int64_t)ceil(o->warmup_ratio * total);
+    t->logging_steps = GR_MAX(steps_of(o->logging_steps, steps), 1);
+    t->eval_steps = o->eval_steps > 0 ? steps_of(o->eval_steps, steps) : t->logging_steps;
+    t->save_steps = steps_of(o->save_steps, steps);
+    if (!t->resumed_from) t->state.max_steps = steps;
+    else if (t->state.max_steps != steps)
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "%s: max_steps: the run was started with %lld, found %lld: a resumed run keeps its options; to go "
+                       "on with others start a new run from this checkpoint's weights",
+                       t->resumed_from, (long long)t->state.max_steps, (long long)steps);
+    return gr_schedule_init(o->lr_scheduler_type, o->lr_scheduler_kwargs, o->learning_rate, t->warmup, steps, &t->schedule,
+                            err);
+}
+
+graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
+    GR_TRY(load_model(t, err));
+    size_t before = gr_resident_bytes();
+    GR_TRY(graft_tokenizer_load(t->ctx, t->o->model, &t->tok, err));
+    size_t between = gr_resident_bytes();
+    GR_TRY(load_data(t, err));
+    GR_TRY(make_loaders(t, err));
+    size_t after = gr_resident_bytes();
+    t->resident_tokenizer = between > before ? between - before : 0;
+    t->resident_data = after > between ? after - between : 0;
+    GR_TRY(count_steps(t, err));
+    GR_TRY(make_adapter(t, err));
+    const gr_engine_options eo = {.hooks = gr_adapter_set_hooks(t->set),
+                                  .adapter = t->adapter,
+                                  .seed = t->o->seed,
+                                  .max_seqs = (size_t)t->o->per_device_train_batch_size};
+    return gr_engine_new(t->model, &eo, &t->engine, err);
+}
+
+void gr_trainer_close(gr_trainer *t) {
+    gr_optimizer_free(t->optimizer);
+    gr_engine_free(t->engine);
+    gr_free(t->a, t->params);
+    gr_adapter_set_free(t->set);
+    gr_model_close(t->model);
+    gr_loader_free(t->loader);
+    gr_loader_free(t->eval_loader);
+    graft_dataset_free(t->data);
+    graft_dataset_free(t->eval_data);
+    graft_tokenizer_free(t->tok);
+    gr_events_close(t->events);
+    gr_state_free(&t->state);
+    gr_free(t->a, t->resumed_from);
+    gr_free(t->a, t->log_path);
+    if (t->lock >= 0) close(t->lock);
+}

@@ -1,0 +1,82 @@
+/* A run of supervised fine-tuning, from options to the last file. */
+#ifndef GR_TRAIN_TRAINER_H
+#define GR_TRAIN_TRAINER_H
+
+#include "adapter/adapter.h"
+#include "graft/train.h"
+#include "train/engine.h"
+#include "train/events.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+#include "train/state.h"
+
+typedef struct gr_trainer {
+    graft_context *ctx;
+    const graft_allocator *a;
+    const graft_sft_options *o;
+    graft_train_callbacks call;
+
+    graft_tokenizer *tok;
+    graft_dataset *data, *eval_data; /* eval_data NULL: none */
+    graft_data_stats stats, eval_stats;
+    gr_loader *loader, *eval_loader;
+    gr_model *model;
+    gr_adapter_set *set;
+    int adapter; /* index in the set */
+    gr_param **params;
+    size_t n_params;
+    int64_t n_trainable;
+    gr_engine *engine;
+    gr_optimizer *optimizer;
+
+    /* Resolved from the options. */
+    const gr_optimizer_rule *rule;
+    gr_optimizer_options optimizer_options;
+    gr_schedule schedule;
+    int64_t steps_per_epoch, warmup, logging_steps, eval_steps, save_steps;
+    const char *metric; /* with "eval_" in front */
+    bool greater;
+    size_t micro_seqs, micro_tokens, pool_bytes;
+    bool recompute;
+
+    /* The run. */
+    gr_train_state state;
+    char *resumed_from; /* directory of the checkpoint, NULL: a run from its beginning */
+    char *log_path;
+    int lock;           /* descriptor of output_dir, locked; -1 */
+    gr_events *events;
+    int64_t first_step; /* where this call began */
+    size_t resident_start, resident_tokenizer, resident_data; /* bytes: at the start, and what loading took */
+    double start, step_seconds, last_grad_norm, last_loss, last_lr;
+    int64_t start_tokens, last_checkpoint;
+    int64_t n_seqs; /* records trained on in this call */
+} gr_trainer;
+
+/* setup.c: checks the options, loads everything but the checkpoint's tensors, allocates nothing that training alone
+ * needs. `t` must be zero; free it with gr_trainer_close in any case. state.data_now decides dates in templates. */
+graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_options *o,
+                             const graft_train_callbacks *callbacks, graft_error *err);
+graft_status gr_trainer_load(gr_trainer *t, graft_error *err);
+void gr_trainer_close(gr_trainer *t);
+/* lora_config.c: the adapter_config.json that the options mean. */
+graft_status gr_lora_config(const graft_sft_options *o, gr_buf *out, graft_error *err);
+/* options_text.c: a JSON object of everything that decides the bits of the run. */
+graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *out, graft_error *err);
+/* fit.c: decides micro-batches and recomputation so that the run stays within memory, and predicts what it takes.
+ * Fills micro_*, recompute and pool_bytes, and all of *plan but the times. */
+graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *err);
+/* memory.c: resident memory of this process now, and what it could still get from the machine or its control group;
+ * 0 where unknown. */
+size_t gr_resident_bytes(void);
+size_t gr_available_bytes(void);
+
+/* card.c: README.md of output_dir. */
+graft_status gr_write_card(const gr_trainer *t, graft_error *err);
+/* loop.c */
+graft_status gr_trainer_run(gr_trainer *t, graft_error *err);
+void gr_trainer_progress(const gr_trainer *t, graft_train_phase phase, int64_t done, int64_t total);
+/* run_log.c: trainer_log.jsonl, the callback and TensorBoard. `line` is a JSON object without newline. */
+graft_status gr_run_log_start(gr_trainer *t, graft_error *err);
+graft_status gr_run_log_add(gr_trainer *t, const gr_scalar *values, size_t n, graft_error *err);
+
+#endif
