@@ -30,13 +30,15 @@ graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char
 /* Frees the adapter; its index may be given to the next one. No pass may be using it. */
 void gr_adapter_set_remove(gr_adapter_set *s, int index);
 
-/* Trainable tensors in the order in which they are saved by name; name as in adapter_model.safetensors (FULL: the
+/* Tensors of the adapter, in the order of the model's modules; name as in adapter_model.safetensors (FULL: the
  * model's tensor names). */
 size_t gr_adapter_n_params(const gr_adapter_set *s, int index);
 gr_param *gr_adapter_param(const gr_adapter_set *s, int index, size_t i);
 int64_t gr_adapter_n_trainable(const gr_adapter_set *s, int index); /* elements of all of them */
 /* The model's tensors that the adapter replaces (modules_to_save, FULL); NULL: none. For gr_model_prepare. */
 const gr_variant *gr_adapter_variant(const gr_adapter_set *s, int index);
+/* For gr_model_prepare: the lowest layer of which something is trained; GR_NO_BACKWARD when nothing is. */
+int gr_adapter_lowest_layer(const gr_adapter_set *s, int index);
 const char *gr_adapter_method_name(const gr_adapter_set *s, int index); /* "lora", "full" */
 /* The configuration with every default filled in, as it is saved. Borrowed. */
 const char *gr_adapter_config(const gr_adapter_set *s, int index);

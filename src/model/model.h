@@ -38,27 +38,28 @@ const gr_site *gr_model_find_site(const gr_model *m, const char *name); /* NULL 
 bool gr_model_head_is_tied(const gr_model *m);
 int64_t gr_model_n_params(const gr_model *m); /* elements of all tensors, tied ones once */
 
-/* Packs now what passes will need (memory is then known and no step pays), and what that takes. `backward`: products
- * for training too. Matrices that variant `v` (NULL: none) replaces are left out of the model's and taken from it. */
-struct gr_variant;
-graft_status gr_model_prepare(gr_model *m, const struct gr_variant *v, bool backward, graft_error *err);
-size_t gr_model_planned_bytes(const gr_model *m, const struct gr_variant *v, bool backward);
+/* Packs now what passes will need (memory is then known and no step pays), and what that takes. `from`: the lowest
+ * layer in or below which something is trained, 0 .. n_layers (the head only), GR_NO_BACKWARD for inference. Matrices that
+ * variant `v` (NULL: none) replaces are left out of the model's and taken from it. */
+enum { GR_NO_BACKWARD = 1 << 20 };
+graft_status gr_model_prepare(gr_model *m, const gr_variant *v, int from, graft_error *err);
+size_t gr_model_planned_bytes(const gr_model *m, const gr_variant *v, int from);
 size_t gr_model_owned_bytes(const gr_model *m); /* allocated now: packed matrices, norms */
 
 /* --- Variants: tensors in place of the model's ---------------------------------------------------------------------- */
 
-typedef struct gr_variant gr_variant;
-
-/* Copies the named tensors ("model.norm.weight"; ascending or not, no name twice) into F32 (F64) masters. Where a tied
- * head is not untied by naming "lm_head.weight" too, it follows the embedding's copy; `untie`: naming
- * "model.embed_tokens.weight" leaves the head on the model's own table, and "lm_head.weight" may be named although it is tied.
+/* Copies the named tensors ("model.norm.weight"; in any order, no name twice; names borrowed) into F32 (F64) masters. A tied head
+ * follows the embedding's copy, unless `untie`: then it stays on the model's own table and may be named itself.
  * `trainable`: with gradients. */
 graft_status gr_variant_new(gr_model *m, const char *const *names, size_t n, bool untie, bool trainable, gr_variant **out,
                             graft_error *err);
 void gr_variant_free(gr_variant *v);
 size_t gr_variant_n_params(const gr_variant *v);
 gr_param *gr_variant_param(const gr_variant *v, size_t i); /* in the order of `names` */
-/* Bytes of masters and gradients, and of a variant that is only planned. */
+/* The copy of a tensor of the model, NULL: not replaced. Whether a head that is tied in the model is not in the variant. */
+const gr_param *gr_variant_find(const gr_variant *v, const char *tensor);
+bool gr_variant_unties(const gr_variant *v);
+/* Bytes of masters and gradients. */
 size_t gr_variant_bytes(const gr_variant *v);
 /* All tensor names of the model, in the order of the sites, tied ones once. Borrowed from the model. */
 size_t gr_model_n_tensors(const gr_model *m);
@@ -76,6 +77,7 @@ typedef struct gr_pass gr_pass;
 typedef struct gr_pass_options {
     const gr_hooks *hooks; /* NULL: the bare model */
     bool recompute;        /* layers keep only their inputs and run again in the backward */
+    bool recompute_cheap;  /* gr_pass_plan only: as in gr_tape_options */
 } gr_pass_options;
 
 graft_status gr_pass_new(gr_model *m, gr_pass **out, graft_error *err);

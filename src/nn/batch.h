@@ -56,7 +56,7 @@ typedef struct gr_batch {
     const uint64_t *dropout_key; /* n_tokens: identity of each token (step, record, position); NULL: its row number */
 } gr_batch;
 
-/* Checks everything above against the model's sizes. Errors name the sequence or token. */
+/* Checks everything above against the model's sizes (vocab -1: ids are not looked at). Errors name the sequence or token. */
 graft_status gr_batch_check(const gr_batch *b, int64_t vocab, int n_layers, int n_adapters, graft_error *err);
 
 /* Adapter of sequence s. */

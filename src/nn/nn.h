@@ -1,22 +1,68 @@
 /* Room 6, nn: what model families are built of. Linear products, norms, embeddings and attention at seams, over a
- * ragged batch. */
+ * ragged batch. Each function applies ops to the tape and calls the hooks that belong to its place. Where one gives a
+ * variable the caller has one reference to it; x is never dropped. After a failure the tape is to be reset. */
 #ifndef GR_NN_H
 #define GR_NN_H
 
 #include "nn/batch.h"
+#include "nn/rope.h"
 #include "nn/seam.h"
 
-/* A running pass. Hooks read it. */
+/* Row ranges of one adapter in a pass; n_ranges 0: all rows. */
+typedef struct gr_run_adapter {
+    int32_t index;
+    int n_ranges;
+    const gr_row_range *ranges;
+} gr_run_adapter;
+
+/* A running pass. Hooks read it; everything in it lives until the backward is done. */
 struct gr_run {
     gr_tape *tape;
     const gr_batch *batch;
     const gr_hooks *hooks; /* NULL: the bare model */
-    /* Rows in flight: n_rows rows, sequence s of the batch is bounds[s] .. bounds[s+1]-1, row r is token `token[r]` of
+    /* Rows in flight: n_rows rows, sequence s of the batch is bounds[s] .. bounds[s+1]-1; row r is token `token[r]` of
      * the batch (NULL: row r is token r). */
     int64_t n_rows;
     const int32_t *bounds;
     const int32_t *token;
     const uint64_t *dropout_key; /* of each row in flight; NULL: the row number */
+    int n_adapters;              /* that have rows in flight */
+    const gr_run_adapter *adapters;
 };
+
+/* A leaf over a parameter, or over a constant of n elements of the parameters' type. */
+graft_status gr_nn_leaf(gr_tape *t, const gr_param *p, gr_var **out, graft_error *err);
+graft_status gr_nn_constant(gr_tape *t, gr_dtype dt, int64_t n, void *data, gr_var **out, graft_error *err);
+
+/* Rows of the table for the batch's ids, (n_tokens, size); rows of negative ids are whatever the hook puts there. `ids`
+ * are the batch's with 0 in place of negative ones. */
+graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, const int32_t *ids, gr_var **out, graft_error *err);
+
+/* y = x W^T + bias, then the hooks' deltas and scales: (rows, out). `wide`: y in F32. */
+graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, bool wide, gr_var **out, graft_error *err);
+
+graft_status gr_nn_norm(gr_run *run, const gr_norm *n, double eps, gr_var *x, gr_var **out, graft_error *err);
+
+/* a + b; takes over the caller's reference to *a and gives the sum there. */
+graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err);
+
+/* SwiGLU over fused (gate, up) rows, with the hooks' scale of the down projection's input. */
+graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
+
+typedef struct gr_nn_attention {
+    int layer, n_heads, n_kv_heads, head_dim;
+    double scale;
+    bool causal;
+    int64_t window;                /* 0: none */
+    const gr_norm *q_norm, *k_norm; /* NULL: none */
+    double eps;
+    const void *cos_sin;           /* NULL: no rotation */
+    const gr_attention_rows *seqs; /* of the batch in this layer */
+    gr_attention_rows *virtual_seqs; /* n_seqs entries to fill where the hooks give virtual rows; NULL: cannot */
+} gr_nn_attention;
+
+/* Head norms, rotation, copies into the KV targets of the batch, attention, hooks; over fused (q, k, v) rows, whose
+ * reference is taken over. out: (n_tokens, n_heads * head_dim). */
+graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, gr_var **out, graft_error *err);
 
 #endif

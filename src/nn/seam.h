@@ -31,7 +31,7 @@ typedef struct gr_site {
     const char *name; /* "model.layers.0.self_attn.q_proj"; its tensors are NAME.weight and, maybe, NAME.bias */
     int64_t in, out;  /* weight is (out, in); (vocab, hidden) for the embedding; norms: in = out = size, weight (out) */
     bool bias;
-    int module, part; /* which gr_linear, gr_norm or gr_embedding of the model holds it, and which part of that */
+    int module, part; /* gr_modules: linears[module] (its part `part`) or norms[module]; -1: the embedding or the head */
 } gr_site;
 
 /* A tensor that is trained: an F32 master copy (F64 where the model computes in F64) and its gradient, both of the same
@@ -48,6 +48,9 @@ typedef struct gr_param {
 static inline void gr_param_changed(const gr_param *p) {
     if (p->matrix) gr_matrix_changed(p->matrix);
 }
+
+/* Values from a stored tensor of the same shape, in any format that room quant decodes. */
+graft_status gr_param_read(gr_param *p, const gr_tensor_view *v, graft_error *err);
 
 /* One product y = x W^T + bias with up to four sites stacked along the output (q, k, v; gate, up). */
 typedef struct gr_linear {
@@ -68,7 +71,24 @@ typedef struct gr_norm {
     gr_param *param; /* NULL: frozen */
 } gr_norm;
 
-typedef struct gr_run gr_run; /* nn/nn.h: the running pass: tape, batch, rows in flight */
+typedef struct gr_embedding {
+    const gr_site *site;
+    int64_t vocab, size;
+    gr_matrix *matrix;
+    gr_param *param; /* NULL: frozen */
+} gr_embedding;
+
+/* All modules of a model; the head is a linear of its own, whose matrix is the embedding's where they are tied. */
+typedef struct gr_modules {
+    int n_linears, n_norms;
+    gr_linear *linears;
+    gr_norm *norms;
+    gr_embedding embedding;
+    gr_linear head;
+} gr_modules;
+
+typedef struct gr_variant gr_variant; /* model/model.h */
+typedef struct gr_run gr_run;         /* nn/nn.h: the running pass: tape, batch, rows in flight */
 
 /* Hooks get `self` first. Where they replace a variable they take over the old reference and give a new one. Any may
  * be NULL. The rows of x and y are run->n_rows rows in run->bounds (not always all tokens of the batch: the last layer
@@ -83,7 +103,7 @@ typedef struct gr_hooks {
     graft_status (*linear)(void *self, gr_run *run, const gr_linear *linear, gr_var *x, gr_var **y, graft_error *err);
     /* Rows of the embedding look-up, likewise (LoRA on embeddings, virtual input rows for negative ids). */
     graft_status (*embedding)(void *self, gr_run *run, const gr_site *site, gr_var **y, graft_error *err);
-    /* Activation scale (IA3): the output of a site, or for GR_ROLE_DOWN its input. `columns` starts at column. */
+    /* Activation scale (IA3): of the output of a product, or with `input` of the input of the down projection. */
     graft_status (*scale)(void *self, gr_run *run, const gr_linear *linear, bool input, gr_var **y, graft_error *err);
     /* Virtual key/value rows in front of every sequence (prefix tuning): *k, *v (rows, kv width) with bounds per
      * sequence (n_seqs + 1), borrowed until the backward is done; *k stays NULL for none. */
@@ -91,9 +111,13 @@ typedef struct gr_hooks {
                             graft_error *err);
     /* Gated attention over extra rows (LLaMA-Adapter): adds to *y (rows, heads * head_dim) what q attends to there. */
     graft_status (*gated)(void *self, gr_run *run, int layer, gr_var *q, gr_var **y, graft_error *err);
-    /* Modules with tensors of the adapter's own in place of the model's (modules_to_save, full fine-tuning): the
-     * variant's module, or NULL for the base's. One variant serves a whole batch. */
-    const struct gr_variant *(*variant)(void *self, const gr_batch *batch);
+    /* The lowest layer of which something is trained by the batch's adapters: -1 for the embedding, a large number for
+     * nothing at all. NULL: 0. */
+    int (*lowest_layer)(void *self, const gr_batch *batch);
+    /* Called first: the tensors that the batch's adapter brings in place of the model's (modules_to_save, full
+     * fine-tuning), NULL for none. One variant serves a whole batch: adapters with and without, or with different ones,
+     * in one batch are GRAFT_ERR_UNSUPPORTED. */
+    graft_status (*variant)(void *self, const gr_batch *batch, const gr_variant **out, graft_error *err);
 } gr_hooks;
 
 #endif

@@ -1,0 +1,114 @@
+/* Typed reading of adapter configurations. Null stands for the default, as Python's None does. */
+#include <math.h>
+
+#include "adapter/method.h"
+
+static const gr_json_value *member(const gr_json_value *c, const char *key) {
+    const gr_json_value *v = gr_json_get(c, key);
+    return v && v->kind != GR_JSON_NULL ? v : NULL;
+}
+
+graft_status gr_config_int(gr_adapter *a, const gr_json_value *c, const char *key, int64_t min, int64_t max, int64_t *out,
+                           graft_error *err) {
+    const gr_json_value *v = member(c, key);
+    if (!v) return GRAFT_OK;
+    if (v->kind != GR_JSON_NUMBER || !v->number.is_int)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s': expected an integer, found %s", a->where, key,
+                       v->kind == GR_JSON_NUMBER ? "a fraction" : gr_json_kind_name(v->kind));
+    if (v->number.i < min || v->number.i > max)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: '%s' is %lld, expected %lld to %lld", a->where, key,
+                       (long long)v->number.i, (long long)min, (long long)max);
+    *out = v->number.i;
+    return GRAFT_OK;
+}
+
+graft_status gr_config_number(gr_adapter *a, const gr_json_value *c, const char *key, double min, double max, double *out,
+                              graft_error *err) {
+    const gr_json_value *v = member(c, key);
+    if (!v) return GRAFT_OK;
+    if (v->kind != GR_JSON_NUMBER)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s': expected a number, found %s", a->where, key,
+                       gr_json_kind_name(v->kind));
+    if (!(v->number.d >= min && v->number.d <= max))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: '%s' is %g, expected %g to %g", a->where, key, v->number.d, min, max);
+    *out = v->number.d;
+    return GRAFT_OK;
+}
+
+graft_status gr_config_bool(gr_adapter *a, const gr_json_value *c, const char *key, bool *out, graft_error *err) {
+    const gr_json_value *v = member(c, key);
+    if (!v) return GRAFT_OK;
+    if (v->kind != GR_JSON_TRUE && v->kind != GR_JSON_FALSE)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s': expected true or false, found %s", a->where, key,
+                       gr_json_kind_name(v->kind));
+    *out = v->kind == GR_JSON_TRUE;
+    return GRAFT_OK;
+}
+
+graft_status gr_config_text(gr_adapter *a, const gr_json_value *c, const char *key, const char **out, graft_error *err) {
+    const gr_json_value *v = member(c, key);
+    if (!v) return GRAFT_OK;
+    if (v->kind != GR_JSON_STRING)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s': expected a string, found %s", a->where, key,
+                       gr_json_kind_name(v->kind));
+    if (strlen(v->text) != v->len)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s' holds a NUL character", a->where, key);
+    *out = v->text;
+    return GRAFT_OK;
+}
+
+graft_status gr_config_targets(gr_adapter *a, const gr_json_value *c, const char *key, bool regex, gr_targets *out,
+                               graft_error *err) {
+    const gr_json_value *v = member(c, key);
+    gr_targets t = {.given = true};
+    if (!v) return GRAFT_OK;
+    if (v->kind == GR_JSON_STRING && regex) {
+        GR_TRY(gr_config_text(a, c, key, &t.regex, err));
+        *out = t;
+        return GRAFT_OK;
+    }
+    if (v->kind != GR_JSON_ARRAY)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s': expected %sa list of names, found %s", a->where, key,
+                       regex ? "a regular expression or " : "", gr_json_kind_name(v->kind));
+    if (!(t.names = gr_arena_alloc(&a->arena, (v->len + 1) * sizeof *t.names))) return gr_fail_memory(err);
+    for (const gr_json_value *i = v->child; i; i = i->next) {
+        if (i->kind != GR_JSON_STRING || !i->len || strlen(i->text) != i->len)
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s': expected a list of names, found %s in it", a->where, key,
+                           gr_json_kind_name(i->kind));
+        t.names[t.n++] = i->text;
+    }
+    *out = t;
+    return GRAFT_OK;
+}
+
+bool gr_config_says(const gr_json_value *c, const char *key) {
+    const gr_json_value *v = member(c, key);
+    if (!v || v->kind == GR_JSON_FALSE) return false;
+    return (v->kind != GR_JSON_OBJECT && v->kind != GR_JSON_ARRAY) || v->len > 0;
+}
+
+graft_status gr_config_known(gr_adapter *a, const gr_json_value *c, const char *const *known, graft_error *err) {
+    for (const gr_json_value *v = c->child; v; v = v->next) {
+        bool found = false;
+        for (size_t i = 0; known[i] && !found; i++) found = strcmp(known[i], v->key) == 0;
+        if (!found) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: unknown setting '%s'", a->where, v->key);
+    }
+    return GRAFT_OK;
+}
+
+void gr_config_write_targets(gr_buf *b, const gr_targets *t) {
+    if (!t->given) {
+        gr_buf_add_text(b, "null");
+        return;
+    }
+    if (t->regex) {
+        gr_json_add_text(b, t->regex, strlen(t->regex));
+        return;
+    }
+    gr_buf_add_text(b, t->n ? "[" : "[]");
+    for (size_t i = 0; i < t->n; i++) {
+        gr_buf_add_text(b, i ? ",\n    " : "\n    ");
+        gr_json_add_text(b, t->names[i], strlen(t->names[i]));
+    }
+    if (t->n) gr_buf_add_text(b, "\n  ]");
+}

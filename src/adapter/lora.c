@@ -1,0 +1,139 @@
+/* LoRA (Hu et al. 2021): y += s * dropout(x) A^T B^T with A (r, in), B (out, r) and s = alpha / r, or alpha / sqrt(r) with
+ * rank stabilisation (Kalajdzievski 2023). Reference: peft 0.21 tuners/lora.
+ *
+ * Parts of one fused product are one op, so that x is read once for q, k and v; base weights stay as they are, whatever
+ * format they have. B begins at zero: a fresh adapter changes nothing. */
+#include <math.h>
+
+#include "adapter/lora.h"
+
+typedef struct lora_pair {
+    const gr_site *site;
+    int64_t r;
+    double scale;
+    gr_param *a, *b;
+    uint64_t stream;
+} lora_pair;
+
+struct lora {
+    gr_lora_config config;
+    lora_pair *pairs;
+    size_t n_pairs;
+    int *pair_of_site; /* -1: none */
+};
+
+static void free_state(gr_adapter *a) {
+    struct lora *s = a->state;
+    gr_lora_free_config(&s->config);
+}
+
+/* peft's reset_lora_parameters: A as nn.Linear begins (Kaiming uniform with a = sqrt(5) is +-1/sqrt(in)), B zero. */
+static void initialise(const struct lora *s, const lora_pair *p, uint64_t seed) {
+    bool normal = s->config.init == GR_LORA_GAUSSIAN;
+    gr_adapter_fill(p->a, seed, normal, normal ? 1.0 / (double)p->r : 1 / sqrt((double)p->site->in));
+    if (s->config.init == GR_LORA_RANDOM) gr_adapter_fill(p->b, seed, false, 1 / sqrt((double)p->r));
+}
+
+static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *err) {
+    struct lora *s = a->state;
+    lora_pair *p = &s->pairs[s->n_pairs];
+    double r, alpha;
+    GR_TRY(gr_lora_pattern_value(&s->config.rank, site->name, (double)s->config.r, &r, err));
+    GR_TRY(gr_lora_pattern_value(&s->config.alpha_of, site->name, s->config.alpha, &alpha, err));
+    p->site = site;
+    p->r = (int64_t)r;
+    p->scale = alpha / (s->config.rslora ? sqrt(r) : r) * a->scale;
+    p->stream = gr_rng_stream(GR_RNG_DROPOUT, gr_hash_bytes(site->name, strlen(site->name), 0));
+    const char *name_a = gr_adapter_text(a, err, "base_model.model.%s.lora_A.weight", site->name);
+    const char *name_b = name_a ? gr_adapter_text(a, err, "base_model.model.%s.lora_B.weight", site->name) : NULL;
+    if (!name_b) return GRAFT_ERR_MEMORY;
+    gr_shape shape_a = gr_shape2(p->r, site->in), shape_b = gr_shape2(site->out, p->r);
+    GR_TRY(gr_adapter_new_param(a, name_a, &shape_a, true, &p->a, err));
+    GR_TRY(gr_adapter_new_param(a, name_b, &shape_b, true, &p->b, err));
+    GR_TRY(gr_adapter_add(a, name_a, p->a, site->layer, err));
+    GR_TRY(gr_adapter_add(a, name_b, p->b, site->layer, err));
+    s->pair_of_site[site->index] = (int)s->n_pairs++;
+    return GRAFT_OK;
+}
+
+/* A tied head that follows the embedding's copy is stored under both names. */
+static graft_status add_tied_copy(gr_adapter *a, graft_error *err) {
+    for (size_t i = 0; i < a->n_stored; i++)
+        if (strcmp(a->stored[i].name, "base_model.model.model.embed_tokens.weight") == 0)
+            return gr_adapter_add(a, "base_model.model.lm_head.weight", a->stored[i].param, -1, err);
+    return GRAFT_OK;
+}
+
+static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
+    struct lora *s = a->state;
+    const gr_site **sites;
+    size_t n, n_extra;
+    const char **tensors, **stored;
+    GR_TRY(gr_lora_read_config(a, config, fresh, &s->config, err));
+    GR_TRY(gr_lora_find_targets(a, &s->config, fresh, &sites, &n, err));
+    s->pairs = gr_arena_alloc(&a->arena, n * sizeof *s->pairs);
+    s->pair_of_site = gr_arena_alloc(&a->arena, gr_model_n_sites(a->model) * sizeof *s->pair_of_site);
+    if (!s->pairs || !s->pair_of_site) return gr_fail_memory(err);
+    for (size_t i = 0; i < gr_model_n_sites(a->model); i++) s->pair_of_site[i] = -1;
+    for (size_t i = 0; i < n; i++) {
+        GR_TRY(add_pair(a, sites[i], err));
+        if (fresh) initialise(s, &s->pairs[i], seed);
+    }
+    GR_TRY(gr_lora_find_extra(a, &s->config, sites, n, &tensors, &stored, &n_extra, err));
+    if (!n_extra) return GRAFT_OK;
+    bool untie = !s->config.ensure_weight_tying;
+    GR_TRY(gr_adapter_add_variant(a, tensors, stored, n_extra, untie, err));
+    return !untie && gr_model_head_is_tied(a->model) ? add_tied_copy(a, err) : GRAFT_OK;
+}
+
+static void write_config(const gr_adapter *a, gr_buf *b) {
+    const struct lora *s = a->state;
+    gr_lora_write_config(&s->config, b);
+}
+
+static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
+                           gr_var **y, graft_error *err) {
+    const struct lora *s = a->state;
+    gr_var *in[2 + 2 * GR_LORA_PAIRS] = {*y, x};
+    gr_lora_params params = {.n_ranges = rows->n_ranges, .ranges = rows->ranges, .seed = run->batch->seed,
+                             .key = run->dropout_key, .dropout = run->batch->training ? s->config.dropout : 0};
+    int n_in = 2;
+    if (l->n_parts > GR_LORA_PAIRS)
+        return gr_fail(err, GRAFT_ERR_INTERNAL, "a product of %d parts, LoRA takes %d", l->n_parts, GR_LORA_PAIRS);
+    for (int i = 0; i < l->n_parts; i++) {
+        int at = s->pair_of_site[l->site[i]->index];
+        if (at < 0) continue;
+        const lora_pair *p = &s->pairs[at];
+        params.column[i] = l->offset[i];
+        params.scale[i] = p->scale;
+        params.stream[i] = p->stream;
+        GR_TRY(gr_nn_leaf(run->tape, p->a, &in[2 + 2 * i], err));
+        GR_TRY(gr_nn_leaf(run->tape, p->b, &in[3 + 2 * i], err));
+        n_in = 4 + 2 * i;
+    }
+    if (n_in == 2) return GRAFT_OK;
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_lora, in, n_in, &params, y, err));
+    for (int i = 2; i < n_in; i++) gr_var_drop(in[i]);
+    return GRAFT_OK;
+}
+
+static graft_status merge(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err) {
+    const struct lora *s = a->state;
+    int at = s->pair_of_site[site->index];
+    if (at < 0) return GRAFT_OK;
+    const lora_pair *p = &s->pairs[at];
+    if (p->a->dtype != GR_F32) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "merging is done in F32 or BF16 models");
+    return gr_gemm(gr_model_device(a->model), false, false, n, site->in, p->r, p->scale, GR_F32,
+                   (const float *)p->b->value + row * p->r, p->r, p->a->value, site->in, 1, GR_F32, w, site->in, err);
+}
+
+static void facts(const gr_adapter *a, gr_buf *b) {
+    const struct lora *s = a->state;
+    gr_buf_add_format(b, "\"r\": %lld, \"lora_alpha\": ", (long long)s->config.r);
+    gr_json_add_double(b, s->config.alpha);
+    gr_buf_add_format(b, ", \"modules\": %zu, ", s->n_pairs);
+}
+
+const gr_adapter_method gr_adapter_lora = {.name = "lora", .peft_type = "LORA", .state_size = sizeof(struct lora),
+                                           .create = create, .free = free_state, .write_config = write_config,
+                                           .merge = merge, .facts = facts, .linear = linear};

@@ -1,0 +1,131 @@
+/* What an adaptation method implements. Inside room adapter only. */
+#ifndef GR_ADAPTER_METHOD_H
+#define GR_ADAPTER_METHOD_H
+
+#include "adapter/adapter.h"
+#include "base/json.h"
+
+typedef struct gr_adapter gr_adapter;
+
+/* A tensor of the adapter's file and where its values live. Two names may share one parameter (tied copies). */
+typedef struct gr_stored {
+    const char *name;
+    gr_param *param;
+} gr_stored;
+
+typedef struct gr_adapter_method {
+    const char *name;      /* as the command line has it */
+    const char *peft_type; /* as adapter_config.json has it */
+    size_t state_size;
+    /* Reads the configuration, finds its modules, makes and initialises the parameters (gr_adapter_add). `fresh`: a new
+     * adapter, unknown keys are errors; else one that is being loaded. */
+    graft_status (*create)(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err);
+    void (*free)(gr_adapter *a);
+    /* The configuration as peft writes it. */
+    void (*write_config)(const gr_adapter *a, gr_buf *b);
+    /* Adds the delta of rows [row, row + n) of the site's weight to w (n rows, F32, HF layout). NULL: there is none. */
+    graft_status (*merge)(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err);
+    /* Facts for gr_adapter_info: members of a JSON object, each ended by a comma. */
+    void (*facts)(const gr_adapter *a, gr_buf *b);
+
+    /* Hooks for the rows of this adapter; see gr_hooks. NULL: not used. */
+    graft_status (*linear)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
+                           gr_var **y, graft_error *err);
+} gr_adapter_method;
+
+#define X(name) extern const gr_adapter_method gr_adapter_##name;
+#include "adapter/adapter.def"
+#undef X
+
+struct gr_adapter {
+    gr_adapter_set *set;
+    gr_model *model;
+    const graft_allocator *a;
+    const gr_adapter_method *method;
+    char *name;
+    const char *where; /* for errors: the configuration's file, or the adapter's name */
+    bool trainable;
+    double scale;
+    gr_arena arena; /* names, configuration */
+    gr_variant *variant;
+    gr_param **params; /* trainable or not, each once */
+    size_t n_params, cap_params;
+    gr_stored *stored;
+    size_t n_stored, cap_stored;
+    gr_param **owned; /* those made by gr_adapter_new_param */
+    size_t n_owned, cap_owned;
+    size_t bytes;
+    int lowest_layer; /* of anything trained; INT_MAX: nothing */
+    char *config;     /* as it is saved */
+    void *state;
+};
+
+struct gr_adapter_set {
+    gr_model *model;
+    const graft_allocator *a;
+    gr_adapter **slots;
+    size_t n_slots, cap_slots;
+    gr_hooks hooks;
+};
+
+gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index); /* NULL when there is none */
+
+/* A parameter of this shape with zero values, owned by the adapter, with a gradient when the adapter is trainable. */
+graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shape *shape, bool decay, gr_param **out,
+                                  graft_error *err);
+/* Enters a parameter under the name that it is stored with. `layer`: where it stands. */
+graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err);
+/* Tensors of the model (names in `tensors`) as a variant; parameter i is stored as `stored[i]`. */
+graft_status gr_adapter_add_variant(gr_adapter *a, const char *const *tensors, const char *const *stored, size_t n,
+                                    bool untie, graft_error *err);
+const char *gr_adapter_text(gr_adapter *a, graft_error *err, const char *format, ...)
+    __attribute__((format(printf, 3, 4))); /* in the arena; NULL when out of memory (err is set) */
+
+/* Values filled from the counter generator: uniform in [-bound, bound), or normal with deviation `bound`. */
+void gr_adapter_fill(gr_param *p, uint64_t seed, bool normal, double bound);
+
+/* Writes a merged model, see gr_adapter_merge. `a` NULL: the bare base. */
+graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err);
+
+/* --- Configurations ---------------------------------------------------------------------------------------------------------- */
+
+/* Names or a pattern, as target_modules has them. */
+typedef struct gr_targets {
+    bool given;
+    const char *regex; /* NULL: a list */
+    const char **names;
+    size_t n;
+} gr_targets;
+
+/* Each reads member `key`; absent or null leaves *out as it is. Errors name a->where, the key, expected and found. */
+graft_status gr_config_int(gr_adapter *a, const gr_json_value *c, const char *key, int64_t min, int64_t max, int64_t *out,
+                           graft_error *err);
+graft_status gr_config_number(gr_adapter *a, const gr_json_value *c, const char *key, double min, double max, double *out,
+                              graft_error *err);
+graft_status gr_config_bool(gr_adapter *a, const gr_json_value *c, const char *key, bool *out, graft_error *err);
+graft_status gr_config_text(gr_adapter *a, const gr_json_value *c, const char *key, const char **out, graft_error *err);
+graft_status gr_config_targets(gr_adapter *a, const gr_json_value *c, const char *key, bool regex, gr_targets *out,
+                               graft_error *err);
+/* Whether the key says something: not absent, null, false, {}, []. */
+bool gr_config_says(const gr_json_value *c, const char *key);
+/* Members must be among `known` (NULL-terminated). */
+graft_status gr_config_known(gr_adapter *a, const gr_json_value *c, const char *const *known, graft_error *err);
+void gr_config_write_targets(gr_buf *b, const gr_targets *t);
+
+/* --- Matching ------------------------------------------------------------------------------------------------------------------ */
+
+/* A regular expression around `middle` in the manner of Python's re, bounded in time. */
+typedef struct gr_pattern gr_pattern;
+graft_status gr_pattern_new(const graft_allocator *a, const char *before, const char *middle, const char *after,
+                            gr_pattern **out, graft_error *err);
+void gr_pattern_free(gr_pattern *p);
+/* `group` (may be NULL) gets the integer in group 1 (named or not), -1 without one. */
+graft_status gr_pattern_match(const gr_pattern *p, const char *text, bool *matches, int64_t *group, graft_error *err);
+
+/* Whether a module is named: in the list as it stands or as the end after a dot, or by the whole pattern. */
+graft_status gr_targets_match(gr_adapter *a, const gr_targets *t, const char *module, bool *matches, graft_error *err);
+
+/* All module names of the model, containers too, in the arena, in the order of the sites. */
+graft_status gr_module_names(gr_adapter *a, const char ***out, size_t *n, graft_error *err);
+
+#endif

@@ -1,0 +1,65 @@
+/* Writing an adapter directory as peft writes it: adapter_config.json, adapter_model.safetensors, README.md. */
+#include "adapter/method.h"
+
+static graft_status write_file(const graft_allocator *a, const char *dir, const char *name, gr_buf *b, graft_error *err) {
+    char *path = gr_path_join(a, dir, name);
+    graft_status st = path ? gr_buf_status(b, err) : gr_fail_memory(err);
+    if (st == GRAFT_OK) st = gr_write_file(a, path, b->data, b->len, err);
+    gr_free(a, path);
+    return st;
+}
+
+/* A model card whose head is what the Hub reads. */
+static void model_card(const gr_adapter *a, gr_buf *b) {
+    const char *base = gr_model_path(a->model);
+    gr_buf_add_text(b, "---\nbase_model: ");
+    gr_json_add_text(b, base, strlen(base));
+    gr_buf_add_format(b, "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- %s\n- graft\n---\n\n", a->method->name);
+    gr_buf_add_format(b, "# %s adapter\n\nAn adapter for `%s`, made with graft %s.\n\n", a->method->peft_type, base,
+                      graft_version());
+    gr_buf_add_format(b, "| | |\n|---|---|\n| method | %s |\n", a->method->name);
+    int64_t n = 0;
+    for (size_t i = 0; i < a->n_params; i++) n += a->params[i]->n;
+    gr_buf_add_format(b, "| trained parameters | %lld of %lld |\n| tensors | %zu |\n\n", (long long)n,
+                      (long long)gr_model_n_params(a->model), a->n_stored);
+    gr_buf_add_text(b, "## Use\n\n```\ngraft generate -m BASE --adapter THIS_DIRECTORY -p \"...\"\n```\n\n"
+                       "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, \"THIS_DIRECTORY\")\n```\n\n"
+                       "## Settings\n\n```json\n");
+    gr_buf_add_text(b, a->config);
+    gr_buf_add_text(b, "\n```\n");
+}
+
+static graft_status write_tensors(const gr_adapter *a, const char *dir, graft_error *err) {
+    char *path = gr_path_join(a->a, dir, "adapter_model.safetensors");
+    gr_named_tensor *t = gr_calloc(a->a, a->n_stored + 1, sizeof *t);
+    graft_status st = path && t ? GRAFT_OK : gr_fail_memory(err);
+    for (size_t i = 0; i < a->n_stored && st == GRAFT_OK; i++) {
+        const gr_param *p = a->stored[i].param;
+        t[i] = (gr_named_tensor){.name = a->stored[i].name,
+                                 .view = {p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n)}};
+    }
+    if (st == GRAFT_OK) st = gr_safetensors_save(a->a, path, t, a->n_stored, NULL, err);
+    gr_free(a->a, t);
+    gr_free(a->a, path);
+    return st;
+}
+
+graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
+    if (a->method == &gr_adapter_full) return gr_write_model(a->model, a, dir, dtype, err);
+    gr_buf card, config;
+    gr_buf_init(&card, a->a);
+    gr_buf_init(&config, a->a);
+    gr_buf_add_text(&config, a->config);
+    model_card(a, &card);
+    graft_status st;
+    GR_GO(done, gr_make_dirs(dir, err));
+    GR_GO(done, write_file(a->a, dir, "adapter_config.json", &config, err));
+    GR_GO(done, write_tensors(a, dir, err));
+    GR_GO(done, write_file(a->a, dir, "README.md", &card, err));
+done:
+    gr_buf_free(&card);
+    gr_buf_free(&config);
+    return st;
+}

@@ -1,0 +1,366 @@
+/* Sets of adapters over one model, and the hooks through which passes reach them: each hook goes through the adapters that
+ * have rows in flight and lets their methods do their part. */
+#include <limits.h>
+#include <stdio.h>
+
+#include "adapter/method.h"
+
+static const gr_adapter_method *const methods[] = {
+#define X(name) &gr_adapter_##name,
+#include "adapter/adapter.def"
+#undef X
+};
+
+/* --- Hooks --------------------------------------------------------------------------------------------------------------------- */
+
+gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index) {
+    return index >= 0 && (size_t)index < s->n_slots ? s->slots[index] : NULL;
+}
+
+static int hook_find(void *self, const char *name) { return gr_adapter_set_find(self, name); }
+static int hook_count(void *self) { return gr_adapter_set_count(self); }
+
+static graft_status hook_linear(void *self, gr_run *run, const gr_linear *l, gr_var *x, gr_var **y, graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->method->linear) GR_TRY(a->method->linear(a, run, &run->adapters[i], l, x, y, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status hook_variant(void *self, const gr_batch *b, const gr_variant **out, graft_error *err) {
+    const gr_adapter *first = NULL;
+    for (int s = 0; s < b->n_seqs; s++) {
+        int32_t index = gr_batch_adapter(b, s);
+        const gr_adapter *a = index < 0 ? NULL : gr_adapter_at(self, index);
+        if (index >= 0 && !a) return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: adapter %d was removed", s, index);
+        if (s == 0) first = a;
+        const gr_variant *one = first ? first->variant : NULL, *other = a ? a->variant : NULL;
+        if (one != other)
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                           "adapter '%s' brings whole modules of its own and cannot share a batch with others",
+                           one ? first->name : a->name);
+    }
+    *out = first ? first->variant : NULL;
+    return GRAFT_OK;
+}
+
+static int hook_lowest_layer(void *self, const gr_batch *b) {
+    int lowest = INT_MAX;
+    for (int s = 0; s < b->n_seqs; s++) {
+        const gr_adapter *a = gr_adapter_at(self, gr_batch_adapter(b, s));
+        if (a) lowest = GR_MIN(lowest, a->lowest_layer);
+    }
+    return lowest;
+}
+
+/* --- The set ----------------------------------------------------------------------------------------------------------------- */
+
+graft_status gr_adapter_set_new(gr_model *m, gr_adapter_set **out, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(m));
+    gr_adapter_set *s = gr_calloc(a, 1, sizeof *s);
+    if (!s) return gr_fail_memory(err);
+    s->model = m;
+    s->a = a;
+    s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .linear = hook_linear,
+                          .variant = hook_variant, .lowest_layer = hook_lowest_layer};
+    *out = s;
+    return GRAFT_OK;
+}
+
+static void free_adapter(gr_adapter *a) {
+    if (!a) return;
+    if (a->state && a->method->free) a->method->free(a);
+    for (size_t i = 0; i < a->n_owned; i++) {
+        gr_free_aligned(a->a, a->owned[i]->value);
+        gr_free_aligned(a->a, a->owned[i]->grad);
+        gr_free(a->a, a->owned[i]);
+    }
+    gr_variant_free(a->variant);
+    gr_free(a->a, a->owned);
+    gr_free(a->a, a->params);
+    gr_free(a->a, a->stored);
+    gr_free(a->a, a->config);
+    gr_free(a->a, a->state);
+    gr_free(a->a, a->name);
+    gr_arena_free(&a->arena);
+    gr_free(a->a, a);
+}
+
+void gr_adapter_set_free(gr_adapter_set *s) {
+    if (!s) return;
+    for (size_t i = 0; i < s->n_slots; i++) free_adapter(s->slots[i]);
+    gr_free(s->a, s->slots);
+    gr_free(s->a, s);
+}
+
+gr_model *gr_adapter_set_model(const gr_adapter_set *s) { return s->model; }
+const gr_hooks *gr_adapter_set_hooks(gr_adapter_set *s) { return &s->hooks; }
+int gr_adapter_set_count(const gr_adapter_set *s) { return (int)s->n_slots; }
+
+int gr_adapter_set_find(const gr_adapter_set *s, const char *name) {
+    for (size_t i = 0; i < s->n_slots; i++)
+        if (s->slots[i] && strcmp(s->slots[i]->name, name) == 0) return (int)i;
+    return -1;
+}
+
+const char *gr_adapter_set_name(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->name : NULL;
+}
+
+void gr_adapter_set_remove(gr_adapter_set *s, int index) {
+    if (!gr_adapter_at(s, index)) return;
+    free_adapter(s->slots[index]);
+    s->slots[index] = NULL;
+}
+
+/* --- Parameters ---------------------------------------------------------------------------------------------------------------- */
+
+const char *gr_adapter_text(gr_adapter *a, graft_error *err, const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    char *copy = n >= 0 && (size_t)n < sizeof text ? gr_arena_strndup(&a->arena, text, (size_t)n) : NULL;
+    if (!copy) gr_fail_memory(err);
+    return copy;
+}
+
+graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shape *shape, bool decay, gr_param **out,
+                                  graft_error *err) {
+    gr_dtype dt = gr_model_param_dtype(a->model);
+    size_t bytes;
+    GR_TRY(gr_tensor_bytes(dt, shape, &bytes, err));
+    GR_TRY(gr_grow(a->a, (void **)&a->owned, &a->cap_owned, a->n_owned + 1, sizeof *a->owned, err));
+    gr_param *p = gr_calloc(a->a, 1, sizeof *p);
+    if (!p) return gr_fail_memory(err);
+    a->owned[a->n_owned++] = p;
+    *p = (gr_param){.name = name, .shape = *shape, .dtype = dt, .decay = decay};
+    gr_shape_elements(shape, &p->n);
+    p->value = gr_alloc_aligned(a->a, bytes);
+    if (a->trainable) p->grad = gr_alloc_aligned(a->a, bytes);
+    if (!p->value || (a->trainable && !p->grad)) return gr_fail_memory(err);
+    memset(p->value, 0, bytes);
+    if (p->grad) memset(p->grad, 0, bytes);
+    a->bytes += bytes * (a->trainable ? 2 : 1);
+    *out = p;
+    return GRAFT_OK;
+}
+
+static graft_status add_stored(gr_adapter *a, const char *name, gr_param *p, graft_error *err) {
+    GR_TRY(gr_grow(a->a, (void **)&a->stored, &a->cap_stored, a->n_stored + 1, sizeof *a->stored, err));
+    a->stored[a->n_stored++] = (gr_stored){name, p};
+    return GRAFT_OK;
+}
+
+graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err) {
+    bool known = false;
+    for (size_t i = a->n_params; i > 0 && !known; i--) known = a->params[i - 1] == p;
+    if (!known) {
+        GR_TRY(gr_grow(a->a, (void **)&a->params, &a->cap_params, a->n_params + 1, sizeof *a->params, err));
+        a->params[a->n_params++] = p;
+        p->name = stored_name;
+        if (a->trainable) a->lowest_layer = GR_MIN(a->lowest_layer, layer);
+    }
+    return add_stored(a, stored_name, p, err);
+}
+
+/* Layer of a tensor; the embedding is below all, the head and the final norm above. */
+static int layer_of(const gr_model *m, const char *tensor) {
+    const char *dot = strrchr(tensor, '.');
+    char module[300];
+    snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - tensor : 0), tensor);
+    const gr_site *s = gr_model_find_site(m, module);
+    if (!s || s->role == GR_ROLE_EMBED) return -1;
+    return s->layer >= 0 ? s->layer : gr_model_get_config(m)->n_layers;
+}
+
+graft_status gr_adapter_add_variant(gr_adapter *a, const char *const *tensors, const char *const *stored, size_t n,
+                                    bool untie, graft_error *err) {
+    GR_TRY(gr_variant_new(a->model, tensors, n, untie, a->trainable, &a->variant, err));
+    a->bytes += gr_variant_bytes(a->variant);
+    for (size_t i = 0; i < n; i++)
+        GR_TRY(gr_adapter_add(a, stored[i], gr_variant_param(a->variant, i), layer_of(a->model, tensors[i]), err));
+    return GRAFT_OK;
+}
+
+void gr_adapter_fill(gr_param *p, uint64_t seed, bool normal, double bound) {
+    uint64_t stream = gr_rng_stream(GR_RNG_INIT, gr_hash_bytes(p->name, strlen(p->name), 0));
+    for (int64_t i = 0; i < p->n; i++) {
+        double x = normal ? bound * gr_rng_normal(seed, stream, (uint64_t)i)
+                          : bound * (2 * gr_rng_uniform(seed, stream, (uint64_t)i) - 1);
+        if (p->dtype == GR_F64)
+            ((double *)p->value)[i] = (float)x;
+        else
+            ((float *)p->value)[i] = (float)x;
+    }
+}
+
+size_t gr_adapter_n_params(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->n_params : 0;
+}
+
+gr_param *gr_adapter_param(const gr_adapter_set *s, int index, size_t i) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a && i < a->n_params ? a->params[i] : NULL;
+}
+
+int64_t gr_adapter_n_trainable(const gr_adapter_set *s, int index) {
+    int64_t n = 0;
+    for (size_t i = 0; i < gr_adapter_n_params(s, index); i++) n += gr_adapter_param(s, index, i)->n;
+    return n;
+}
+
+const gr_variant *gr_adapter_variant(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->variant : NULL;
+}
+
+const char *gr_adapter_method_name(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->method->name : NULL;
+}
+
+const char *gr_adapter_config(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->config : NULL;
+}
+
+size_t gr_adapter_bytes(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->bytes : 0;
+}
+
+int gr_adapter_lowest_layer(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a && a->lowest_layer < GR_NO_BACKWARD ? a->lowest_layer : GR_NO_BACKWARD;
+}
+
+/* --- Making and loading ---------------------------------------------------------------------------------------------------------- */
+
+static graft_status find_method(gr_adapter *a, const gr_json_value *config, graft_error *err) {
+    const char *type = NULL;
+    GR_TRY(gr_config_text(a, config, "peft_type", &type, err));
+    if (!type) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: no 'peft_type'", a->where);
+    for (size_t i = 0; i < GR_COUNT(methods); i++)
+        if (strcmp(methods[i]->peft_type, type) == 0) a->method = methods[i];
+    if (!a->method)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: peft_type '%s' is not known, expected LORA", a->where, type);
+    if (!(a->state = gr_calloc(a->a, 1, a->method->state_size))) return gr_fail_memory(err);
+    return GRAFT_OK;
+}
+
+static graft_status build(gr_adapter *a, const char *config, size_t len, bool fresh, uint64_t seed, graft_error *err) {
+    const gr_json_value *json;
+    GR_TRY(gr_json_parse(&a->arena, a->where, config, len, &json, err));
+    if (json->kind != GR_JSON_OBJECT)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected an object, found %s", a->where, gr_json_kind_name(json->kind));
+    GR_TRY(find_method(a, json, err));
+    GR_TRY(a->method->create(a, json, fresh, seed, err));
+    gr_buf b;
+    gr_buf_init(&b, a->a);
+    a->method->write_config(a, &b);
+    graft_status st = gr_buf_take(&b, &a->config, NULL, err);
+    gr_buf_free(&b);
+    return st;
+}
+
+static graft_status new_adapter(gr_adapter_set *s, const char *name, const char *where, bool trainable, double scale,
+                                gr_adapter **out, graft_error *err) {
+    if (!*name) return gr_fail(err, GRAFT_ERR_ARGUMENT, "an adapter needs a name");
+    if (gr_adapter_set_find(s, name) >= 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "there is an adapter named '%s' already", name);
+    gr_adapter *a = gr_calloc(s->a, 1, sizeof *a);
+    if (!a) return gr_fail_memory(err);
+    *a = (gr_adapter){.set = s, .model = s->model, .a = s->a, .trainable = trainable, .scale = scale,
+                      .lowest_layer = INT_MAX};
+    gr_arena_init(&a->arena, s->a, (size_t)256 << 20);
+    a->name = gr_strdup(s->a, name);
+    a->where = gr_arena_strndup(&a->arena, where, strlen(where));
+    if (!a->name || !a->where) {
+        free_adapter(a);
+        return gr_fail_memory(err);
+    }
+    *out = a;
+    return GRAFT_OK;
+}
+
+static graft_status enter(gr_adapter_set *s, gr_adapter *a, int *index, graft_error *err) {
+    size_t i = 0;
+    while (i < s->n_slots && s->slots[i]) i++;
+    if (i == s->n_slots) {
+        GR_TRY(gr_grow(s->a, (void **)&s->slots, &s->cap_slots, s->n_slots + 1, sizeof *s->slots, err));
+        s->n_slots++;
+    }
+    s->slots[i] = a;
+    *index = (int)i;
+    return GRAFT_OK;
+}
+
+graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const char *config, size_t config_len,
+                                   uint64_t seed, int *index, graft_error *err) {
+    gr_adapter *a;
+    graft_status st;
+    GR_TRY(new_adapter(s, name, name, true, 1, &a, err));
+    GR_GO(fail, build(a, config, config_len, true, seed, err));
+    GR_GO(fail, enter(s, a, index, err));
+    return GRAFT_OK;
+fail:
+    free_adapter(a);
+    return st;
+}
+
+static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, graft_error *err) {
+    size_t used = 0;
+    for (size_t i = 0; i < a->n_stored; i++) {
+        const gr_named_tensor *t = gr_tensor_list_find(list, a->stored[i].name);
+        if (!t) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' is missing", a->where, a->stored[i].name);
+        graft_status st = gr_param_read(a->stored[i].param, &t->view, err);
+        if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s", t->file);
+        used++;
+    }
+    if (used == list->n) return GRAFT_OK;
+    for (size_t i = 0; i < list->n; i++) {
+        bool known = false;
+        for (size_t j = 0; j < a->n_stored && !known; j++) known = strcmp(a->stored[j].name, list->items[i].name) == 0;
+        if (!known)
+            return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' does not belong to what adapter_config.json describes",
+                           list->items[i].file, list->items[i].name);
+    }
+    return GRAFT_OK;
+}
+
+static graft_status load(gr_adapter *a, const char *dir, graft_error *err) {
+    graft_status st;
+    char *text = NULL, *path = gr_path_join(a->a, dir, "adapter_config.json");
+    char *weights = gr_path_join(a->a, dir, "adapter_model.safetensors");
+    gr_safetensors *f = NULL;
+    size_t len;
+    st = path && weights ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && !(a->where = gr_arena_strndup(&a->arena, path, strlen(path)))) st = gr_fail_memory(err);
+    if (st == GRAFT_OK) st = gr_read_file(a->a, path, (size_t)16 << 20, &text, &len, err);
+    if (st == GRAFT_OK) st = build(a, text, len, false, 0, err);
+    if (st == GRAFT_OK) st = gr_safetensors_open(a->a, weights, &f, err);
+    if (st == GRAFT_OK) st = read_tensors(a, gr_safetensors_tensors(f), err);
+    gr_safetensors_close(f);
+    gr_free(a->a, text);
+    gr_free(a->a, path);
+    gr_free(a->a, weights);
+    return st;
+}
+
+graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char *dir, double scale, bool trainable,
+                                 int *index, graft_error *err) {
+    gr_adapter *a;
+    graft_status st;
+    GR_TRY(new_adapter(s, name, name, trainable, scale, &a, err));
+    GR_GO(fail, load(a, dir, err));
+    GR_GO(fail, enter(s, a, index, err));
+    return GRAFT_OK;
+fail:
+    free_adapter(a);
+    return st;
+}

@@ -1,0 +1,189 @@
+/* Writing a whole model as a Hugging Face directory: the base's weights with an adapter merged in, W + s B A summed in
+ * float, row block by row block, so that memory stays small whatever the model's size is. Files appear when complete;
+ * configuration first, weights last, so that a directory with an index is a whole one. */
+#include <stdio.h>
+
+#include "adapter/method.h"
+#include "graft/tokenizer.h"
+
+enum { BLOCK_BYTES = 8 << 20 };
+static const uint64_t shard_bytes = 5000000000u;
+
+/* What a model directory carries along unchanged. */
+static const char *const beside[] = {"tokenizer.json",      "tokenizer_config.json", "special_tokens_map.json",
+                                     "added_tokens.json",   "vocab.json",            "merges.txt",
+                                     "tokenizer.model",     "chat_template.jinja",   "chat_template.json",
+                                     "generation_config.json"};
+enum { FILE_LIMIT = 512 << 20 };
+
+static graft_status copy_file(const graft_allocator *a, const char *from_dir, const char *to_dir, const char *name,
+                              graft_error *err) {
+    char *from = gr_path_join(a, from_dir, name), *to = gr_path_join(a, to_dir, name), *text = NULL;
+    size_t len;
+    graft_status st = from && to ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && gr_path_exists(from)) {
+        st = gr_read_file(a, from, FILE_LIMIT, &text, &len, err);
+        if (st == GRAFT_OK) st = gr_write_file(a, to, text, len, err);
+    }
+    gr_free(a, text);
+    gr_free(a, from);
+    gr_free(a, to);
+    return st;
+}
+
+static graft_status write_text(const graft_allocator *a, const char *dir, const char *name, const char *text,
+                               graft_error *err) {
+    char *path = gr_path_join(a, dir, name);
+    if (!path) return gr_fail_memory(err);
+    graft_status st = gr_write_file(a, path, text, strlen(text), err);
+    gr_free(a, path);
+    return st;
+}
+
+static graft_status write_config(gr_model *m, const char *dir, gr_dtype dtype, bool tied, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(m));
+    gr_model_config *c = gr_alloc(a, sizeof *c); /* large: one entry a layer */
+    char *text = NULL;
+    if (!c) return gr_fail_memory(err);
+    *c = *gr_model_get_config(m);
+    c->tie_word_embeddings = tied;
+    graft_status st = gr_model_config_to_json(a, c, dtype, &text, err);
+    if (st == GRAFT_OK) st = write_text(a, dir, "config.json", text, err);
+    gr_free(a, text);
+    gr_free(a, c);
+    return st;
+}
+
+static graft_status write_from_gguf(gr_model *m, const char *dir, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(m));
+    gr_generation_config g;
+    char *text = NULL;
+    graft_status st = gr_generation_config_load(a, dir, gr_model_get_config(m), &g, err);
+    if (st == GRAFT_OK) st = gr_generation_config_to_json(a, &g, &text, err);
+    if (st == GRAFT_OK) st = write_text(a, dir, "generation_config.json", text, err);
+    gr_free(a, text);
+    if (st != GRAFT_OK || !gr_gguf_find(gr_weights_gguf(gr_model_weights(m)), "tokenizer.ggml.model")) return st;
+    graft_tokenizer *tok = NULL;
+    st = graft_tokenizer_load(gr_model_context(m), gr_model_path(m), &tok, err);
+    if (st == GRAFT_OK) st = graft_tokenizer_save(tok, dir, err);
+    graft_tokenizer_free(tok);
+    return st;
+}
+
+/* Everything but the weights. */
+static graft_status write_beside(gr_model *m, const char *dir, gr_dtype dtype, bool tied, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(m));
+    const char *path = gr_model_path(m), *slash = strrchr(path, '/');
+    GR_TRY(write_config(m, dir, dtype, tied, err));
+    if (gr_weights_gguf(gr_model_weights(m))) return write_from_gguf(m, dir, err);
+    char *from = gr_is_dir(path) ? gr_strdup(a, path) : slash ? gr_strndup(a, path, (size_t)(slash - path) + 1) : gr_strdup(a, ".");
+    if (!from) return gr_fail_memory(err);
+    graft_status st = GRAFT_OK;
+    for (size_t i = 0; i < GR_COUNT(beside) && st == GRAFT_OK; i++) st = copy_file(a, from, dir, beside[i], err);
+    gr_free(a, from);
+    return st;
+}
+
+/* --- Weights ------------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct merge_job {
+    gr_model *m;
+    const gr_adapter *a; /* NULL: none */
+    gr_dtype dtype;
+    float *rows;         /* one block */
+    void *out;
+    size_t block;        /* floats of a block */
+} merge_job;
+
+/* Rows of a tensor with the adapter's own copy in place of the base's, and its delta added. */
+static graft_status merged_rows(const merge_job *j, const char *tensor, int64_t columns, int64_t row, int64_t n,
+                                graft_error *err) {
+    const gr_param *own = j->a && j->a->variant ? gr_variant_find(j->a->variant, tensor) : NULL;
+    if (own) {
+        if (own->dtype != GR_F32) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "models in F64 are not written");
+        memcpy(j->rows, (const float *)own->value + row * columns, (size_t)(n * columns) * sizeof *j->rows);
+    } else
+        GR_TRY(gr_model_read_tensor(j->m, tensor, row, n, j->rows, err));
+    size_t len = strlen(tensor), tail = strlen(".weight");
+    if (!j->a || !j->a->method->merge || len < tail || strcmp(tensor + len - tail, ".weight") != 0) return GRAFT_OK;
+    char module[300];
+    snprintf(module, sizeof module, "%.*s", (int)(len - tail), tensor);
+    const gr_site *s = gr_model_find_site(j->m, module);
+    return s && s->role != GR_ROLE_NORM ? j->a->method->merge(j->a, s, row, n, j->rows, err) : GRAFT_OK;
+}
+
+static graft_status write_tensor(const merge_job *j, gr_safetensors_writer *w, const char *tensor, graft_error *err) {
+    gr_shape shape;
+    gr_device *dev = gr_model_device(j->m);
+    GR_TRY(gr_model_tensor_shape(j->m, tensor, &shape, err));
+    int64_t rows = shape.d[0], columns = shape.n > 1 ? shape.d[1] : 1;
+    int64_t step = GR_MAX((int64_t)j->block / columns, 1);
+    if (shape.n == 1) step = rows;
+    for (int64_t r = 0; r < rows; r += step) {
+        int64_t n = GR_MIN(step, rows - r);
+        GR_TRY(gr_check_cancel(gr_model_context(j->m), err));
+        GR_TRY(merged_rows(j, tensor, columns, r, n, err));
+        dev->k->convert(dev, GR_F32, j->rows, j->dtype, j->out, n * columns);
+        GR_TRY(gr_safetensors_write(w, j->out, gr_dtype_bytes(j->dtype, (size_t)(n * columns)), err));
+    }
+    return GRAFT_OK;
+}
+
+/* The longest row decides where it is longer than a block. */
+static graft_status block_size(const gr_model *m, size_t *out, graft_error *err) {
+    int64_t longest = BLOCK_BYTES / sizeof(float);
+    for (size_t i = 0; i < gr_model_n_tensors(m); i++) {
+        gr_shape s;
+        GR_TRY(gr_model_tensor_shape(m, gr_model_tensor_name(m, i), &s, err));
+        longest = GR_MAX(longest, s.n > 1 ? s.d[1] : s.d[0]);
+    }
+    *out = (size_t)longest;
+    return GRAFT_OK;
+}
+
+static graft_status write_weights(merge_job *j, const char *dir, bool own_head, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(j->m));
+    gr_safetensors_options options = {.stem = "model", .max_shard_bytes = shard_bytes};
+    gr_safetensors_writer *w = NULL;
+    const size_t *order;
+    size_t n = gr_model_n_tensors(j->m), total = n + own_head;
+    graft_status st;
+    GR_TRY(gr_safetensors_writer_new(a, dir, &options, &w, err));
+    for (size_t i = 0; i < total; i++) {
+        const char *name = i < n ? gr_model_tensor_name(j->m, i) : "lm_head.weight";
+        gr_shape shape;
+        GR_GO(fail, gr_model_tensor_shape(j->m, name, &shape, err));
+        GR_GO(fail, gr_safetensors_declare(w, name, j->dtype, &shape, err));
+    }
+    GR_GO(fail, gr_safetensors_writer_begin(w, &order, err));
+    for (size_t i = 0; i < total; i++)
+        GR_GO(fail, write_tensor(j, w, order[i] < n ? gr_model_tensor_name(j->m, order[i]) : "lm_head.weight", err));
+    return gr_safetensors_writer_commit(w, err);
+fail:
+    gr_safetensors_writer_abort(w);
+    return st;
+}
+
+graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err) {
+    const graft_allocator *alloc = gr_allocator(gr_model_context(m));
+    if (dtype != GR_F32 && dtype != GR_BF16 && dtype != GR_F16)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "a model is written in F32, BF16 or F16, not in %s", gr_dtype_name(dtype));
+    /* An adapter with a head of its own unties what was tied. */
+    bool own_head = gr_model_head_is_tied(m) && a && a->variant && gr_variant_unties(a->variant);
+    merge_job j = {.m = m, .a = a, .dtype = dtype};
+    GR_TRY(block_size(m, &j.block, err));
+    GR_TRY(gr_make_dirs(dir, err));
+    GR_TRY(write_beside(m, dir, dtype, gr_model_head_is_tied(m) && !own_head, err));
+    j.rows = gr_alloc_aligned(alloc, j.block * sizeof *j.rows);
+    j.out = gr_alloc_aligned(alloc, j.block * sizeof *j.rows);
+    graft_status st = j.rows && j.out ? write_weights(&j, dir, own_head, err) : gr_fail_memory(err);
+    gr_free_aligned(alloc, j.rows);
+    gr_free_aligned(alloc, j.out);
+    return st;
+}
+
+graft_status gr_adapter_merge(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    if (index >= 0 && !a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
+    return gr_write_model(s->model, a, dir, dtype, err);
+}

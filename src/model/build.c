@@ -1,0 +1,241 @@
+/* Building the module tables of a model: finds the tensors that a family declares, checks their shapes, fuses the parts
+ * of a product into one matrix. Norms and biases are small and read at every step, so they are decoded here; matrices stay
+ * mapped in their stored format. */
+#include <stdio.h>
+
+#include "model/family.h"
+#include "quant/quant.h"
+
+graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float *out, graft_error *err) {
+    const gr_tensor_view *v = &w->view;
+    if (v->shape.n == 1) { /* one row for gr_tensor_row; its elements may be permuted */
+        if (!w->permuted_heads && row == 0 && n == v->shape.d[0])
+            return gr_dequantize_row(v->dtype, v->data, (size_t)n, out, err);
+        size_t size = gr_dtype_bytes(v->dtype, 1);
+        for (int64_t i = 0; i < n; i++)
+            GR_TRY(gr_dequantize_row(v->dtype, (const char *)v->data + (size_t)gr_weight_row(w, row + i) * size, 1,
+                                     out + i, err));
+        return GRAFT_OK;
+    }
+    int64_t columns = gr_tensor_row_size(v);
+    for (int64_t i = 0; i < n; i++)
+        GR_TRY(gr_dequantize_row(v->dtype, gr_tensor_row(v, gr_weight_row(w, row + i)), (size_t)columns,
+                                 out + i * columns, err));
+    return GRAFT_OK;
+}
+
+graft_status gr_weight_decode_all(const graft_allocator *a, const gr_weight *w, gr_dtype dt, void *out, graft_error *err) {
+    int64_t rows = w->view.shape.n ? w->view.shape.d[0] : 1, columns = w->view.shape.n > 1 ? w->view.shape.d[1] : 1;
+    if (dt == GR_F32) return gr_weight_decode(w, 0, rows, out, err);
+    float *row = gr_alloc(a, (size_t)columns * sizeof *row);
+    if (!row) return gr_fail_memory(err);
+    graft_status st = GRAFT_OK;
+    for (int64_t r = 0; r < rows && st == GRAFT_OK; r++) {
+        st = gr_weight_decode(w, r, 1, row, err);
+        for (int64_t c = 0; c < columns && st == GRAFT_OK; c++) ((double *)out)[r * columns + c] = row[c];
+    }
+    gr_free(a, row);
+    return st;
+}
+
+static graft_status find_weight(const gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
+                                graft_error *err) {
+    const gr_weight *w;
+    GR_TRY(gr_weights_get(m->weights, name, shape, &w, err));
+    if (!gr_can_dequantize(w->view.dtype))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, expected numbers that are weights",
+                       w->file, w->stored_name, gr_dtype_name(w->view.dtype));
+    *out = w;
+    return GRAFT_OK;
+}
+
+/* Memory for a vector of n parameters, zeroed, owned by the model. */
+static graft_status new_vector(gr_model *m, int64_t n, void **out, graft_error *err) {
+    size_t bytes = gr_dtype_bytes(m->param_dtype, (size_t)n);
+    GR_TRY(gr_grow(m->a, (void **)&m->vectors, &m->cap_vectors, m->n_vectors + 1, sizeof *m->vectors, err));
+    void *p = gr_alloc_aligned(m->a, bytes);
+    if (!p) return gr_fail_memory(err);
+    memset(p, 0, bytes);
+    m->vectors[m->n_vectors++] = p;
+    m->vector_bytes += bytes;
+    *out = p;
+    return GRAFT_OK;
+}
+
+static graft_status new_matrix(gr_model *m, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err) {
+    GR_TRY(gr_grow(m->a, (void **)&m->matrices, &m->cap_matrices, m->n_matrices + 1, sizeof *m->matrices, err));
+    GR_TRY(gr_matrix_new(m->dev, spec, &m->matrices[m->n_matrices], err));
+    *out = m->matrices[m->n_matrices++];
+    return GRAFT_OK;
+}
+
+static graft_status add_tensor(gr_model *m, const gr_site *site, const char *kind, const char **out, graft_error *err) {
+    size_t n = strlen(site->name);
+    char *name = gr_arena_alloc(&m->names, n + strlen(kind) + 1);
+    if (!name) return gr_fail_memory(err);
+    memcpy(name, site->name, n);
+    memcpy(name + n, kind, strlen(kind) + 1);
+    GR_TRY(gr_grow(m->a, (void **)&m->tensors, &m->cap_tensors, m->n_tensors + 1, sizeof *m->tensors, err));
+    GR_TRY(gr_map_set(&m->site_of_tensor, name, strlen(name), site->index, err));
+    m->tensors[m->n_tensors++] = name;
+    *out = name;
+    return GRAFT_OK;
+}
+
+static graft_status add_site(gr_model *m, gr_role role, int layer, const char *name, int64_t in, int64_t out,
+                             bool bias, gr_site **site, graft_error *err) {
+    char full[256];
+    int n = layer < 0 ? snprintf(full, sizeof full, "%s", name)
+                      : snprintf(full, sizeof full, "%s.%d.%s", m->family->layers, layer, name);
+    if (n < 0 || (size_t)n >= sizeof full) return gr_fail(err, GRAFT_ERR_INTERNAL, "module name '%s' is too long", name);
+    GR_TRY(gr_grow(m->a, (void **)&m->sites, &m->cap_sites, m->n_sites + 1, sizeof *m->sites, err));
+    gr_site *s = gr_arena_alloc(&m->names, sizeof *s);
+    char *copy = gr_arena_strndup(&m->names, full, (size_t)n);
+    if (!s || !copy) return gr_fail_memory(err);
+    *s = (gr_site){.index = (int)m->n_sites, .role = role, .layer = layer, .name = copy, .in = in, .out = out,
+                   .bias = bias, .module = -1};
+    GR_TRY(gr_map_set(&m->site_of_name, copy, (size_t)n, s->index, err));
+    m->sites[m->n_sites++] = s;
+    *site = s;
+    return GRAFT_OK;
+}
+
+/* Weight of one site as a matrix part. */
+static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *part, graft_error *err) {
+    const char *name;
+    const gr_weight *w;
+    gr_shape shape = gr_shape2(s->out, s->in);
+    GR_TRY(add_tensor(m, s, ".weight", &name, err));
+    GR_TRY(find_weight(m, name, &shape, &w, err));
+    *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads};
+    m->n_params += s->out * s->in;
+    return GRAFT_OK;
+}
+
+static graft_status add_bias(gr_model *m, const gr_site *s, gr_linear *l, int64_t offset, graft_error *err) {
+    const char *name;
+    const gr_weight *w;
+    gr_shape shape = gr_shape1(s->out);
+    GR_TRY(add_tensor(m, s, ".bias", &name, err));
+    GR_TRY(find_weight(m, name, &shape, &w, err));
+    if (!l->bias) GR_TRY(new_vector(m, l->out, &l->bias, err));
+    m->n_params += s->out;
+    return gr_weight_decode_all(m->a, w, m->param_dtype, (char *)l->bias + gr_dtype_bytes(m->param_dtype, (size_t)offset),
+                                err);
+}
+
+graft_status gr_build_linear(gr_model *m, int layer, int64_t in, const gr_part *parts, int n_parts, graft_error *err) {
+    gr_modules *mods = &m->modules;
+    gr_linear l = {.n_parts = n_parts, .in = in};
+    gr_matrix_spec spec = {.n_parts = n_parts, .dt = m->dtype};
+    for (int i = 0; i < n_parts; i++) {
+        gr_site *s;
+        GR_TRY(add_site(m, parts[i].role, layer, parts[i].name, in, parts[i].out, parts[i].bias, &s, err));
+        s->module = mods->n_linears;
+        s->part = i;
+        l.site[i] = s;
+        l.out = l.offset[i + 1] = l.offset[i] + s->out;
+        GR_TRY(add_weight(m, s, &spec.part[i], err));
+    }
+    for (int i = 0; i < n_parts; i++)
+        if (parts[i].bias) GR_TRY(add_bias(m, l.site[i], &l, l.offset[i], err));
+    spec.name = l.site[0]->name;
+    GR_TRY(gr_grow(m->a, (void **)&mods->linears, &m->cap_linears, (size_t)mods->n_linears + 1, sizeof l, err));
+    GR_TRY(new_matrix(m, &spec, &l.matrix, err));
+    mods->linears[mods->n_linears++] = l;
+    return GRAFT_OK;
+}
+
+graft_status gr_build_norm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err) {
+    gr_modules *mods = &m->modules;
+    gr_norm n = {.size = size};
+    gr_site *s;
+    const char *tensor;
+    const gr_weight *w;
+    gr_shape shape = gr_shape1(size);
+    GR_TRY(add_site(m, GR_ROLE_NORM, layer, name, size, size, false, &s, err));
+    s->module = mods->n_norms;
+    n.site = s;
+    GR_TRY(add_tensor(m, s, ".weight", &tensor, err));
+    GR_TRY(find_weight(m, tensor, &shape, &w, err));
+    GR_TRY(new_vector(m, size, &n.weight, err));
+    GR_TRY(gr_weight_decode_all(m->a, w, m->param_dtype, n.weight, err));
+    GR_TRY(gr_grow(m->a, (void **)&mods->norms, &m->cap_norms, (size_t)mods->n_norms + 1, sizeof n, err));
+    mods->norms[mods->n_norms++] = n;
+    m->n_params += size;
+    return GRAFT_OK;
+}
+
+/* Of a tied pair the file may hold either one alone. */
+static const char *tied_name(const gr_model *m, const char *name, const char *other) {
+    return gr_weights_find(m->weights, name) || !gr_weights_find(m->weights, other) ? name : other;
+}
+
+graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, int64_t size, graft_error *err) {
+    gr_site *s;
+    const char *tensor;
+    const gr_weight *w;
+    gr_shape shape = gr_shape2(vocab, size);
+    GR_TRY(add_site(m, GR_ROLE_EMBED, -1, name, vocab, size, false, &s, err));
+    GR_TRY(add_tensor(m, s, ".weight", &tensor, err));
+    if (m->config.tie_word_embeddings) tensor = tied_name(m, tensor, "lm_head.weight");
+    GR_TRY(find_weight(m, tensor, &shape, &w, err));
+    gr_matrix_spec spec = {.name = s->name, .n_parts = 1, .dt = m->dtype,
+                           .part = {{.view = w->view, .permuted_heads = w->permuted_heads}}};
+    GR_TRY(new_matrix(m, &spec, &m->modules.embedding.matrix, err));
+    m->modules.embedding.site = s;
+    m->modules.embedding.vocab = vocab;
+    m->modules.embedding.size = size;
+    m->embedding_weight = w;
+    m->n_params += vocab * size;
+    return GRAFT_OK;
+}
+
+/* Same values, whatever the formats are. */
+static graft_status same_values(const graft_allocator *a, const gr_weight *x, const gr_weight *y, bool *same,
+                                graft_error *err) {
+    int64_t rows = x->view.shape.d[0], columns = x->view.shape.d[1];
+    if (x->view.dtype == y->view.dtype) {
+        *same = memcmp(x->view.data, y->view.data, x->view.bytes) == 0;
+        return GRAFT_OK;
+    }
+    float *row = gr_alloc(a, 2 * (size_t)columns * sizeof *row);
+    if (!row) return gr_fail_memory(err);
+    graft_status st = GRAFT_OK;
+    bool equal = true;
+    for (int64_t r = 0; r < rows && equal && st == GRAFT_OK; r++) {
+        st = gr_weight_decode(x, r, 1, row, err);
+        if (st == GRAFT_OK) st = gr_weight_decode(y, r, 1, row + columns, err);
+        equal = memcmp(row, row + columns, (size_t)columns * sizeof *row) == 0;
+    }
+    gr_free(a, row);
+    if (st == GRAFT_OK) *same = equal;
+    return st;
+}
+
+graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vocab, bool tied, graft_error *err) {
+    gr_linear l = {.n_parts = 1, .in = in, .out = vocab, .offset = {0, vocab}};
+    gr_site *s;
+    gr_matrix_spec spec = {.name = name, .n_parts = 1, .dt = m->dtype};
+    GR_TRY(add_site(m, GR_ROLE_HEAD, -1, name, in, vocab, false, &s, err));
+    l.site[0] = s;
+    const gr_weight *w = gr_weights_find(m->weights, "lm_head.weight");
+    if (tied && w && w != m->embedding_weight) {
+        gr_shape shape = gr_shape2(vocab, in);
+        GR_TRY(find_weight(m, "lm_head.weight", &shape, &w, err));
+        GR_TRY(same_values(m->a, m->embedding_weight, w, &tied, err));
+        if (!tied)
+            gr_log(m->ctx, GRAFT_LOG_WARNING,
+                   "%s: the configuration ties the head to the embedding, but both are stored and differ: not tied",
+                   gr_weights_path(m->weights));
+    }
+    m->head_tied = tied;
+    if (tied)
+        l.matrix = m->modules.embedding.matrix;
+    else {
+        GR_TRY(add_weight(m, s, &spec.part[0], err));
+        GR_TRY(new_matrix(m, &spec, &l.matrix, err));
+    }
+    m->modules.head = l;
+    return GRAFT_OK;
+}

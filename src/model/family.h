@@ -1,0 +1,90 @@
+/* What a family of models implements, and what it builds on. Inside room model only. */
+#ifndef GR_MODEL_FAMILY_H
+#define GR_MODEL_FAMILY_H
+
+#include "model/model.h"
+
+/* --- Building: a family declares its modules, the model finds their tensors ------------------------------------------ */
+
+typedef struct gr_part {
+    gr_role role;
+    const char *name; /* within the layer, or in full outside layers */
+    int64_t out;
+    bool bias; /* required when set; without it a bias in the file is an error */
+} gr_part;
+
+/* Adds a product of 1 to 4 parts over `in` inputs, the next of gr_modules.linears. layer -1: outside the layers. */
+graft_status gr_build_linear(gr_model *m, int layer, int64_t in, const gr_part *parts, int n_parts, graft_error *err);
+graft_status gr_build_norm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err);
+graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, int64_t size, graft_error *err);
+/* `tied`: the head has the embedding's matrix, unless the file holds a head of other values. */
+graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vocab, bool tied, graft_error *err);
+
+/* --- Running ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct gr_family {
+    const char *name;
+    const char *layers; /* names of modules within layer l begin with LAYERS.l. */
+    bool (*handles)(gr_model_type type);
+    /* Layer l's modules are to follow those of layer l-1. */
+    graft_status (*build)(gr_model *m, const gr_model_config *c, graft_error *err);
+    /* One layer: all rows in, all or only the wanted rows out (see gr_pass_run). x stays the caller's. */
+    graft_status (*layer)(gr_pass *p, int layer, gr_var *x, gr_var **out, graft_error *err);
+    /* What stands between the last layer and the head. x stays the caller's. */
+    graft_status (*finish)(gr_pass *p, gr_var *x, gr_var **out, graft_error *err);
+} gr_family;
+
+#define X(name) extern const gr_family gr_family_##name;
+#include "model/model.def"
+#undef X
+
+struct gr_model {
+    graft_context *ctx;
+    gr_device *dev;
+    const graft_allocator *a;
+    gr_model_config config;
+    gr_weights *weights;
+    const gr_family *family;
+    gr_dtype dtype, param_dtype;
+    gr_modules modules; /* norms and fused biases are owned, see `vectors` */
+    gr_site **sites;    /* in `names` */
+    size_t n_sites, cap_sites;
+    const char **tensors; /* names, in the sites' order */
+    size_t n_tensors, cap_tensors;
+    gr_map site_of_name;   /* module name to site index */
+    gr_map site_of_tensor; /* tensor name to site index */
+    gr_arena names;
+    void **vectors; /* norm weights and fused biases, aligned */
+    size_t n_vectors, cap_vectors, vector_bytes;
+    gr_matrix **matrices; /* all of them */
+    size_t n_matrices, cap_matrices, cap_linears, cap_norms;
+    const gr_weight *embedding_weight;
+    bool head_tied;
+    float *freq_factors; /* rope_freqs of a GGUF file, NULL: none */
+    int64_t n_params;
+};
+
+/* Decodes rows [row, row + n) of a weight (the elements, where it has one dimension) into F32 in Hugging Face's order. */
+graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float *out, graft_error *err);
+/* The same of all of it into `dt`, F32 or F64. */
+graft_status gr_weight_decode_all(const graft_allocator *a, const gr_weight *w, gr_dtype dt, void *out, graft_error *err);
+/* The site of a tensor name, and whether it is its bias. NULL when absent. */
+graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_weight **out, graft_error *err);
+const gr_site *gr_model_site_of_tensor(const gr_model *m, const char *name, bool *bias);
+
+/* The rows in flight of a pass. */
+const gr_model *gr_pass_model(const gr_pass *p);
+const gr_modules *gr_pass_modules(const gr_pass *p);
+gr_run *gr_pass_run_all(gr_pass *p);    /* every token */
+gr_run *gr_pass_run_wanted(gr_pass *p); /* the wanted rows; the same where all are wanted */
+/* Switches the tape to the row groups of a run. */
+void gr_pass_use(gr_pass *p, gr_run *run);
+/* Keeps the wanted rows of *x, whose reference is taken over; a copy of nothing where all are wanted. */
+graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err);
+/* Fills what attention needs to know of the batch: seqs, virtual_seqs, cos_sin (NULL for a layer without). */
+void gr_pass_attention(gr_pass *p, int layer, gr_nn_attention *a);
+
+/* gr_modules with the variant's tensors in place. */
+const gr_modules *gr_variant_modules(const gr_variant *v);
+
+#endif

@@ -1,0 +1,178 @@
+/* Opening a model: configuration and weights, then the family builds the module tables. */
+#include "model/model.h"
+
+#include <math.h>
+
+#include "model/family.h"
+
+static const gr_family *const families[] = {
+#define X(name) &gr_family_##name,
+#include "model/model.def"
+#undef X
+};
+
+void gr_model_close(gr_model *m) {
+    if (!m) return;
+    for (size_t i = 0; i < m->n_matrices; i++) gr_matrix_free(m->matrices[i]);
+    for (size_t i = 0; i < m->n_vectors; i++) gr_free_aligned(m->a, m->vectors[i]);
+    gr_free(m->a, m->matrices);
+    gr_free(m->a, m->vectors);
+    gr_free(m->a, m->modules.linears);
+    gr_free(m->a, m->modules.norms);
+    gr_free(m->a, m->sites);
+    gr_free(m->a, m->tensors);
+    gr_free(m->a, m->freq_factors);
+    gr_map_free(&m->site_of_name);
+    gr_map_free(&m->site_of_tensor);
+    gr_arena_free(&m->names);
+    gr_weights_close(m->weights);
+    gr_free(m->a, m);
+}
+
+static graft_status choose_dtype(gr_model *m, const gr_model_options *o, graft_error *err) {
+    m->dtype = o && o->has_dtype ? o->dtype : m->dev->fast_bf16 ? GR_BF16 : GR_F32;
+    if (m->dtype != GR_F32 && m->dtype != GR_BF16 && m->dtype != GR_F64)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "compute type %s, expected F32 or BF16", gr_dtype_name(m->dtype));
+    m->param_dtype = gr_param_dtype(m->dtype);
+    return GRAFT_OK;
+}
+
+static graft_status find_family(gr_model *m, graft_error *err) {
+    for (size_t i = 0; i < GR_COUNT(families) && !m->family; i++)
+        if (families[i]->handles(m->config.type)) m->family = families[i];
+    if (!m->family)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: model type '%s' has no implementation", gr_weights_path(m->weights),
+                       gr_model_type_name(m->config.type));
+    return GRAFT_OK;
+}
+
+static graft_status read_freq_factors(gr_model *m, graft_error *err) {
+    int64_t n = m->config.head_dim / 2;
+    gr_shape shape = gr_shape1(n);
+    const gr_weight *w;
+    if (!m->config.rope.freq_factors) return GRAFT_OK;
+    GR_TRY(gr_weights_get(m->weights, "rope_freqs.weight", &shape, &w, err));
+    if (!(m->freq_factors = gr_alloc(m->a, (size_t)n * sizeof(float)))) return gr_fail_memory(err);
+    GR_TRY(gr_weight_decode(w, 0, n, m->freq_factors, err));
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(m->freq_factors[i]) || m->freq_factors[i] <= 0)
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: rope_freqs.weight: element %lld is %g, expected a positive number",
+                           w->file, (long long)i, m->freq_factors[i]);
+    return GRAFT_OK;
+}
+
+/* Tensors that no module asked for may mean that the model is not what its configuration says. */
+static void warn_unused(const gr_model *m) {
+    size_t unused = 0;
+    const char *first = NULL;
+    for (size_t i = 0; i < gr_weights_count(m->weights); i++) {
+        const char *name = gr_weights_at(m->weights, i)->name;
+        const char *tail = strrchr(name, '.');
+        if (gr_map_get_text(&m->site_of_tensor, name, NULL) || strcmp(name, "rope_freqs.weight") == 0 ||
+            (tail && strcmp(tail, ".inv_freq") == 0) || strcmp(name, "lm_head.weight") == 0)
+            continue;
+        if (!first) first = name;
+        unused++;
+    }
+    if (unused)
+        gr_log(m->ctx, GRAFT_LOG_WARNING, "%s: %zu tensors are not part of a %s model and were left out, the first is '%s'",
+               gr_weights_path(m->weights), unused, gr_model_type_name(m->config.type), first);
+}
+
+static graft_status open_model(gr_model *m, const char *path, const gr_model_options *o, graft_error *err) {
+    GR_TRY(gr_device_get(m->ctx, &m->dev, err));
+    GR_TRY(choose_dtype(m, o, err));
+    GR_TRY(gr_weights_open(m->a, path, &m->weights, err));
+    GR_TRY(gr_model_config_of(m->a, m->weights, &m->config, err));
+    GR_TRY(find_family(m, err));
+    GR_TRY(m->family->build(m, &m->config, err));
+    GR_TRY(read_freq_factors(m, err));
+    warn_unused(m);
+    return GRAFT_OK;
+}
+
+graft_status gr_model_open(graft_context *ctx, const char *path, const gr_model_options *options, gr_model **out,
+                           graft_error *err) {
+    const graft_allocator *a = gr_allocator(ctx);
+    gr_model *m = gr_calloc(a, 1, sizeof *m);
+    if (!m) return gr_fail_memory(err);
+    m->ctx = ctx;
+    m->a = a;
+    gr_map_init(&m->site_of_name, a);
+    gr_map_init(&m->site_of_tensor, a);
+    gr_arena_init(&m->names, a, 0);
+    graft_status st = open_model(m, path, options, err);
+    if (st != GRAFT_OK) {
+        gr_model_close(m);
+        return st;
+    }
+    *out = m;
+    return GRAFT_OK;
+}
+
+graft_context *gr_model_context(const gr_model *m) { return m->ctx; }
+gr_device *gr_model_device(const gr_model *m) { return m->dev; }
+const gr_model_config *gr_model_get_config(const gr_model *m) { return &m->config; }
+const gr_weights *gr_model_weights(const gr_model *m) { return m->weights; }
+const char *gr_model_path(const gr_model *m) { return gr_weights_path(m->weights); }
+gr_dtype gr_model_dtype(const gr_model *m) { return m->dtype; }
+gr_dtype gr_model_param_dtype(const gr_model *m) { return m->param_dtype; }
+int64_t gr_model_kv_width(const gr_model *m) { return (int64_t)m->config.n_kv_heads * m->config.head_dim; }
+size_t gr_model_n_sites(const gr_model *m) { return m->n_sites; }
+const gr_site *gr_model_site(const gr_model *m, size_t i) { return i < m->n_sites ? m->sites[i] : NULL; }
+bool gr_model_head_is_tied(const gr_model *m) { return m->head_tied; }
+int64_t gr_model_n_params(const gr_model *m) { return m->n_params; }
+size_t gr_model_n_tensors(const gr_model *m) { return m->n_tensors; }
+const char *gr_model_tensor_name(const gr_model *m, size_t i) { return i < m->n_tensors ? m->tensors[i] : NULL; }
+
+const gr_site *gr_model_find_site(const gr_model *m, const char *name) {
+    int64_t i;
+    return gr_map_get_text(&m->site_of_name, name, &i) ? m->sites[i] : NULL;
+}
+
+const gr_site *gr_model_site_of_tensor(const gr_model *m, const char *name, bool *bias) {
+    int64_t i;
+    if (!gr_map_get_text(&m->site_of_tensor, name, &i)) {
+        /* A tied head has no tensor of its own, but may be given one. */
+        const gr_site *head = m->modules.head.site[0];
+        size_t n = head ? strlen(head->name) : 0;
+        if (!head || strncmp(name, head->name, n) != 0 || strcmp(name + n, ".weight") != 0) return NULL;
+        i = head->index;
+    }
+    size_t n = strlen(name);
+    *bias = n > 5 && strcmp(name + n - 5, ".bias") == 0;
+    return m->sites[i];
+}
+
+graft_status gr_model_tensor_shape(const gr_model *m, const char *name, gr_shape *out, graft_error *err) {
+    bool bias;
+    const gr_site *s = gr_model_site_of_tensor(m, name, &bias);
+    if (!s)
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: the model has no tensor '%s'", gr_model_path(m), name);
+    if (bias || s->role == GR_ROLE_NORM)
+        *out = gr_shape1(s->out);
+    else
+        *out = s->role == GR_ROLE_EMBED ? gr_shape2(s->in, s->out) : gr_shape2(s->out, s->in);
+    return GRAFT_OK;
+}
+
+graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_weight **out, graft_error *err) {
+    bool bias;
+    const gr_site *s = gr_model_site_of_tensor(m, name, &bias);
+    if (s && (s->role == GR_ROLE_EMBED || (s->role == GR_ROLE_HEAD && m->head_tied))) {
+        *out = m->embedding_weight;
+        return GRAFT_OK;
+    }
+    return gr_weights_get(m->weights, name, NULL, out, err);
+}
+
+graft_status gr_model_read_tensor(const gr_model *m, const char *name, int64_t row, int64_t n, float *out,
+                                  graft_error *err) {
+    const gr_weight *w;
+    GR_TRY(gr_model_get_weight(m, name, &w, err));
+    int64_t rows = w->view.shape.n ? w->view.shape.d[0] : 0;
+    if (row < 0 || n < 0 || row > rows - n)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "tensor '%s': rows %lld .. %lld of %lld", name, (long long)row,
+                       (long long)(row + n), (long long)rows);
+    return gr_weight_decode(w, row, n, out, err);
+}

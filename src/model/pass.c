@@ -1,0 +1,111 @@
+/* Passes: one forward over a ragged batch, from the embedding to hidden states, logits or the loss. */
+#include "model/pass.h"
+
+static graft_status layer_body(gr_tape *t, void *arg, gr_var *const *in, int n_in, gr_var **out, graft_error *err) {
+    const gr_layer_call *call = arg;
+    (void)t, (void)n_in;
+    return call->pass->model->family->layer(call->pass, call->layer, in[0], out, err);
+}
+
+static graft_status run_layers(gr_pass *p, gr_var **x, graft_error *err) {
+    const gr_hooks *h = p->options.hooks;
+    int lowest = h && h->lowest_layer ? h->lowest_layer(h->self, p->batch) : 0;
+    bool recompute = p->options.recompute && gr_tape_records(p->tape);
+    for (int l = 0; l < p->model->config.n_layers; l++) {
+        gr_var *y;
+        /* Below the lowest trained layer nothing is recorded anyway: running twice would gain nothing. */
+        if (recompute && l >= lowest)
+            GR_TRY(gr_tape_checkpoint(p->tape, layer_body, &p->calls[l], x, 1, &y, err));
+        else
+            GR_TRY(p->model->family->layer(p, l, *x, &y, err));
+        gr_var_drop(*x);
+        *x = y;
+    }
+    return GRAFT_OK;
+}
+
+graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                            int64_t n_rows, gr_var **out, graft_error *err) {
+    gr_var *x, *y;
+    GR_TRY(gr_pass_begin(p, t, b, o, rows, n_rows, err));
+    gr_pass_use(p, &p->all);
+    GR_TRY(gr_nn_embedding(&p->all, &p->modules->embedding, p->ids, &x, err));
+    GR_TRY(run_layers(p, &x, err));
+    gr_pass_use(p, gr_pass_run_wanted(p));
+    GR_TRY(p->model->family->finish(p, x, &y, err));
+    gr_var_drop(x);
+    *out = y;
+    return GRAFT_OK;
+}
+
+graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                            int64_t n_rows, gr_var **out, graft_error *err) {
+    gr_var *h;
+    GR_TRY(gr_pass_hidden(p, t, b, o, rows, n_rows, &h, err));
+    GR_TRY(gr_nn_linear(gr_pass_run_wanted(p), &p->modules->head, h, true, out, err));
+    gr_var_drop(h);
+    return GRAFT_OK;
+}
+
+/* The rows that have a label, with label and weight of each. */
+static graft_status collect_labels(gr_pass *p, const gr_batch *b, int32_t **rows, int64_t *n, graft_error *err) {
+    int64_t count = 0;
+    for (int64_t i = 0; b->labels && i < b->n_tokens; i++) count += b->labels[i] >= 0;
+    if (!count) return gr_fail(err, GRAFT_ERR_ARGUMENT, "no token of the batch has a label");
+    GR_TRY(gr_pass_reserve(p, GR_PASS_LABEL_ROWS, (size_t)count * sizeof **rows, (void **)rows, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_LABELS, (size_t)count * sizeof *p->labels, (void **)&p->labels, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_WEIGHTS, (size_t)count * sizeof *p->weights, (void **)&p->weights, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_LOSSES, (size_t)count * sizeof *p->losses, (void **)&p->losses, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_HITS, (size_t)count * sizeof *p->hits, (void **)&p->hits, err));
+    int64_t k = 0;
+    for (int64_t i = 0; i < b->n_tokens; i++) {
+        if (b->labels[i] < 0) continue;
+        (*rows)[k] = (int32_t)i;
+        p->labels[k] = b->labels[i];
+        p->weights[k] = b->weight ? b->weight[i] : 1;
+        p->losses[k] = 0;
+        p->hits[k++] = 0;
+    }
+    *n = count;
+    return GRAFT_OK;
+}
+
+graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, gr_loss *out,
+                          graft_error *err) {
+    int32_t *rows = NULL;
+    int64_t n = 0;
+    gr_var *h, *in[2] = {NULL, NULL}, *loss;
+    GR_TRY(collect_labels(p, b, &rows, &n, err));
+    GR_TRY(gr_pass_hidden(p, t, b, o, rows, n, &h, err));
+    const gr_linear *head = &p->modules->head;
+    in[0] = h;
+    if (head->weight[0]) GR_TRY(gr_nn_leaf(t, head->weight[0], &in[1], err));
+    gr_cross_entropy_params params = {.head = head->matrix, .labels = p->labels, .weight = p->weights,
+                                      .losses = p->losses, .hits = p->hits};
+    GR_TRY(gr_tape_apply(t, &gr_op_cross_entropy_head, in, in[1] ? 2 : 1, &params, &loss, err));
+    gr_var_drop(in[1]);
+    gr_var_drop(h);
+    gr_loss result = {.var = loss, .n_labels = n, .n_rows = n, .rows = rows, .losses = p->losses, .correct = p->hits};
+    for (int64_t i = 0; i < n; i++) {
+        result.sum += p->losses[i];
+        result.n_correct += p->hits[i];
+    }
+    *out = result;
+    return GRAFT_OK;
+}
+
+graft_status gr_pass_plan(gr_pass *p, const gr_batch *b, const gr_pass_options *o, bool backward, size_t *pool_bytes,
+                          graft_error *err) {
+    gr_pool *pool = NULL;
+    gr_tape *tape = NULL;
+    gr_loss loss;
+    graft_status st = gr_pool_new(p->model->a, 0, true, &pool, err);
+    gr_tape_options options = {.record = backward, .dry = true, .recompute_cheap = o && o->recompute_cheap};
+    if (st == GRAFT_OK) st = gr_tape_new(p->model->dev, pool, &options, &tape, err);
+    if (st == GRAFT_OK) st = gr_pass_loss(p, tape, b, o, &loss, err);
+    if (st == GRAFT_OK && backward && gr_var_needs_grad(loss.var)) st = gr_tape_backward(tape, loss.var, NULL, err);
+    if (st == GRAFT_OK) *pool_bytes = gr_pool_peak(pool);
+    gr_tape_free(tape);
+    gr_pool_free(pool);
+    return st;
+}

@@ -1,0 +1,67 @@
+/* The state of a pass. Inside room model only. */
+#ifndef GR_MODEL_PASS_H
+#define GR_MODEL_PASS_H
+
+#include "model/family.h"
+
+/* Arrays that a pass keeps from batch to batch. */
+typedef enum gr_pass_array {
+    GR_PASS_IDS,
+    GR_PASS_POSITIONS,
+    GR_PASS_STARTS,
+    GR_PASS_COS_SIN,
+    GR_PASS_SEQS,
+    GR_PASS_VIRTUAL_SEQS,
+    GR_PASS_KV_ROWS,
+    GR_PASS_WANTED_BOUNDS,
+    GR_PASS_WANTED_KEYS,
+    GR_PASS_RANGES,
+    GR_PASS_WANTED_RANGES,
+    GR_PASS_ADAPTERS,
+    GR_PASS_WANTED_ADAPTERS,
+    GR_PASS_LABEL_ROWS,
+    GR_PASS_LABELS,
+    GR_PASS_WEIGHTS,
+    GR_PASS_LOSSES,
+    GR_PASS_HITS,
+    GR_PASS_ARRAYS
+} gr_pass_array;
+
+typedef struct gr_layer_call {
+    gr_pass *pass;
+    int layer;
+} gr_layer_call;
+
+struct gr_pass {
+    gr_model *model;
+    struct {
+        void *data;
+        size_t bytes;
+    } arrays[GR_PASS_ARRAYS];
+    gr_layer_call *calls; /* n_layers */
+    float *inv_freq;      /* head_dim / 2 */
+    double rope_factor;
+
+    gr_tape *tape;
+    const gr_batch *batch;
+    gr_pass_options options;
+    const gr_modules *modules;
+    gr_run all, wanted;
+    bool all_wanted;
+    const int32_t *ids; /* 0 in place of negative ones */
+    const int32_t *positions, *starts;
+    void *cos_sin;
+    gr_attention_rows *seqs, *virtual_seqs; /* n_seqs, or n_layers times that where layers differ */
+    bool per_layer;
+    int32_t *labels, *hits;
+    float *weights;
+    double *losses;
+};
+
+/* Makes an array at least `bytes` long; what it held is lost when it grows. */
+graft_status gr_pass_reserve(gr_pass *p, gr_pass_array which, size_t bytes, void **out, graft_error *err);
+/* Checks the batch and fills everything that does not depend on activations. */
+graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                           int64_t n_rows, graft_error *err);
+
+#endif

@@ -1,0 +1,296 @@
+/* What a pass knows of its batch before it runs: positions and angles, who attends to what, which rows are wanted and
+ * whose adapters they have. */
+#include "model/pass.h"
+
+graft_status gr_pass_new(gr_model *m, gr_pass **out, graft_error *err) {
+    int half = m->config.head_dim / 2, layers = m->config.n_layers;
+    gr_pass *p = gr_calloc(m->a, 1, sizeof *p);
+    if (!p) return gr_fail_memory(err);
+    p->model = m;
+    p->calls = gr_calloc(m->a, (size_t)layers, sizeof *p->calls);
+    p->inv_freq = gr_calloc(m->a, (size_t)half + 1, sizeof *p->inv_freq);
+    if (!p->calls || !p->inv_freq) {
+        gr_pass_free(p);
+        return gr_fail_memory(err);
+    }
+    for (int l = 0; l < layers; l++) p->calls[l] = (gr_layer_call){p, l};
+    *out = p;
+    return GRAFT_OK;
+}
+
+void gr_pass_free(gr_pass *p) {
+    if (!p) return;
+    const graft_allocator *a = p->model->a;
+    for (int i = 0; i < GR_PASS_ARRAYS; i++) gr_free_aligned(a, p->arrays[i].data);
+    gr_free(a, p->calls);
+    gr_free(a, p->inv_freq);
+    gr_free(a, p);
+}
+
+size_t gr_pass_bytes(const gr_pass *p) {
+    size_t bytes = 0;
+    for (int i = 0; i < GR_PASS_ARRAYS; i++) bytes += p->arrays[i].bytes;
+    return bytes;
+}
+
+graft_status gr_pass_reserve(gr_pass *p, gr_pass_array which, size_t bytes, void **out, graft_error *err) {
+    if (!p->arrays[which].data || p->arrays[which].bytes < bytes) {
+        void *data = gr_alloc_aligned(p->model->a, bytes);
+        if (!data) return gr_fail_memory(err);
+        gr_free_aligned(p->model->a, p->arrays[which].data);
+        p->arrays[which].data = data;
+        p->arrays[which].bytes = bytes;
+    }
+    *out = p->arrays[which].data;
+    return GRAFT_OK;
+}
+
+const gr_model *gr_pass_model(const gr_pass *p) { return p->model; }
+const gr_modules *gr_pass_modules(const gr_pass *p) { return p->modules; }
+gr_run *gr_pass_run_all(gr_pass *p) { return &p->all; }
+gr_run *gr_pass_run_wanted(gr_pass *p) { return p->all_wanted ? &p->all : &p->wanted; }
+void gr_pass_use(gr_pass *p, gr_run *run) { gr_tape_set_groups(p->tape, p->batch->n_seqs, run->bounds); }
+
+graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err) {
+    if (p->all_wanted) return GRAFT_OK;
+    gr_gather_rows_params params = {.n = p->wanted.n_rows, .rows = p->wanted.token};
+    gr_var *y;
+    GR_TRY(gr_tape_apply(p->tape, &gr_op_gather_rows, x, 1, &params, &y, err));
+    gr_var_drop(*x);
+    *x = y;
+    return GRAFT_OK;
+}
+
+void gr_pass_attention(gr_pass *p, int layer, gr_nn_attention *a) {
+    size_t at = p->per_layer ? (size_t)layer * (size_t)p->batch->n_seqs : 0;
+    a->seqs = p->seqs + at;
+    a->virtual_seqs = p->virtual_seqs ? p->virtual_seqs + at : NULL;
+    a->cos_sin = p->model->config.layer_rope[layer] ? p->cos_sin : NULL;
+}
+
+/* --- Sequences ----------------------------------------------------------------------------------------------------------- */
+
+static int64_t seq_len(const gr_batch *b, int s) { return b->bounds[s + 1] - b->bounds[s]; }
+static int parent_of(const gr_batch *b, int s) { return b->parent ? b->parent[s] : -1; }
+static bool is_blind(const gr_batch *b, int s) { return b->blind && b->blind[s]; }
+
+static int root_of(const gr_batch *b, int s) {
+    while (parent_of(b, s) >= 0) s = parent_of(b, s);
+    return s;
+}
+
+static int64_t history_end(const gr_batch *b, int s) {
+    if (!b->kv || !b->kv[s] || !b->kv[s]->layers[0].n_segments) return 0;
+    const gr_kv_layer *l = &b->kv[s]->layers[0];
+    return l->segments[l->n_segments - 1].pos + l->segments[l->n_segments - 1].n;
+}
+
+/* Place of the first token of every sequence within it. */
+static graft_status fill_starts(gr_pass *p, graft_error *err) {
+    const gr_batch *b = p->batch;
+    int32_t *starts;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_STARTS, (size_t)b->n_seqs * sizeof *starts, (void **)&starts, err));
+    for (int s = 0; s < b->n_seqs; s++) {
+        int parent = parent_of(b, s);
+        if (parent >= 0 && b->kv && b->kv[s] && b->kv[s]->layers[0].n_segments)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d continues another and has a history of its own", s);
+        int64_t start = b->seq_start  ? b->seq_start[s]
+                        : parent >= 0 ? starts[parent] + seq_len(b, parent)
+                                      : history_end(b, s);
+        if (start < 0 || start + seq_len(b, s) > INT32_MAX)
+            return gr_fail(err, GRAFT_ERR_LIMIT, "sequence %d begins at place %lld", s, (long long)start);
+        starts[s] = (int32_t)start;
+    }
+    p->starts = starts;
+    return GRAFT_OK;
+}
+
+/* Rows of the batch that sequence s sees, into out (NULL: only counted): ancestors from the first on, then itself. */
+static int visible_rows(const gr_pass *p, int s, gr_kv_rows *out) {
+    const gr_batch *b = p->batch;
+    int n = 0;
+    for (int i = s; i >= 0; i = parent_of(b, i)) n += !is_blind(b, i) && seq_len(b, i) > 0;
+    int at = n;
+    for (int i = s; out && i >= 0; i = parent_of(b, i))
+        if (!is_blind(b, i) && seq_len(b, i) > 0)
+            out[--at] = (gr_kv_rows){.begin = b->bounds[i], .n = seq_len(b, i), .pos = p->starts[i]};
+    return n;
+}
+
+static graft_status fill_sequences(gr_pass *p, graft_error *err) {
+    const gr_batch *b = p->batch;
+    const gr_hooks *h = p->options.hooks;
+    size_t total = 0, n = (size_t)b->n_seqs;
+    gr_kv_rows *rows;
+    p->per_layer = b->kv != NULL || (h && h->kv_rows);
+    size_t layers = p->per_layer ? (size_t)p->model->config.n_layers : 1;
+    for (int s = 0; s < b->n_seqs; s++) total += (size_t)visible_rows(p, s, NULL);
+    GR_TRY(gr_pass_reserve(p, GR_PASS_KV_ROWS, total * sizeof *rows, (void **)&rows, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_SEQS, layers * n * sizeof *p->seqs, (void **)&p->seqs, err));
+    p->virtual_seqs = NULL;
+    if (h && h->kv_rows)
+        GR_TRY(gr_pass_reserve(p, GR_PASS_VIRTUAL_SEQS, layers * n * sizeof *p->seqs, (void **)&p->virtual_seqs, err));
+    for (int s = 0; s < b->n_seqs; s++) {
+        gr_attention_rows r = {.q_begin = b->bounds[s], .q_len = seq_len(b, s), .q_pos = p->starts[s], .rows = rows,
+                               .n_rows = visible_rows(p, s, rows)};
+        rows += r.n_rows;
+        const gr_kv *kv = b->kv ? b->kv[root_of(b, s)] : NULL;
+        for (size_t l = 0; l < layers; l++) {
+            if (kv) {
+                r.n_history = kv->layers[l].n_segments;
+                r.history = kv->layers[l].segments;
+            }
+            p->seqs[l * n + (size_t)s] = r;
+        }
+    }
+    return GRAFT_OK;
+}
+
+/* --- Positions ------------------------------------------------------------------------------------------------------------ */
+
+static graft_status fill_positions(gr_pass *p, graft_error *err) {
+    const gr_batch *b = p->batch;
+    int32_t *positions;
+    p->positions = b->positions;
+    if (b->positions) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_POSITIONS, (size_t)b->n_tokens * sizeof *positions, (void **)&positions, err));
+    for (int s = 0; s < b->n_seqs; s++)
+        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) positions[i] = p->starts[s] + i - b->bounds[s];
+    p->positions = positions;
+    return GRAFT_OK;
+}
+
+static void fill_angles(void *arg, size_t begin, size_t end, int thread) {
+    gr_pass *p = arg;
+    (void)thread;
+    gr_rope_fill(p->model->config.head_dim, p->inv_freq, p->rope_factor, p->positions, (int64_t)begin, (int64_t)end,
+                 p->model->param_dtype, p->cos_sin);
+}
+
+/* Dynamic scaling goes by each sequence's own length, so that a sequence does not depend on its batch-mates. */
+static void fill_dynamic(gr_pass *p) {
+    const gr_batch *b = p->batch;
+    for (int s = 0; s < b->n_seqs; s++) {
+        int64_t length = 0;
+        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) length = GR_MAX(length, p->positions[i] + 1);
+        if (b->rope_length) length = b->rope_length[s];
+        gr_rope_frequencies(&p->model->config, length, p->model->freq_factors, p->inv_freq, &p->rope_factor);
+        fill_angles(p, (size_t)b->bounds[s], (size_t)b->bounds[s + 1], 0);
+    }
+}
+
+static graft_status fill_rope(gr_pass *p, graft_error *err) {
+    const gr_model *m = p->model;
+    int64_t n = p->batch->n_tokens;
+    size_t bytes;
+    gr_shape shape = gr_shape2(n, m->config.head_dim);
+    GR_TRY(gr_tensor_bytes(m->param_dtype, &shape, &bytes, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_COS_SIN, bytes, &p->cos_sin, err));
+    if (gr_tape_is_dry(p->tape)) return GRAFT_OK;
+    if (m->config.rope.type == GR_ROPE_DYNAMIC) {
+        fill_dynamic(p);
+        return GRAFT_OK;
+    }
+    gr_rope_frequencies(&m->config, 0, m->freq_factors, p->inv_freq, &p->rope_factor);
+    gr_parallel_for(m->dev->n_threads, (size_t)n, 64, fill_angles, p);
+    return GRAFT_OK;
+}
+
+static graft_status fill_ids(gr_pass *p, graft_error *err) {
+    const gr_batch *b = p->batch;
+    int32_t *ids;
+    p->ids = b->ids;
+    bool negative = false;
+    for (int64_t i = 0; b->ids && !gr_tape_is_dry(p->tape) && i < b->n_tokens; i++) negative |= b->ids[i] < 0;
+    if (!negative) return GRAFT_OK;
+    if (!p->options.hooks || !p->options.hooks->embedding)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "a negative token id, but no adapter with virtual rows");
+    GR_TRY(gr_pass_reserve(p, GR_PASS_IDS, (size_t)b->n_tokens * sizeof *ids, (void **)&ids, err));
+    for (int64_t i = 0; i < b->n_tokens; i++) ids[i] = GR_MAX(b->ids[i], 0);
+    p->ids = ids;
+    return GRAFT_OK;
+}
+
+/* --- Rows in flight --------------------------------------------------------------------------------------------------------- */
+
+/* For every adapter with rows in `run` the ranges of its rows; neighbours are joined. */
+static graft_status fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at, gr_pass_array ranges_at,
+                                  graft_error *err) {
+    const gr_batch *b = p->batch;
+    gr_run_adapter *list;
+    gr_row_range *ranges;
+    int32_t lowest = INT32_MAX, highest = -1;
+    for (int s = 0; s < b->n_seqs; s++) {
+        lowest = GR_MIN(lowest, gr_batch_adapter(b, s));
+        highest = GR_MAX(highest, gr_batch_adapter(b, s));
+    }
+    run->n_adapters = 0;
+    if (highest < 0) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, list_at, (size_t)b->n_seqs * sizeof *list, (void **)&list, err));
+    GR_TRY(gr_pass_reserve(p, ranges_at, (size_t)b->n_seqs * sizeof *ranges, (void **)&ranges, err));
+    run->adapters = list;
+    if (lowest == highest) {
+        list[run->n_adapters++] = (gr_run_adapter){.index = highest};
+        return GRAFT_OK;
+    }
+    for (int32_t a = GR_MAX(lowest, 0); a <= highest; a++) {
+        int n = 0;
+        for (int s = 0; s < b->n_seqs; s++) {
+            if (gr_batch_adapter(b, s) != a || run->bounds[s] == run->bounds[s + 1]) continue;
+            if (n && ranges[n - 1].end == run->bounds[s])
+                ranges[n - 1].end = run->bounds[s + 1];
+            else
+                ranges[n++] = (gr_row_range){run->bounds[s], run->bounds[s + 1]};
+        }
+        if (!n) continue;
+        list[run->n_adapters++] = (gr_run_adapter){a, n, ranges};
+        ranges += n;
+    }
+    return GRAFT_OK;
+}
+
+static graft_status fill_wanted(gr_pass *p, const int32_t *rows, int64_t n, graft_error *err) {
+    const gr_batch *b = p->batch;
+    int32_t *bounds;
+    uint64_t *keys = NULL;
+    p->all_wanted = !rows || n == b->n_tokens;
+    if (p->all_wanted) return GRAFT_OK;
+    for (int64_t i = 0; i < n; i++)
+        if (rows[i] < (i ? rows[i - 1] + 1 : 0) || rows[i] >= b->n_tokens)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "wanted rows must ascend within 0 .. %lld", (long long)b->n_tokens - 1);
+    GR_TRY(gr_pass_reserve(p, GR_PASS_WANTED_BOUNDS, ((size_t)b->n_seqs + 1) * sizeof *bounds, (void **)&bounds, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_WANTED_KEYS, (size_t)n * sizeof *keys, (void **)&keys, err));
+    int64_t at = 0;
+    for (int s = 0; s <= b->n_seqs; s++) {
+        while (at < n && rows[at] < b->bounds[s]) at++;
+        bounds[s] = (int32_t)at;
+    }
+    for (int64_t i = 0; i < n; i++) keys[i] = b->dropout_key ? b->dropout_key[rows[i]] : (uint64_t)rows[i];
+    p->wanted = (gr_run){.tape = p->tape, .batch = b, .hooks = p->options.hooks, .n_rows = n, .bounds = bounds,
+                         .token = rows, .dropout_key = keys};
+    return fill_adapters(p, &p->wanted, GR_PASS_WANTED_ADAPTERS, GR_PASS_WANTED_RANGES, err);
+}
+
+graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                           int64_t n_rows, graft_error *err) {
+    const gr_model *m = p->model;
+    p->tape = t;
+    p->batch = b;
+    p->options = o ? *o : (gr_pass_options){0};
+    const gr_hooks *h = p->options.hooks;
+    int n_adapters = h && h->count ? h->count(h->self) : 0;
+    GR_TRY(gr_batch_check(b, gr_tape_is_dry(t) ? -1 : m->config.vocab_size, m->config.n_layers, n_adapters, err));
+    if (rows && n_rows <= 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "no rows are wanted");
+    const gr_variant *v = NULL;
+    if (h && h->variant) GR_TRY(h->variant(h->self, b, &v, err));
+    p->modules = v ? gr_variant_modules(v) : &m->modules;
+    p->all = (gr_run){.tape = t, .batch = b, .hooks = h, .n_rows = b->n_tokens, .bounds = b->bounds,
+                      .dropout_key = b->dropout_key};
+    GR_TRY(fill_adapters(p, &p->all, GR_PASS_ADAPTERS, GR_PASS_RANGES, err));
+    GR_TRY(fill_wanted(p, rows, n_rows, err));
+    GR_TRY(fill_starts(p, err));
+    GR_TRY(fill_sequences(p, err));
+    GR_TRY(fill_positions(p, err));
+    GR_TRY(fill_rope(p, err));
+    return fill_ids(p, err);
+}

@@ -1,0 +1,219 @@
+/* Variants: some of a model's tensors in float masters of their own, with matrices over them, beside the untouched model.
+ * Full fine-tuning is a variant of everything, modules_to_save one of a few modules. */
+#include <stdio.h>
+
+#include "model/family.h"
+
+struct gr_variant {
+    gr_model *model;
+    const graft_allocator *a;
+    gr_modules modules;
+    gr_param *params;
+    const char *const *names; /* of the tensors; a parameter may be renamed */
+    size_t n_params, bytes;
+    gr_matrix **matrices;
+    size_t n_matrices, cap_matrices;
+    bool untied;
+};
+
+void gr_variant_free(gr_variant *v) {
+    if (!v) return;
+    for (size_t i = 0; i < v->n_matrices; i++) gr_matrix_free(v->matrices[i]);
+    for (size_t i = 0; v->params && i < v->n_params; i++) {
+        gr_free_aligned(v->a, v->params[i].value);
+        gr_free_aligned(v->a, v->params[i].grad);
+    }
+    gr_free(v->a, v->matrices);
+    gr_free(v->a, v->params);
+    gr_free(v->a, v->modules.linears);
+    gr_free(v->a, v->modules.norms);
+    gr_free(v->a, v);
+}
+
+size_t gr_variant_n_params(const gr_variant *v) { return v->n_params; }
+gr_param *gr_variant_param(const gr_variant *v, size_t i) { return i < v->n_params ? &v->params[i] : NULL; }
+
+const gr_param *gr_variant_find(const gr_variant *v, const char *tensor) {
+    for (size_t i = 0; i < v->n_params; i++)
+        if (strcmp(v->names[i], tensor) == 0) return &v->params[i];
+    return NULL;
+}
+
+bool gr_variant_unties(const gr_variant *v) {
+    return v->model->head_tied && v->modules.head.matrix != v->modules.embedding.matrix;
+}
+
+size_t gr_variant_bytes(const gr_variant *v) { return v->bytes; }
+const gr_modules *gr_variant_modules(const gr_variant *v) { return &v->modules; }
+
+static graft_status copy_modules(gr_variant *v, graft_error *err) {
+    const gr_modules *from = &v->model->modules;
+    v->modules = *from;
+    v->modules.linears = gr_calloc(v->a, (size_t)from->n_linears, sizeof *from->linears);
+    v->modules.norms = gr_calloc(v->a, (size_t)from->n_norms, sizeof *from->norms);
+    if (!v->modules.linears || !v->modules.norms) return gr_fail_memory(err);
+    memcpy(v->modules.linears, from->linears, (size_t)from->n_linears * sizeof *from->linears);
+    memcpy(v->modules.norms, from->norms, (size_t)from->n_norms * sizeof *from->norms);
+    return GRAFT_OK;
+}
+
+/* Enters parameter p into the modules. */
+static graft_status place(gr_variant *v, gr_param *p, const gr_site *s, bool bias, graft_error *err) {
+    gr_modules *mods = &v->modules;
+    bool head = s->role == GR_ROLE_HEAD;
+    if (head && v->model->head_tied && !v->untied)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "tensor '%s' is tied to the embedding: name that instead", p->name);
+    gr_param **slot;
+    if (s->role == GR_ROLE_EMBED)
+        slot = &mods->embedding.param;
+    else if (s->role == GR_ROLE_NORM)
+        slot = &mods->norms[s->module].param;
+    else {
+        gr_linear *l = head ? &mods->head : &mods->linears[s->module];
+        slot = bias ? &l->bias_param[s->part] : &l->weight[s->part];
+    }
+    if (*slot) return gr_fail(err, GRAFT_ERR_ARGUMENT, "tensor '%s' is named twice", p->name);
+    *slot = p;
+    return GRAFT_OK;
+}
+
+static graft_status new_param(gr_variant *v, gr_param *p, const char *name, bool trainable, graft_error *err) {
+    const gr_model *m = v->model;
+    bool bias = false;
+    const gr_weight *w;
+    const gr_site *s = gr_model_site_of_tensor(m, name, &bias);
+    p->name = name;
+    GR_TRY(gr_model_tensor_shape(m, name, &p->shape, err));
+    GR_TRY(gr_model_get_weight(m, name, &w, err));
+    p->dtype = m->param_dtype;
+    p->n = p->shape.d[0] * (p->shape.n > 1 ? p->shape.d[1] : 1);
+    p->decay = !bias && s->role != GR_ROLE_NORM;
+    size_t bytes = gr_dtype_bytes(p->dtype, (size_t)p->n);
+    if (!(p->value = gr_alloc_aligned(v->a, bytes))) return gr_fail_memory(err);
+    v->bytes += bytes;
+    if (trainable) {
+        if (!(p->grad = gr_alloc_aligned(v->a, bytes))) return gr_fail_memory(err);
+        memset(p->grad, 0, bytes);
+        v->bytes += bytes;
+    }
+    GR_TRY(gr_weight_decode_all(v->a, w, p->dtype, p->value, err));
+    return place(v, p, s, bias, err);
+}
+
+static gr_tensor_view param_view(const gr_param *p) {
+    return (gr_tensor_view){p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n)};
+}
+
+static graft_status new_matrix(gr_variant *v, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err) {
+    GR_TRY(gr_grow(v->a, (void **)&v->matrices, &v->cap_matrices, v->n_matrices + 1, sizeof *v->matrices, err));
+    GR_TRY(gr_matrix_new(v->model->dev, spec, &v->matrices[v->n_matrices], err));
+    *out = v->matrices[v->n_matrices++];
+    return GRAFT_OK;
+}
+
+/* A matrix over the masters of the replaced parts and the model's own weights of the others. */
+static graft_status replace_linear(gr_variant *v, gr_linear *l, bool trainable, graft_error *err) {
+    gr_matrix_spec spec = {.name = l->site[0]->name, .n_parts = l->n_parts, .dt = v->model->dtype};
+    bool replaced = false;
+    for (int i = 0; i < l->n_parts; i++) {
+        replaced |= l->weight[i] != NULL;
+        char name[300];
+        const gr_weight *w;
+        snprintf(name, sizeof name, "%s.weight", l->site[i]->name);
+        GR_TRY(gr_model_get_weight(v->model, name, &w, err));
+        spec.part[i] = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads};
+        if (l->weight[i]) spec.part[i] = (gr_matrix_part){.view = param_view(l->weight[i])};
+    }
+    if (!replaced) return GRAFT_OK;
+    GR_TRY(new_matrix(v, &spec, &l->matrix, err));
+    for (int i = 0; i < l->n_parts; i++) {
+        if (!l->weight[i]) continue;
+        l->weight[i]->matrix = l->matrix;
+        if (!trainable) l->weight[i] = NULL; /* the matrix holds it; only gradients need the parameter */
+    }
+    return GRAFT_OK;
+}
+
+static graft_status replace_embedding(gr_variant *v, bool trainable, graft_error *err) {
+    gr_embedding *e = &v->modules.embedding;
+    gr_linear *head = &v->modules.head;
+    if (!e->param) return GRAFT_OK;
+    gr_matrix_spec spec = {.name = e->site->name, .n_parts = 1, .dt = v->model->dtype,
+                           .part = {{.view = param_view(e->param)}}};
+    GR_TRY(new_matrix(v, &spec, &e->matrix, err));
+    e->param->matrix = e->matrix;
+    if (v->model->head_tied && !v->untied) {
+        head->matrix = e->matrix;
+        head->weight[0] = trainable ? e->param : NULL;
+    }
+    if (!trainable) e->param = NULL;
+    return GRAFT_OK;
+}
+
+static graft_status fill(gr_variant *v, const char *const *names, size_t n, bool trainable, graft_error *err) {
+    GR_TRY(copy_modules(v, err));
+    if (n && !(v->params = gr_calloc(v->a, n, sizeof *v->params))) return gr_fail_memory(err);
+    v->n_params = n;
+    v->names = names;
+    for (size_t i = 0; i < n; i++) GR_TRY(new_param(v, &v->params[i], names[i], trainable, err));
+    for (int i = 0; i < v->modules.n_linears; i++) GR_TRY(replace_linear(v, &v->modules.linears[i], trainable, err));
+    GR_TRY(replace_linear(v, &v->modules.head, trainable, err));
+    return replace_embedding(v, trainable, err);
+}
+
+graft_status gr_variant_new(gr_model *m, const char *const *names, size_t n, bool untie, bool trainable, gr_variant **out,
+                            graft_error *err) {
+    gr_variant *v = gr_calloc(m->a, 1, sizeof *v);
+    if (!v) return gr_fail_memory(err);
+    v->model = m;
+    v->a = m->a;
+    v->untied = untie;
+    graft_status st = fill(v, names, n, trainable, err);
+    if (st != GRAFT_OK) {
+        gr_variant_free(v);
+        return st;
+    }
+    *out = v;
+    return GRAFT_OK;
+}
+
+/* --- Packing ahead of time --------------------------------------------------------------------------------------------- */
+
+/* Calls `each` for every matrix that passes over these modules multiply with: in both directions from layer `from` on,
+ * forward only below. The embedding alone is only looked up. */
+typedef graft_status (*matrix_fn)(void *arg, gr_matrix *w, bool backward, graft_error *err);
+
+static graft_status each_matrix(const gr_modules *mods, int from, matrix_fn each, void *arg, graft_error *err) {
+    for (int i = 0; i < mods->n_linears; i++) {
+        const gr_linear *l = &mods->linears[i];
+        GR_TRY(each(arg, l->matrix, l->site[0]->layer >= from, err));
+    }
+    return each(arg, mods->head.matrix, from < GR_NO_BACKWARD, err);
+}
+
+static graft_status prepare_one(void *arg, gr_matrix *w, bool backward, graft_error *err) {
+    (void)arg;
+    return gr_matrix_prepare(w, true, backward, err);
+}
+
+static graft_status plan_one(void *arg, gr_matrix *w, bool backward, graft_error *err) {
+    (void)err;
+    *(size_t *)arg += gr_matrix_planned_bytes(w, true, backward);
+    return GRAFT_OK;
+}
+
+graft_status gr_model_prepare(gr_model *m, const gr_variant *v, int from, graft_error *err) {
+    return each_matrix(v ? &v->modules : &m->modules, from, prepare_one, NULL, err);
+}
+
+size_t gr_model_planned_bytes(const gr_model *m, const gr_variant *v, int from) {
+    size_t bytes = m->vector_bytes;
+    each_matrix(v ? &v->modules : &m->modules, from, plan_one, &bytes, NULL);
+    return bytes;
+}
+
+size_t gr_model_owned_bytes(const gr_model *m) {
+    size_t bytes = m->vector_bytes;
+    for (size_t i = 0; i < m->n_matrices; i++) bytes += gr_matrix_bytes(m->matrices[i]);
+    return bytes;
+}

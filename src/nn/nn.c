@@ -1,0 +1,178 @@
+/* Modules over ops. The order at a product is base, bias, linear delta, scale: as the reference libraries nest them. */
+#include "nn/nn.h"
+
+const char *gr_role_name(gr_role role) {
+    static const char *const names[GR_ROLE_COUNT] = {"embed", "q", "k", "v", "o", "gate", "up", "down", "norm", "head"};
+    return (unsigned)role < GR_ROLE_COUNT ? names[role] : "?";
+}
+
+graft_status gr_nn_leaf(gr_tape *t, const gr_param *p, gr_var **out, graft_error *err) {
+    gr_array a = {p->dtype, p->shape, p->value};
+    return gr_tape_leaf(t, &a, p->grad, out, err);
+}
+
+graft_status gr_nn_constant(gr_tape *t, gr_dtype dt, int64_t n, void *data, gr_var **out, graft_error *err) {
+    gr_array a = {dt, gr_shape1(n), data};
+    return gr_tape_leaf(t, &a, NULL, out, err);
+}
+
+graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, const int32_t *ids, gr_var **out, graft_error *err) {
+    gr_var *in[1] = {NULL}, *y;
+    if (e->param) GR_TRY(gr_nn_leaf(run->tape, e->param, &in[0], err));
+    gr_embedding_params params = {.table = e->matrix, .n = run->n_rows, .ids = ids};
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_embedding, in, 1, &params, &y, err));
+    gr_var_drop(in[0]);
+    if (run->hooks && run->hooks->embedding)
+        GR_TRY(run->hooks->embedding(run->hooks->self, run, e->site, &y, err));
+    *out = y;
+    return GRAFT_OK;
+}
+
+/* One op for a frozen bias over the whole row, one a part where parts are trained. */
+static graft_status add_bias(gr_run *run, const gr_linear *l, gr_var **y, graft_error *err) {
+    bool trained = false;
+    for (int i = 0; i < l->n_parts; i++) trained |= l->bias_param[i] != NULL;
+    gr_dtype dt = gr_param_dtype(gr_matrix_dtype(l->matrix));
+    size_t size = gr_dtype_bytes(dt, 1);
+    for (int i = 0; i < (trained ? l->n_parts : 1); i++) {
+        gr_var *in[2] = {*y, NULL};
+        gr_bias_params params = {.column = l->offset[i]};
+        int64_t n = trained ? l->offset[i + 1] - l->offset[i] : l->out;
+        if (trained && l->bias_param[i])
+            GR_TRY(gr_nn_leaf(run->tape, l->bias_param[i], &in[1], err));
+        else if (l->bias)
+            GR_TRY(gr_nn_constant(run->tape, dt, n, (char *)l->bias + (size_t)l->offset[i] * size, &in[1], err));
+        else
+            continue;
+        GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_bias, in, 2, &params, y, err));
+        gr_var_drop(in[1]);
+    }
+    return GRAFT_OK;
+}
+
+graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, bool wide, gr_var **out, graft_error *err) {
+    gr_var *in[1 + GR_MATRIX_PARTS] = {x}, *y;
+    gr_linear_params params = {.w = l->matrix, .wide = wide};
+    int n_in = 1;
+    for (int i = 0; i < l->n_parts; i++) {
+        params.column[i] = l->offset[i];
+        if (!l->weight[i]) continue;
+        GR_TRY(gr_nn_leaf(run->tape, l->weight[i], &in[1 + i], err));
+        n_in = 2 + i;
+    }
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_linear, in, n_in, &params, &y, err));
+    for (int i = 1; i < n_in; i++) gr_var_drop(in[i]);
+    GR_TRY(add_bias(run, l, &y, err));
+    const gr_hooks *h = run->hooks;
+    if (h && h->linear) GR_TRY(h->linear(h->self, run, l, x, &y, err));
+    if (h && h->scale) GR_TRY(h->scale(h->self, run, l, false, &y, err));
+    *out = y;
+    return GRAFT_OK;
+}
+
+static graft_status norm_weight(gr_run *run, const gr_norm *n, gr_dtype dt, gr_var **out, graft_error *err) {
+    if (n->param) return gr_nn_leaf(run->tape, n->param, out, err);
+    return gr_nn_constant(run->tape, gr_param_dtype(dt), n->size, n->weight, out, err);
+}
+
+graft_status gr_nn_norm(gr_run *run, const gr_norm *n, double eps, gr_var *x, gr_var **out, graft_error *err) {
+    gr_var *in[2] = {x, NULL}, *y;
+    GR_TRY(norm_weight(run, n, gr_var_array(x)->dtype, &in[1], err));
+    gr_rmsnorm_params params = {.eps = eps};
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_rmsnorm, in, 2, &params, &y, err));
+    gr_var_drop(in[1]);
+    *out = y;
+    return GRAFT_OK;
+}
+
+graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err) {
+    gr_var *in[2] = {*a, b};
+    return gr_tape_apply_consume(run->tape, &gr_op_add, in, 2, NULL, a, err);
+}
+
+graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err) {
+    gr_var *y;
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_swiglu, &gate_up, 1, NULL, &y, err));
+    const gr_hooks *h = run->hooks;
+    if (h && h->scale) GR_TRY(h->scale(h->self, run, down, true, &y, err));
+    *out = y;
+    return GRAFT_OK;
+}
+
+static graft_status head_norms(gr_run *run, const gr_nn_attention *a, gr_var **qkv, graft_error *err) {
+    gr_var *in[3] = {*qkv, NULL, NULL};
+    gr_dtype dt = gr_var_array(*qkv)->dtype;
+    GR_TRY(norm_weight(run, a->q_norm, dt, &in[1], err));
+    GR_TRY(norm_weight(run, a->k_norm, dt, &in[2], err));
+    gr_qkv_norm_params params = {a->n_heads, a->n_kv_heads, a->head_dim, a->eps};
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_qkv_norm, in, 3, &params, qkv, err));
+    gr_var_drop(in[1]);
+    gr_var_drop(in[2]);
+    return GRAFT_OK;
+}
+
+/* Rows of sequence s into its targets, which are filled one after the other. */
+static void keep_rows(const gr_nn_attention *a, const gr_array *qkv, int64_t begin, int64_t end, const gr_kv_layer *kv) {
+    size_t size = gr_dtype_bytes(qkv->dtype, 1);
+    int64_t width = (int64_t)a->n_kv_heads * a->head_dim, ld = qkv->shape.d[1];
+    const char *rows = qkv->data;
+    size_t k_at = (size_t)a->n_heads * (size_t)a->head_dim * size, bytes = (size_t)width * size;
+    for (int i = 0; i < kv->n_targets && begin < end; i++) {
+        const gr_kv_target *to = &kv->targets[i];
+        for (int64_t r = 0; r < to->n && begin < end; r++, begin++) {
+            const char *k = rows + (size_t)(begin * ld) * size + k_at;
+            memcpy((char *)to->k + (size_t)(r * to->k_ld) * size, k, bytes);
+            memcpy((char *)to->v + (size_t)(r * to->v_ld) * size, k + bytes, bytes);
+        }
+    }
+}
+
+static void keep_history(gr_run *run, const gr_nn_attention *a, const gr_var *qkv) {
+    const gr_batch *b = run->batch;
+    const gr_array *rows = gr_var_array(qkv);
+    if (!b->kv || gr_tape_is_dry(run->tape)) return;
+    for (int s = 0; s < b->n_seqs; s++)
+        if (b->kv[s]) keep_rows(a, rows, b->bounds[s], b->bounds[s + 1], &b->kv[s]->layers[a->layer]);
+}
+
+/* What the hooks put in front of every sequence. */
+static graft_status virtual_rows(gr_run *run, const gr_nn_attention *a, gr_var **k, gr_var **v, graft_error *err) {
+    const gr_hooks *h = run->hooks;
+    const int32_t *bounds = NULL;
+    if (!h || !h->kv_rows || !a->virtual_seqs) return GRAFT_OK;
+    GR_TRY(h->kv_rows(h->self, run, a->layer, k, v, &bounds, err));
+    for (int s = 0; s < run->batch->n_seqs; s++) {
+        a->virtual_seqs[s] = a->seqs[s];
+        if (!*k) continue;
+        a->virtual_seqs[s].virtual_begin = bounds[s];
+        a->virtual_seqs[s].virtual_len = bounds[s + 1] - bounds[s];
+    }
+    return GRAFT_OK;
+}
+
+graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, gr_var **out, graft_error *err) {
+    gr_tape *t = run->tape;
+    if (a->q_norm) GR_TRY(head_norms(run, a, qkv, err));
+    if (a->cos_sin) {
+        gr_rope_params params = {0, a->n_heads + a->n_kv_heads, a->head_dim, a->cos_sin};
+        gr_var *in[1] = {*qkv};
+        GR_TRY(gr_tape_apply_consume(t, &gr_op_rope, in, 1, &params, qkv, err));
+    }
+    keep_history(run, a, *qkv);
+    gr_var *in[5] = {*qkv, *qkv, *qkv, NULL, NULL}, *y;
+    GR_TRY(virtual_rows(run, a, &in[3], &in[4], err));
+    int64_t q = (int64_t)a->n_heads * a->head_dim, kv = (int64_t)a->n_kv_heads * a->head_dim;
+    gr_attention_params params = {.n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
+                                  .k_column = q, .v_column = q + kv, .scale = a->scale, .causal = a->causal,
+                                  .window = a->window, .n_seqs = run->batch->n_seqs,
+                                  .seqs = in[3] ? a->virtual_seqs : a->seqs};
+    GR_TRY(gr_tape_apply(t, &gr_op_attention, in, in[3] ? 5 : 3, &params, &y, err));
+    gr_var_drop(in[3]);
+    gr_var_drop(in[4]);
+    const gr_hooks *h = run->hooks;
+    if (h && h->gated) GR_TRY(h->gated(h->self, run, a->layer, *qkv, &y, err));
+    gr_var_drop(*qkv);
+    *qkv = NULL;
+    *out = y;
+    return GRAFT_OK;
+}
