@@ -93,7 +93,7 @@ void *gr_arena_alloc(gr_arena *arena, size_t n) {
     if (arena->limit && (rounded > arena->limit || arena->used > arena->limit - rounded)) return NULL;
     gr_arena_block *top = arena->top;
     if (!top || top->size - top->used < rounded) {
-        size_t size = top ? GR_MIN(top->size * 2, (size_t)1 << 20) : 4096;
+        size_t size = top ? GR_MIN(top->size * 2, (size_t)1 << 20) : GR_MAX(arena->first, 4096);
         if (size < rounded) size = rounded;
         gr_arena_block *block = gr_alloc(arena->a, sizeof *block + size);
         if (!block) return NULL;
@@ -120,5 +120,18 @@ void gr_arena_free(gr_arena *arena) {
         gr_free(arena->a, arena->top);
         arena->top = below;
     }
+    arena->used = 0;
+}
+
+void gr_arena_rewind(gr_arena *arena) {
+    if (!arena->top) return;
+    if (arena->top->below) { /* several blocks: one as large as all of them from now on */
+        size_t all = 0;
+        for (const gr_arena_block *b = arena->top; b; b = b->below) all += b->size;
+        gr_arena_free(arena);
+        arena->first = all;
+        return;
+    }
+    arena->top->used = 0;
     arena->used = 0;
 }

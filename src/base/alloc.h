@@ -31,11 +31,14 @@ typedef struct gr_arena {
     const graft_allocator *a;
     gr_arena_block *top;
     size_t used, limit; /* bytes handed out; allocation beyond limit fails (0: no limit) */
+    size_t first;       /* size of the next first block, learnt by gr_arena_rewind */
 } gr_arena;
 
 void gr_arena_init(gr_arena *arena, const graft_allocator *a, size_t limit);
 void *gr_arena_alloc(gr_arena *arena, size_t n); /* zeroed; NULL when out of memory or over the limit */
 char *gr_arena_strndup(gr_arena *arena, const char *text, size_t n);
 void gr_arena_free(gr_arena *arena); /* all of it; the arena may be used again */
+/* Forgets all objects and keeps the memory: an arena that is filled alike again and again soon calls no allocator. */
+void gr_arena_rewind(gr_arena *arena);
 
 #endif

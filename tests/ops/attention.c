@@ -1,0 +1,93 @@
+#include <math.h>
+
+#include "support/op_case.h"
+
+/* 4 query heads over 2 key heads of 6. Fused rows hold q, then k, then v. */
+enum { H = 4, HKV = 2, D = 6, Q = H * D, KV = HKV * D, VIRTUAL = 2, HISTORY = 3 };
+
+typedef struct variant {
+    int64_t window, virtual_rows;
+    bool causal, fused, history, shared;
+} variant;
+
+/* Key and value rows of a cache, of the batch's type. */
+static void *history_rows(const op_batch *b) {
+    static double wide[HISTORY * 2 * KV];
+    static float single[HISTORY * 2 * KV];
+    static uint16_t half[HISTORY * 2 * KV];
+    for (int i = 0; i < HISTORY * 2 * KV; i++) {
+        half[i] = gr_f32_to_bf16((float)op_normal(60, (uint64_t)i));
+        wide[i] = single[i] = gr_bf16_to_f32(half[i]);
+    }
+    return b->dt == GR_F64 ? (void *)wide : b->dt == GR_F32 ? (void *)single : half;
+}
+
+static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, const variant *v, gr_var **out, graft_error *err) {
+    static gr_attention_rows seqs[OP_GROUPS];
+    static gr_kv_rows rows[OP_GROUPS * 2];
+    static gr_kv_segment history;
+    gr_attention_params p = {.n_heads = H, .n_kv_heads = HKV, .head_dim = D, .scale = 1 / sqrt(D), .causal = v->causal,
+                             .window = v->window, .n_seqs = b->n_groups, .seqs = seqs};
+    if (v->fused) {
+        p.k_column = Q;
+        p.v_column = Q + KV;
+    }
+    char *cache = history_rows(b);
+    history = (gr_kv_segment){.k = cache, .v = cache + gr_dtype_bytes(b->dt, KV), .k_ld = 2 * KV, .v_ld = 2 * KV, .n = HISTORY};
+    for (int g = 0; g < b->n_groups; g++) {
+        int64_t begin = b->bounds[g], n = b->bounds[g + 1] - begin, pos = v->history ? HISTORY : 0;
+        /* Shared: groups 1 to 3 of each four continue the first. */
+        int parent = g / 4 * 4, n_rows = 0;
+        if (v->shared && g != parent) {
+            int64_t before = b->bounds[parent + 1] - b->bounds[parent];
+            rows[2 * g + n_rows++] = (gr_kv_rows){.begin = b->bounds[parent], .n = before, .pos = 0};
+            pos = before;
+        }
+        rows[2 * g + n_rows++] = (gr_kv_rows){.begin = begin, .n = n, .pos = pos};
+        seqs[g] = (gr_attention_rows){.q_begin = begin, .q_len = n, .q_pos = pos, .n_rows = n_rows, .rows = &rows[2 * g]};
+        if (v->history) {
+            seqs[g].n_history = 1;
+            seqs[g].history = &history;
+        }
+        if (v->virtual_rows) {
+            seqs[g].virtual_begin = v->virtual_rows == VIRTUAL ? 0 : g * VIRTUAL;
+            seqs[g].virtual_len = VIRTUAL;
+        }
+    }
+    return op_apply(b, t, &gr_op_attention, in, v->virtual_rows ? 5 : 3, &p, out, err);
+}
+
+#define VARIANT(name, ...)                                                                                             \
+    static graft_status name(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **out, graft_error *err) {             \
+        return run(b, t, in, &(variant){__VA_ARGS__}, out, err);                                                       \
+    }
+VARIANT(fused, .causal = true, .fused = true)
+VARIANT(apart, .causal = false)
+VARIANT(windowed, .causal = true, .fused = true, .window = 3)
+VARIANT(cached, .causal = true, .fused = true, .history = true)
+VARIANT(continued, .causal = true, .fused = true, .shared = true)
+VARIANT(own_virtual, .causal = true, .fused = true, .virtual_rows = OP_GROUPS *VIRTUAL)
+VARIANT(one_virtual, .causal = true, .fused = true, .virtual_rows = VIRTUAL)
+
+#define FUSED {OP_ROWS, 0, Q + 2 * KV, 0}, {OP_SAME}, {OP_SAME}
+
+const op_case op_cases_attention[] = {
+    {.name = "attention, fused rows", .op = &gr_op_attention, .in = {FUSED}, .apply = fused},
+    {.name = "attention, not causal",
+     .op = &gr_op_attention,
+     .in = {{OP_ROWS, 0, Q, 0}, {OP_ROWS, 0, KV, 0}, {OP_ROWS, 0, KV, 0}},
+     .apply = apart},
+    {.name = "attention, window", .op = &gr_op_attention, .in = {FUSED}, .apply = windowed},
+    {.name = "attention, history", .op = &gr_op_attention, .in = {FUSED}, .apply = cached},
+    {.name = "attention, shared beginning", .op = &gr_op_attention, .in = {FUSED}, .apply = continued, .step = 4},
+    {.name = "attention, virtual rows of each sequence",
+     .op = &gr_op_attention,
+     .in = {FUSED, {OP_FIXED, OP_GROUPS * VIRTUAL, KV, 0}, {OP_FIXED, OP_GROUPS * VIRTUAL, KV, 0}},
+     .apply = own_virtual,
+     .step = OP_GROUPS},
+    {.name = "attention, virtual rows of all sequences",
+     .op = &gr_op_attention,
+     .in = {FUSED, {OP_FIXED, VIRTUAL, KV, 0}, {OP_FIXED, VIRTUAL, KV, 0}},
+     .apply = one_virtual},
+    {0},
+};

@@ -1,0 +1,41 @@
+#include "support/op_case.h"
+
+enum { VOCAB = 19, K = 8 };
+
+static double losses[64];
+static int32_t hits[64];
+
+/* Chunks of 4 rows, so that groups and batches end in the middle of one. Every fifth row has no label. */
+static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, int i, gr_var **out, graft_error *err) {
+    static int32_t labels[64];
+    static float weight[64];
+    for (int64_t r = 0; r < b->rows; r++) {
+        uint64_t row = (uint64_t)(b->row0 + r);
+        labels[r] = row % 5 == 4 ? -100 : (int32_t)op_draw(40, row, VOCAB);
+        weight[r] = 0.25f * (float)(1 + op_draw(41, row, 4));
+    }
+    gr_cross_entropy_params p = {.labels = labels, .weight = weight, .chunk = 4, .losses = losses, .hits = hits};
+    GR_TRY(op_matrix(b, &op_cases_cross_entropy_head[i], 1, 1, NULL, &p.head, err));
+    return op_apply(b, t, &gr_op_cross_entropy_head, in, i == 0 ? 1 : 2, &p, out, err);
+}
+
+static graft_status frozen(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **out, graft_error *err) {
+    return run(b, t, in, 0, out, err);
+}
+static graft_status trained(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **out, graft_error *err) {
+    return run(b, t, in, 1, out, err);
+}
+
+const op_case op_cases_cross_entropy_head[] = {
+    {.name = "cross_entropy_head, frozen",
+     .op = &gr_op_cross_entropy_head,
+     .in = {{OP_ROWS, 0, K, 0}, {OP_FROZEN, VOCAB, K, 0}},
+     .apply = frozen,
+     .scalar = true},
+    {.name = "cross_entropy_head, trained",
+     .op = &gr_op_cross_entropy_head,
+     .in = {{OP_ROWS, 0, K, 0}, {OP_PARAM, VOCAB, K, 0}},
+     .apply = trained,
+     .scalar = true},
+    {0},
+};
