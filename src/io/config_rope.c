@@ -56,10 +56,15 @@ static void read_scaled(gr_fields *f, gr_fields *r, gr_model_config *c) {
                                                               c->max_position_embeddings, 1, INT32_MAX);
         if (f->st != GRAFT_OK) return;
     }
-    if (rope->type == GR_ROPE_YARN && !gr_field(r, "factor"))
+    if (rope->type == GR_ROPE_YARN && !gr_field(r, "factor")) {
         rope->factor = (double)c->max_position_embeddings / (double)rope->original_max_position_embeddings;
-    else
+        if (rope->factor < 1)
+            gr_field_fail(r, GRAFT_ERR_FORMAT, "original_max_position_embeddings",
+                          "expected at most max_position_embeddings (%lld) where there is no factor, found %lld",
+                          (long long)c->max_position_embeddings, (long long)rope->original_max_position_embeddings);
+    } else {
         rope->factor = required(r, "factor", 1);
+    }
     if (rope->type == GR_ROPE_LLAMA3) read_llama3(r, rope);
     if (rope->type == GR_ROPE_YARN) read_yarn(r, rope);
 }

@@ -182,7 +182,7 @@ static graft_status place_tensors(cursor *c, const uint64_t *offsets, gr_named_t
         /* An empty tensor after the last byte of a file without padding has no address. */
         t->view.data = t->view.bytes ? c->data + start + padding + offsets[i] : c->data;
     }
-    if (n) qsort(items, n, sizeof *items, by_data);
+    qsort(items, n, sizeof *items, by_data);
     for (size_t i = 1; i < n; i++) {
         const gr_tensor_view *before = &items[i - 1].view, *v = &items[i].view;
         if (before->bytes && v->bytes && (uintptr_t)before->data + before->bytes > (uintptr_t)v->data)
@@ -204,7 +204,7 @@ static graft_status read_tensors(cursor *c, uint64_t n, uint64_t alignment, graf
         GR_GO(done, read_info(c, &t, &offsets[i], err));
         g->items[g->list.n++] = t;
     }
-    st = place_tensors(c, offsets, g->items + before, g->list.n - before, alignment, err);
+    if (n) st = place_tensors(c, offsets, g->items + before, g->list.n - before, alignment, err);
 done:
     gr_free(g->a, offsets);
     return st;
