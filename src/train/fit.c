@@ -65,7 +65,7 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     p->data = t->resident_data;
     p->model_mapped = 0;
     for (size_t i = 0; i < gr_weights_count(w); i++) p->model_mapped += gr_weights_at(w, i)->view.bytes;
-    p->model_packed = gr_model_planned_bytes(t->model, v, true);
+    p->model_packed = gr_model_planned_bytes(t->model, v, gr_lowest_layer(t));
     p->gradients = (size_t)t->n_trainable * sizeof(float);
     p->parameters = gr_adapter_bytes(t->set, t->adapter) - p->gradients;
     p->optimizer = gr_optimizer_bytes(t->rule, &t->optimizer_options, t->n_trainable);

@@ -20,7 +20,7 @@ static graft_status settle_options(gr_trainer *t, graft_error *err) {
 
 /* Memory that the whole run keeps. */
 static graft_status allocate(gr_trainer *t, graft_error *err) {
-    GR_TRY(gr_model_prepare(t->model, gr_adapter_variant(t->set, t->adapter), true, err));
+    GR_TRY(gr_model_prepare(t->model, gr_adapter_variant(t->set, t->adapter), gr_lowest_layer(t), err));
     GR_TRY(gr_optimizer_new(gr_model_device(t->model), t->rule, &t->optimizer_options, t->params, t->n_params,
                             &t->optimizer, err));
     return gr_engine_reserve(t->engine, t->pool_bytes, err);

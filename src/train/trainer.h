@@ -52,6 +52,11 @@ typedef struct gr_trainer {
     int64_t n_seqs; /* records trained on in this call */
 } gr_trainer;
 
+/* For gr_model_prepare: products of the layers below need no backward. */
+static inline int gr_lowest_layer(const gr_trainer *t) {
+    return GR_MAX(gr_adapter_lowest_layer(t->set, t->adapter), 0);
+}
+
 /* setup.c: checks the options, loads everything but the checkpoint's tensors, allocates nothing that training alone
  * needs. `t` must be zero; free it with gr_trainer_close in any case. state.data_now decides dates in templates. */
 graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_options *o,

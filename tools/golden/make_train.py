@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 """Reference values for room train. Versions: torch 2.13.0, transformers 5.23.0, peft 0.21.2, trl 1.16.0, tensorboard
-2.21.0, safetensors; seed 7. Usage: make_train.py [schedules optimizers events ...]; writes tests/golden/train/."""
+2.21.0, tokenizers 0.23.3, safetensors 0.8.0; seed 7.
+Usage: make_train.py [schedules optimizers events model runs ...]; writes tests/golden/train/.
+
+model/ is a tiny Llama with a byte-level tokenizer; *.jsonl are records; adapter/ is a fresh LoRA that peft made; runs.json
+holds the options and the log of runs of trl's SFTTrainer in float32, in the order of the records."""
 import json
 import pathlib
 import sys
@@ -106,6 +110,111 @@ def events():
             writer.write(event.SerializeToString())
 
 
+TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+WORDS = ("red green blue small large round quick slow old new stone river cloud bird horse house road tree light dark "
+         "walks runs sees finds keeps makes opens takes the a one two three and or but with under over near").split()
+
+
+def sentences(rng, n):
+    return " ".join(rng.choice(WORDS) for _ in range(n))
+
+
+def model():
+    import random
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    rng = random.Random(SEED)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "<|im_end|>", "<|im_start|>"]
+    tokenizer.train_from_iterator([sentences(rng, 12) for _ in range(200)], trainers.BpeTrainer(
+        vocab_size=352, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="<|im_end|>",
+                                   chat_template=TEMPLATE)
+    fast.save_pretrained(OUT / "model")
+    torch.manual_seed(SEED)
+    LlamaForCausalLM(LlamaConfig(vocab_size=352, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                 num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1,
+                                 eos_token_id=2, pad_token_id=0, tie_word_embeddings=True, initializer_range=0.1)
+                     ).save_pretrained(OUT / "model")
+    with open(OUT / "pairs.jsonl", "w") as f:
+        for _ in range(36):
+            words = sentences(rng, rng.randint(2, 9))
+            f.write(json.dumps({"prompt": words + " =>", "completion": " " + " ".join(reversed(words.split()))}) + "\n")
+    with open(OUT / "texts.jsonl", "w") as f:
+        for _ in range(30):
+            f.write(json.dumps({"text": sentences(rng, rng.randint(3, 20)) + "."}) + "\n")
+    with open(OUT / "chats.jsonl", "w") as f:
+        for _ in range(24):
+            turns = []
+            for _ in range(rng.randint(1, 2)):
+                turns += [{"role": "user", "content": sentences(rng, 4)}, {"role": "assistant", "content": sentences(rng, 3)}]
+            f.write(json.dumps({"messages": turns}) + "\n")
+
+
+COMMON = dict(max_steps=20, logging_steps=1, save_strategy="no", report_to="none", train_sampling_strategy="sequential",
+              gradient_checkpointing=False, bf16=False, use_cpu=True, seed=SEED, disable_tqdm=True, max_length=64)
+RUNS = {
+    "lora_pairs": ("pairs.jsonl", "lora", dict(
+        per_device_train_batch_size=4, gradient_accumulation_steps=2, learning_rate=1e-2, warmup_steps=4,
+        lr_scheduler_type="cosine", weight_decay=0.05, max_grad_norm=0.5, eval_strategy="steps", eval_steps=5,
+        per_device_eval_batch_size=64)),
+    "full_texts": ("texts.jsonl", "full", dict(
+        per_device_train_batch_size=3, gradient_accumulation_steps=3, learning_rate=2e-3, warmup_steps=0.2,
+        lr_scheduler_type="linear", weight_decay=0.1, max_grad_norm=1.0, adam_beta1=0.8, adam_beta2=0.99,
+        adam_epsilon=1e-6)),
+    "lora_chats": ("chats.jsonl", "lora", dict(
+        per_device_train_batch_size=5, learning_rate=5e-3, lr_scheduler_type="constant_with_warmup", warmup_steps=3,
+        max_grad_norm=0.0, optim="sgd", max_length=24)),
+    "full_pairs": ("pairs.jsonl", "full", dict(
+        per_device_train_batch_size=8, learning_rate=3e-3, lr_scheduler_type="inverse_sqrt", warmup_steps=2,
+        max_grad_norm=0.25, weight_decay=0.01, completion_only_loss=False)),
+}
+
+
+def runs():
+    import shutil
+    import tempfile
+
+    from datasets import Dataset
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    def records(name):
+        return Dataset.from_list([json.loads(line) for line in open(OUT / name)])
+
+    def base():
+        return AutoModelForCausalLM.from_pretrained(OUT / "model", dtype=torch.float32)
+
+    torch.manual_seed(SEED)
+    fresh = get_peft_model(base(), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM",
+                                              rank_pattern={"down_proj": 2}))
+    fresh.peft_config["default"].base_model_name_or_path = "model"
+    fresh.save_pretrained(OUT / "adapter")
+    (OUT / "adapter/README.md").unlink()
+    result = {}
+    for name, (data, method, options) in RUNS.items():
+        model = base() if method == "full" else PeftModel.from_pretrained(base(), OUT / "adapter", is_trainable=True)
+        with tempfile.TemporaryDirectory() as folder:
+            args = SFTConfig(output_dir=folder, **{**COMMON, **options})
+            trainer = SFTTrainer(model=model, args=args, train_dataset=records(data), eval_dataset=records(data),
+                                 processing_class=AutoTokenizer.from_pretrained(OUT / "model"))
+            trainer.train()
+            keep = ("loss", "grad_norm", "learning_rate", "num_tokens", "mean_token_accuracy", "epoch", "step", "eval_loss",
+                    "eval_mean_token_accuracy", "train_loss")
+            log = [{k: v for k, v in line.items() if k in keep} for line in trainer.state.log_history]
+            total = sum(p.detach().double().abs().sum().item() for p in trainer.model.parameters() if p.requires_grad)
+        result[name] = {"data": data, "method": method, "options": options, "log": log, "sum_abs": total,
+                        "max_length": {**COMMON, **options}["max_length"]}
+    (OUT / "runs.json").write_text(json.dumps(result, indent=0) + "\n")
+    shutil.rmtree("trainer_output", ignore_errors=True)
+
+
 def read_events(folder):
     """What tensorboard itself reads from event files (to check files that graft wrote)."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -116,6 +225,6 @@ def read_events(folder):
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    wanted = sys.argv[1:] or ["schedules", "optimizers", "events"]
+    wanted = sys.argv[1:] or ["schedules", "optimizers", "events", "model", "runs"]
     for what in wanted:
         globals()[what]()
