@@ -21,6 +21,7 @@ graft_status gr_pool_take(gr_pool *p, size_t bytes, void **out, graft_error *err
 void gr_pool_give(gr_pool *p, void *block); /* NULL allowed */
 size_t gr_pool_peak(const gr_pool *p);      /* bytes, since the last gr_pool_reset_peak */
 void gr_pool_reset_peak(gr_pool *p);
+size_t gr_pool_used(const gr_pool *p);      /* bytes of the blocks that are out now */
 size_t gr_pool_bytes(const gr_pool *p);     /* taken from the allocator now; 0 when dry */
 
 /* --- Variables ------------------------------------------------------------------------------------------------------ */

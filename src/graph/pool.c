@@ -29,6 +29,7 @@ struct gr_pool {
     region *regions;
     size_t n_regions, cap_regions;
     block_list live, holes;
+    size_t used;
     size_t top, peak; /* sum of the regions' tops, and its largest value */
 };
 
@@ -81,6 +82,8 @@ void gr_pool_free(gr_pool *p) {
 
 size_t gr_pool_peak(const gr_pool *p) { return p->peak; }
 void gr_pool_reset_peak(gr_pool *p) { p->peak = p->top; }
+
+size_t gr_pool_used(const gr_pool *p) { return p->used; }
 
 size_t gr_pool_bytes(const gr_pool *p) {
     size_t n = 0;
@@ -169,6 +172,7 @@ graft_status gr_pool_take(gr_pool *p, size_t bytes, void **out, graft_error *err
         at = take_top(p, n);
     }
     insert(&p->live, lower_bound(&p->live, at), (block){at, n});
+    p->used += n;
     *out = at;
     return GRAFT_OK;
 }
@@ -179,6 +183,7 @@ void gr_pool_give(gr_pool *p, void *address) {
     assert(i < p->live.n && p->live.items[i].at == address);
     block b = p->live.items[i];
     erase(&p->live, i);
+    p->used -= b.bytes;
     region *r = region_of(p, b.at);
     size_t h = lower_bound(&p->holes, b.at);
     /* Two regions never touch: an allocation keeps its header between them. */

@@ -18,9 +18,11 @@ static inline bool gr_op_has(const gr_op_call *c, int i) { return i < c->n_in &&
 static inline int64_t gr_rows(const gr_array *a) { return a->shape.d[0]; }
 static inline int64_t gr_cols(const gr_array *a) { return a->shape.d[1]; }
 
-/* Bytes of one element; element i of an array. */
+/* Bytes of one element; element i of an array (NULL stays NULL: an array without rows may have no memory). */
 static inline size_t gr_op_size(gr_dtype dt) { return dt == GR_F64 ? 8 : dt == GR_BF16 || dt == GR_F16 ? 2 : 4; }
-static inline void *gr_op_at(const void *data, gr_dtype dt, int64_t i) { return (char *)data + i * (int64_t)gr_op_size(dt); }
+static inline void *gr_op_at(const void *data, gr_dtype dt, int64_t i) {
+    return data ? (char *)data + i * (int64_t)gr_op_size(dt) : NULL;
+}
 
 /* Sizes of scratch, rounded so that every piece stays aligned, and pieces cut off in turn. */
 static inline size_t gr_op_round(size_t bytes) { return (bytes + 63) & ~(size_t)63; }

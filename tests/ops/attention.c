@@ -69,7 +69,7 @@ VARIANT(continued, .causal = true, .fused = true, .shared = true)
 VARIANT(own_virtual, .causal = true, .fused = true, .virtual_rows = OP_GROUPS *VIRTUAL)
 VARIANT(one_virtual, .causal = true, .fused = true, .virtual_rows = VIRTUAL)
 
-#define FUSED {OP_ROWS, 0, Q + 2 * KV, 0}, {OP_SAME}, {OP_SAME}
+#define FUSED {OP_ROWS, 0, Q + 2 * KV, 0}, {.kind = OP_SAME}, {.kind = OP_SAME}
 
 const op_case op_cases_attention[] = {
     {.name = "attention, fused rows", .op = &gr_op_attention, .in = {FUSED}, .apply = fused},
