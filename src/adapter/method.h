@@ -4,6 +4,7 @@
 
 #include "adapter/adapter.h"
 #include "base/json.h"
+#include "graft/model.h"
 
 typedef struct gr_adapter gr_adapter;
 
@@ -85,6 +86,9 @@ const char *gr_adapter_text(gr_adapter *a, graft_error *err, const char *format,
 void gr_adapter_fill(gr_param *p, uint64_t seed, bool normal, double bound);
 
 /* Writes a merged model, see gr_adapter_merge. `a` NULL: the bare base. */
+/* Index of a named adapter of a public model; name NULL: the only one, or -1 when there is none. */
+graft_status gr_model_choose_adapter(const graft_model *m, const char *name, int *index, graft_error *err);
+
 graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err);
 
 /* --- Configurations ---------------------------------------------------------------------------------------------------------- */

@@ -186,6 +186,8 @@ graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, in
     m->modules.embedding.site = s;
     m->modules.embedding.vocab = vocab;
     m->modules.embedding.size = size;
+    /* As the reference: the pad that config.json names trains nothing; of GGUF metadata it takes no pad. */
+    m->modules.embedding.pad_id = gr_weights_gguf(m->weights) ? -1 : (int32_t)m->config.pad_token_id;
     m->embedding_weight = w;
     m->n_params += vocab * size;
     return GRAFT_OK;

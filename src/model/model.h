@@ -92,6 +92,9 @@ graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
 graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
                             int64_t n_rows, gr_var **out, graft_error *err);
 
+/* Logits of rows begin .. begin+n-1 of hidden states that gr_pass_hidden of this pass gave last. */
+graft_status gr_pass_head(gr_pass *p, gr_var *hidden, int64_t begin, int64_t n, gr_var **out, graft_error *err);
+
 typedef struct gr_loss {
     gr_var *var;           /* shape (1): sum of weight * loss over the labels, the root for gr_tape_backward. The caller
                               drops it */

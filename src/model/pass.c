@@ -47,6 +47,19 @@ graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
     return GRAFT_OK;
 }
 
+graft_status gr_pass_head(gr_pass *p, gr_var *hidden, int64_t begin, int64_t n, gr_var **out, graft_error *err) {
+    int32_t *rows;
+    gr_var *some;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_HEAD_ROWS, (size_t)n * sizeof *rows, (void **)&rows, err));
+    for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)(begin + i);
+    gr_gather_rows_params gather = {.n = n, .rows = rows};
+    GR_TRY(gr_tape_apply(p->tape, &gr_op_gather_rows, &hidden, 1, &gather, &some, err));
+    gr_linear_params params = {.w = p->modules->head.matrix, .wide = true};
+    GR_TRY(gr_tape_apply(p->tape, &gr_op_linear, &some, 1, &params, out, err));
+    gr_var_drop(some);
+    return GRAFT_OK;
+}
+
 /* The rows that have a label, with label and weight of each. */
 static graft_status collect_labels(gr_pass *p, const gr_batch *b, int32_t **rows, int64_t *n, graft_error *err) {
     int64_t count = 0;

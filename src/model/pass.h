@@ -24,6 +24,7 @@ typedef enum gr_pass_array {
     GR_PASS_WEIGHTS,
     GR_PASS_LOSSES,
     GR_PASS_HITS,
+    GR_PASS_HEAD_ROWS,
     GR_PASS_ARRAYS
 } gr_pass_array;
 

@@ -76,6 +76,7 @@ typedef struct gr_embedding {
     int64_t vocab, size;
     gr_matrix *matrix;
     gr_param *param; /* NULL: frozen */
+    int32_t pad_id;  /* its look-ups train nothing; -1: none */
 } gr_embedding;
 
 /* All modules of a model; the head is a linear of its own, whose matrix is the embedding's where they are tied. */

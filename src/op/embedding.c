@@ -1,4 +1,5 @@
-/* Look-up of rows: y[t] = scale * table[ids[t]]. dtable[ids[t]] += scale * dy[t], row after row. */
+/* Look-up of rows: y[t] = scale * table[ids[t]]. dtable[ids[t]] += scale * dy[t], row after row, rows of the
+ * pad left out. */
 #include "op/common.h"
 
 static double scale_of(const gr_embedding_params *p) { return p->scale == 0 ? 1 : p->scale; }
@@ -40,7 +41,12 @@ static graft_status backward(gr_op_call *c, graft_error *err) {
         c->dev->k->scale(c->dev, dy->dtype, p->n * gr_cols(dy), scale_of(p), from, c->scratch, false);
         from = c->scratch;
     }
-    c->dev->k->embedding_backward(c->dev, dy->dtype, p->n, gr_cols(dy), p->ids, from, gr_cols(dy), c->din[0].data);
+    size_t row = gr_op_bytes(dy->dtype, gr_cols(dy));
+    for (int64_t begin = 0, end; begin < p->n; begin = end + 1) { /* the runs between pads */
+        for (end = begin; end < p->n && !(p->has_pad && p->ids[end] == p->pad_id); end++) continue;
+        c->dev->k->embedding_backward(c->dev, dy->dtype, end - begin, gr_cols(dy), p->ids + begin,
+                                      (const char *)from + (size_t)begin * row, gr_cols(dy), c->din[0].data);
+    }
     return GRAFT_OK;
 }
 

@@ -13,6 +13,8 @@ typedef struct gr_embedding_params {
     int64_t n;
     const int32_t *ids; /* n, each 0 <= id < V (else GRAFT_ERR_ARGUMENT) */
     double scale;       /* 0 means 1 */
+    bool has_pad;       /* look-ups of pad_id give the table no gradient (padding_idx of torch's nn.Embedding) */
+    int32_t pad_id;
 } gr_embedding_params;
 
 /* gr_op_linear: y = x W^T, W (N,K) of up to GR_MATRIX_PARTS parts stacked along N.

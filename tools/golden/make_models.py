@@ -216,7 +216,8 @@ def k_quant(rng, kind, shape):
 
 def make_gguf(name):
     cls, kind, down, more = GGUF[name]
-    config = cls(**{**BASE, "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, **more})
+    config = cls(**{**BASE, "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "pad_token_id": None,
+                    **more})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fill(model, SEED + 2, torch.float32)
     arch = config.model_type

@@ -1,0 +1,127 @@
+/* The public functions on models and their adapters (graft/model.h, graft/adapter.h). */
+#include "graft/adapter.h"
+
+#include "adapter/method.h"
+#include "model/public.h"
+
+graft_status gr_model_choose_adapter(const graft_model *m, const char *name, int *index, graft_error *err) {
+    const gr_adapter_set *set = m->adapters;
+    int only = -1, n = 0;
+    for (int i = 0; i < gr_adapter_set_count(set); i++) {
+        if (!gr_adapter_set_name(set, i)) continue;
+        only = i;
+        n++;
+    }
+    if (name) {
+        only = gr_adapter_set_find(set, name);
+        if (only < 0) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter named '%s'", name);
+    } else if (n > 1)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "the model has %d adapters: one of them must be named", n);
+    *index = only;
+    return GRAFT_OK;
+}
+
+void graft_model_free(graft_model *m) {
+    if (!m) return;
+    gr_adapter_set_free(m->adapters);
+    gr_model_close(m->model);
+    gr_free(gr_allocator(m->ctx), m);
+}
+
+static graft_status load(graft_model *m, const char *path, const graft_model_options *options, graft_error *err) {
+    gr_model_options o = {.has_dtype = options && options->dtype != GRAFT_DTYPE_AUTO};
+    gr_adapter_set *set;
+    if (o.has_dtype) o.dtype = options->dtype == GRAFT_DTYPE_BF16 ? GR_BF16 : options->dtype == GRAFT_DTYPE_F32 ? GR_F32 : GR_F16;
+    GR_TRY(gr_model_open(m->ctx, path, &o, &m->model, err));
+    GR_TRY(gr_adapter_set_new(m->model, &set, err));
+    m->adapters = set;
+    m->hooks = gr_adapter_set_hooks(set);
+    return GRAFT_OK;
+}
+
+graft_status graft_model_load(graft_context *ctx, const char *path, const graft_model_options *options,
+                              graft_model **out, graft_error *err) {
+    graft_model *m = gr_calloc(gr_allocator(ctx), 1, sizeof *m);
+    if (!m) return gr_fail_memory(err);
+    m->ctx = ctx;
+    graft_status st = load(m, path, options, err);
+    if (st != GRAFT_OK) {
+        graft_model_free(m);
+        return st;
+    }
+    *out = m;
+    return GRAFT_OK;
+}
+
+int64_t graft_model_vocab_size(const graft_model *m) { return gr_model_get_config(m->model)->vocab_size; }
+int64_t graft_model_n_params(const graft_model *m) { return gr_model_n_params(m->model); }
+int64_t graft_model_max_length(const graft_model *m) { return gr_model_get_config(m->model)->max_position_embeddings; }
+const char *graft_model_path(const graft_model *m) { return gr_model_path(m->model); }
+
+/* --- Adapters ---------------------------------------------------------------------------------------------------------------------- */
+
+graft_status graft_adapter_new(graft_model *m, const char *name, const char *config_json, uint64_t seed,
+                               graft_error *err) {
+    int index;
+    return gr_adapter_set_create(m->adapters, name, config_json, strlen(config_json), seed, &index, err);
+}
+
+graft_status graft_adapter_load(graft_model *m, const char *name, const char *dir, double scale, graft_error *err) {
+    int index;
+    return gr_adapter_set_load(m->adapters, name, dir, scale, false, &index, err);
+}
+
+graft_status graft_adapter_load_trainable(graft_model *m, const char *name, const char *dir, graft_error *err) {
+    int index;
+    return gr_adapter_set_load(m->adapters, name, dir, 1, true, &index, err);
+}
+
+graft_status graft_adapter_remove(graft_model *m, const char *name, graft_error *err) {
+    int index;
+    GR_TRY(gr_model_choose_adapter(m, name, &index, err));
+    gr_adapter_set_remove(m->adapters, index);
+    return GRAFT_OK;
+}
+
+/* The format in which the base has its weights; block formats cannot be written and become half precision. */
+static gr_dtype stored_dtype(const gr_model *m) {
+    const gr_weight *w = gr_weights_find(gr_model_weights(m), "model.embed_tokens.weight");
+    if (!w) w = gr_weights_at(gr_model_weights(m), 0);
+    gr_dtype d = w ? w->view.dtype : GR_F16;
+    return d == GR_F32 || d == GR_BF16 ? d : GR_F16;
+}
+
+graft_status graft_adapter_save(const graft_model *m, const char *name, const char *dir, graft_error *err) {
+    int index;
+    GR_TRY(gr_model_choose_adapter(m, name, &index, err));
+    return gr_adapter_save(m->adapters, index, dir, stored_dtype(m->model), err);
+}
+
+graft_status graft_model_merge(graft_model *m, const char *adapter, const char *dir, graft_dtype dtype, graft_error *err) {
+    int index;
+    gr_dtype d = dtype == GRAFT_DTYPE_F32    ? GR_F32
+                 : dtype == GRAFT_DTYPE_BF16 ? GR_BF16
+                 : dtype == GRAFT_DTYPE_F16  ? GR_F16
+                                             : stored_dtype(m->model);
+    GR_TRY(gr_model_choose_adapter(m, adapter, &index, err));
+    return gr_adapter_merge(m->adapters, index, dir, d, err);
+}
+
+static int nth(const graft_model *m, size_t i) {
+    for (int k = 0; k < gr_adapter_set_count(m->adapters); k++)
+        if (gr_adapter_set_name(m->adapters, k) && i-- == 0) return k;
+    return -1;
+}
+
+size_t graft_adapter_count(const graft_model *m) {
+    size_t n = 0;
+    while (nth(m, n) >= 0) n++;
+    return n;
+}
+
+const char *graft_adapter_name(const graft_model *m, size_t i) { return gr_adapter_set_name(m->adapters, nth(m, i)); }
+
+int64_t graft_adapter_n_params(const graft_model *m, const char *name) {
+    int index = gr_adapter_set_find(m->adapters, name);
+    return index < 0 ? -1 : gr_adapter_n_trainable(m->adapters, index);
+}
