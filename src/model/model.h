@@ -59,6 +59,8 @@ gr_param *gr_variant_param(const gr_variant *v, size_t i); /* in the order of `n
 /* The copy of a tensor of the model, NULL: not replaced. Whether a head that is tied in the model is not in the variant. */
 const gr_param *gr_variant_find(const gr_variant *v, const char *tensor);
 bool gr_variant_unties(const gr_variant *v);
+/* The trained table that embedding and head share, NULL: none. */
+gr_param *gr_variant_tied_table(const gr_variant *v);
 /* Bytes of masters and gradients. */
 size_t gr_variant_bytes(const gr_variant *v);
 /* All tensor names of the model, in the order of the sites, tied ones once. Borrowed from the model. */

@@ -43,6 +43,11 @@ bool gr_variant_unties(const gr_variant *v) {
     return v->model->head_tied && v->modules.head.matrix != v->modules.embedding.matrix;
 }
 
+gr_param *gr_variant_tied_table(const gr_variant *v) {
+    gr_param *p = v->modules.embedding.param;
+    return p && p == v->modules.head.weight[0] ? p : NULL;
+}
+
 size_t gr_variant_bytes(const gr_variant *v) { return v->bytes; }
 const gr_modules *gr_variant_modules(const gr_variant *v) { return &v->modules; }
 

@@ -18,7 +18,11 @@ graft_status gr_nn_constant(gr_tape *t, gr_dtype dt, int64_t n, void *data, gr_v
 
 graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, const int32_t *ids, gr_var **out, graft_error *err) {
     gr_var *in[1] = {NULL}, *y;
-    if (e->param) GR_TRY(gr_nn_leaf(run->tape, e->param, &in[0], err));
+    if (e->param) {
+        gr_param p = *e->param;
+        if (p.grad_embedding) p.grad = p.grad_embedding;
+        GR_TRY(gr_nn_leaf(run->tape, &p, &in[0], err));
+    }
     gr_embedding_params params = {.table = e->matrix, .n = run->n_rows, .ids = ids, .has_pad = e->pad_id >= 0,
                                   .pad_id = e->pad_id};
     GR_TRY(gr_tape_apply(run->tape, &gr_op_embedding, in, 1, &params, &y, err));

@@ -42,6 +42,9 @@ typedef struct gr_param {
     gr_dtype dtype;
     int64_t n;
     void *value, *grad; /* grad NULL: not trained */
+    /* A table that embedding and head share: where the embedding's part of the gradient is summed, apart from the head's,
+     * so that the order of additions does not depend on how a batch is cut. NULL: into grad. */
+    void *grad_embedding;
     gr_matrix *matrix;  /* told by gr_param_changed; NULL: none */
     bool decay;         /* weight decay applies (matrices; not norms and biases) */
 } gr_param;

@@ -37,6 +37,10 @@ void gr_engine_free(gr_engine *e) {
     gr_tape_free(e->eval_tape);
     gr_pass_free(e->pass);
     gr_pool_free(e->pool);
+    if (e->o.tied) {
+        gr_free_aligned(e->a, e->o.tied->grad_embedding);
+        e->o.tied->grad_embedding = NULL;
+    }
     gr_free(e->a, e->bounds);
     gr_free(e->a, e->weight);
     gr_free(e->a, e->key);
@@ -52,6 +56,12 @@ void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, bool
 uint32_t gr_engine_bad_example(const gr_engine *e) { return e->bad_example; }
 
 graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err) {
+    gr_param *tied = e->o.tied;
+    if (tied && !tied->grad_embedding) {
+        tied->grad_embedding = gr_alloc_aligned(e->a, (size_t)tied->n * sizeof(float));
+        if (!tied->grad_embedding) return gr_fail_memory(err);
+        memset(tied->grad_embedding, 0, (size_t)tied->n * sizeof(float));
+    }
     if (e->pool) return GRAFT_OK;
     return gr_pool_new(e->a, pool_bytes, false, &e->pool, err);
 }
@@ -167,7 +177,13 @@ static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool
 }
 
 graft_status gr_engine_train(gr_engine *e, const gr_data_batch *b, int64_t step, gr_tally *tally, graft_error *err) {
-    return run(e, b, step, true, tally, err);
+    gr_param *tied = e->o.tied;
+    GR_TRY(gr_engine_reserve(e, 0, err));
+    if (tied) memset(tied->grad_embedding, 0, (size_t)tied->n * sizeof(float));
+    GR_TRY(run(e, b, step, true, tally, err));
+    gr_device *d = gr_model_device(e->model);
+    if (tied) d->k->add(d, GR_F32, tied->n, tied->grad, tied->grad_embedding, tied->grad);
+    return GRAFT_OK;
 }
 
 graft_status gr_engine_eval(gr_engine *e, const gr_data_batch *b, gr_tally *tally, graft_error *err) {

@@ -17,6 +17,7 @@ typedef struct gr_engine_options {
     size_t max_seqs;       /* of a micro-batch; 0: any number */
     size_t max_tokens;     /* of a micro-batch, where it has more than one sequence; 0: any number */
     bool recompute;
+    gr_param *tied; /* gr_variant_tied_table of what is trained, NULL: none */
 } gr_engine_options;
 
 /* Sums over batches; start from zero. */
@@ -30,7 +31,8 @@ graft_status gr_engine_new(gr_model *m, const gr_engine_options *o, gr_engine **
 void gr_engine_free(gr_engine *e);
 void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, bool recompute);
 
-/* Adds the gradient of the mean loss over the batch's labels to the parameters' gradients. `step` makes dropout differ
+/* Adds the gradient of the mean loss over the batch's labels to the parameters' gradients; one call a step gives the same
+ * bits for any cut of its batch. `step` makes dropout differ
  * from step to step. GRAFT_ERR_NUMERIC: a loss is not finite; gr_engine_bad_example tells whose. After any failure the
  * gradients are of no use. */
 graft_status gr_engine_train(gr_engine *e, const gr_data_batch *b, int64_t step, gr_tally *tally, graft_error *err);
@@ -41,7 +43,7 @@ uint32_t gr_engine_bad_example(const gr_engine *e);
  * anything. */
 graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward, size_t *pool_bytes, graft_error *err);
 size_t gr_engine_largest_micro(const gr_engine *e, const gr_data_batch *b, size_t *n_seqs);
-/* Takes the step arena's memory now. */
+/* Takes the step arena's memory now, and that of a tied table's second gradient. */
 graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err);
 
 #endif

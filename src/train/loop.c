@@ -220,7 +220,11 @@ static graft_status after_step(gr_trainer *t, graft_error *err) {
 static graft_status cancelled(gr_trainer *t, graft_error *err) {
     long long n = t->state.global_step;
     if (n == 0) return gr_fail(err, GRAFT_ERR_CANCELLED, "cancelled before the end of the first step: nothing to save");
-    if (t->last_checkpoint != n) GR_TRY(gr_checkpoint_save(t, err));
+    /* Writing a model looks for cancellation too: a second one stops the saving. */
+    graft_context_reset_cancel(t->ctx);
+    graft_status st = t->last_checkpoint != n ? gr_checkpoint_save(t, err) : GRAFT_OK;
+    graft_context_cancel(t->ctx);
+    GR_TRY(st);
     return gr_fail(err, GRAFT_ERR_CANCELLED,
                    "cancelled at step %lld of %lld: saved %s/checkpoint-%lld; the same command with "
                    "--resume-from-checkpoint latest goes on",

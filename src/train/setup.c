@@ -125,7 +125,9 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     t->resident_data = after > between ? after - between : 0;
     GR_TRY(count_steps(t, err));
     GR_TRY(make_adapter(t, err));
-    const gr_engine_options eo = {.hooks = gr_adapter_set_hooks(t->set),
+    const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
+    const gr_engine_options eo = {.tied = v ? gr_variant_tied_table(v) : NULL,
+                                  .hooks = gr_adapter_set_hooks(t->set),
                                   .adapter = t->adapter,
                                   .seed = t->o->seed,
                                   .max_seqs = (size_t)t->o->per_device_train_batch_size};

@@ -1,0 +1,423 @@
+/* Runs of fine-tuning: the same bits however they are cut, interrupted or threaded; and what goes wrong is said. */
+#include "support/sft_run.h"
+
+#include <math.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "train/output.h"
+#include "train/plot.h"
+
+/* Everything random and everything periodic at once. */
+static void rich_case(sft_case *c, const char *output) {
+    sft_case_init(c, "pairs.jsonl", output);
+    c->o.no_shuffle = 0;
+    c->o.lora.lora_dropout = 0.2;
+    c->o.learning_rate = 5e-3;
+    c->o.max_steps = 12;
+    c->o.per_device_train_batch_size = 8;
+    c->o.logging_steps = 2;
+    c->o.eval_strategy = GRAFT_STRATEGY_STEPS;
+    c->o.eval_steps = 3;
+}
+
+static void threads_change_no_bit(void **state) {
+    (void)state;
+    sft_case a, b;
+    rich_case(&a, "threads1");
+    rich_case(&b, "threads2");
+    a.o.max_steps = b.o.max_steps = 4;
+    assert_ok(sft_run(&a, 1, NULL, &err));
+    assert_ok(sft_run(&b, 2, NULL, &err));
+    sft_assert_same(a.output, b.output);
+}
+
+static void micro_batches_change_no_bit(void **state) {
+    (void)state;
+    static const char *const methods[] = {"lora", "full"};
+    for (int m = 0; m < 2; m++) {
+        sft_case whole, cut, again;
+        rich_case(&whole, test_path("whole%d", m));
+        rich_case(&cut, test_path("cut%d", m));
+        rich_case(&again, test_path("again%d", m));
+        /* 12 divides the 36 records, so that the logged epochs agree too. */
+        whole.o.per_device_train_batch_size = 12;
+        cut.o.per_device_train_batch_size = 4;
+        cut.o.gradient_accumulation_steps = 3;
+        again.o.per_device_train_batch_size = 12;
+        again.o.gradient_checkpointing = GRAFT_YES;
+        whole.o.method = cut.o.method = again.o.method = methods[m];
+        assert_ok(sft_run(&whole, 1, NULL, &err));
+        assert_ok(sft_run(&cut, 1, NULL, &err));
+        assert_ok(sft_run(&again, 1, NULL, &err));
+        sft_assert_same(whole.output, cut.output);
+        sft_assert_same(whole.output, again.output);
+    }
+}
+
+/* Records of one sequence row never see each other: a packed batch of all records is the unpacked one. */
+static void packing_keeps_records_apart(void **state) {
+    (void)state;
+    sft_case a, b;
+    sft_case_init(&a, "texts.jsonl", "plain");
+    sft_case_init(&b, "texts.jsonl", "packed");
+    a.o.max_steps = b.o.max_steps = 3;
+    a.o.per_device_train_batch_size = 30;
+    b.o.per_device_train_batch_size = 30;
+    b.o.packing = 1;
+    graft_train_result ra, rb;
+    assert_ok(sft_run(&a, 1, &ra, &err));
+    assert_ok(sft_run(&b, 1, &rb, &err));
+    assert_true(fabs(ra.train_loss - rb.train_loss) < 1e-6);
+    assert_int_equal(ra.num_tokens, rb.num_tokens);
+}
+
+/* --- Interruption --- */
+
+typedef struct stopper {
+    graft_context *ctx;
+    int64_t at;
+    graft_train_phase phase;
+} stopper;
+
+static void stop_there(void *user, const graft_train_progress *p) {
+    stopper *s = user;
+    if (p->phase == s->phase && p->step >= s->at) graft_context_cancel(s->ctx);
+}
+
+static graft_status run_until(const sft_case *c, graft_train_phase phase, int64_t at, graft_error *err) {
+    graft_context_options co = {.n_threads = 1};
+    graft_sft_options o = c->o;
+    stopper s = {.at = at, .phase = phase};
+    o.data = (graft_texts){c->data, 1};
+    o.eval_data = (graft_texts){c->eval, 1};
+    o.output_dir = c->output;
+    GR_TRY(graft_context_new(&co, &s.ctx, err));
+    const graft_train_callbacks call = {.user = &s, .progress = stop_there};
+    graft_status st = graft_sft(s.ctx, &o, &call, NULL, err);
+    graft_context_free(s.ctx);
+    return st;
+}
+
+static void cancelled_runs_go_on_with_the_same_bits(void **state) {
+    (void)state;
+    static const char *const methods[] = {"lora", "full"};
+    for (int m = 0; m < 2; m++) {
+        sft_case whole, cut;
+        graft_error wrong;
+        char name[32];
+        snprintf(name, sizeof name, "undisturbed%d", m);
+        rich_case(&whole, name);
+        snprintf(name, sizeof name, "disturbed%d", m);
+        rich_case(&cut, name);
+        whole.o.method = cut.o.method = methods[m];
+        cut.o.resume_from_checkpoint = "auto";
+        assert_ok(sft_run(&whole, 1, NULL, &err));
+        assert_int_equal(run_until(&cut, GRAFT_TRAIN_STEPPING, 5, &wrong), GRAFT_ERR_CANCELLED);
+        if (!strstr(wrong.text, "checkpoint-5")) fail_msg("%s", wrong.text);
+        assert_int_equal(run_until(&cut, GRAFT_TRAIN_EVALUATING, 6, &wrong), GRAFT_ERR_CANCELLED);
+        assert_non_null(strstr(wrong.text, "checkpoint-6"));
+        assert_int_equal(run_until(&cut, GRAFT_TRAIN_STEPPING, 11, &wrong), GRAFT_ERR_CANCELLED);
+        cut.o.resume_from_checkpoint = "latest";
+        assert_ok(sft_run(&cut, 1, NULL, &err));
+        sft_assert_same(whole.output, cut.output);
+    }
+}
+
+static void resuming_needs_the_same_options(void **state) {
+    (void)state;
+    sft_case c;
+    graft_error wrong;
+    rich_case(&c, "options");
+    assert_int_equal(run_until(&c, GRAFT_TRAIN_STEPPING, 2, &wrong), GRAFT_ERR_CANCELLED);
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_ARGUMENT);
+    assert_non_null(strstr(wrong.text, "--resume-from-checkpoint latest"));
+    c.o.resume_from_checkpoint = "latest";
+    c.o.learning_rate = 1e-3;
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_MISMATCH);
+    assert_non_null(strstr(wrong.text, "learning_rate: the run was started with 0.005, found 0.001"));
+    c.o.learning_rate = 5e-3;
+    c.data[0] = test_golden("train/texts.jsonl");
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_MISMATCH);
+    c.data[0] = c.eval[0];
+    c.o.max_steps = 13;
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_MISMATCH);
+    c.o.resume_from_checkpoint = test_path("%s/none", c.output);
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_NOT_FOUND);
+    c.o.resume_from_checkpoint = NULL;
+    c.o.overwrite_output_dir = 1;
+    assert_ok(sft_run(&c, 1, NULL, &err));
+    assert_false(gr_path_exists(test_path("%s/checkpoint-2", c.output)));
+    sft_case_init(&c, "pairs.jsonl", "fresh");
+    c.o.resume_from_checkpoint = "latest";
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_NOT_FOUND);
+}
+
+/* --- Checkpoints, best, early stop, event files --- */
+
+static void expect_checkpoints(const char *dir, const char *expected) {
+    int64_t *steps;
+    size_t n;
+    char got[128] = "";
+    assert_ok(gr_list_checkpoints(NULL, dir, &steps, &n, &err));
+    for (size_t i = 0; i < n; i++) snprintf(got + strlen(got), sizeof got - strlen(got), "%lld ", (long long)steps[i]);
+    gr_free(NULL, steps);
+    assert_string_equal(got, expected);
+}
+
+static void best_checkpoint_is_kept_and_loaded(void **state) {
+    (void)state;
+    sft_case c;
+    graft_train_result r;
+    rich_case(&c, "best");
+    c.o.learning_rate = 0.5; /* grows worse soon */
+    c.o.lr_scheduler_type = "constant";
+    c.o.max_steps = 40;
+    c.o.eval_steps = 1;
+    c.o.save_strategy = GRAFT_STRATEGY_STEPS;
+    c.o.save_steps = 1;
+    c.o.save_total_limit = 1;
+    c.o.load_best_model_at_end = 1;
+    c.o.early_stopping_patience = 3;
+    c.o.report_to = "tensorboard";
+    assert_ok(sft_run(&c, 1, &r, &err));
+    assert_true(r.early_stopped && r.global_step < 40 && r.best_step == r.global_step - 3);
+    expect_checkpoints(c.output, test_path("%lld %lld ", (long long)r.best_step, (long long)r.global_step));
+    size_t na, nb;
+    char *a = sft_read(test_path("%s/adapter_model.safetensors", c.output), &na);
+    char *b = sft_read(test_path("%s/checkpoint-%lld/adapter_model.safetensors", c.output, (long long)r.best_step), &nb);
+    assert_int_equal(na, nb);
+    assert_memory_equal(a, b, na);
+    gr_free(NULL, a);
+    gr_free(NULL, b);
+    gr_curves curves;
+    gr_curves_init(&curves, NULL);
+    assert_ok(gr_curves_read(&curves, test_path("%s/runs", c.output), &err));
+    assert_int_equal(curves.curve[GR_CURVE_EVAL_LOSS].n, r.global_step);
+    gr_curves_free(&curves);
+    char *card = sft_read(test_path("%s/README.md", c.output), NULL);
+    assert_non_null(strstr(card, "library_name: peft"));
+    assert_non_null(strstr(card, "(these weights)"));
+    gr_free(NULL, card);
+}
+
+static void epochs_log_evaluate_and_save(void **state) {
+    (void)state;
+    sft_case c;
+    graft_train_result r;
+    rich_case(&c, "epochs");
+    c.o.max_steps = -1;
+    c.o.num_train_epochs = 2.5;
+    c.o.logging_strategy = c.o.eval_strategy = c.o.save_strategy = GRAFT_STRATEGY_EPOCH;
+    assert_ok(sft_run(&c, 1, &r, &err));
+    assert_int_equal(r.total_steps, 13); /* 36 records in 5 steps an epoch */
+    expect_checkpoints(c.output, "5 10 13 ");
+    gr_curves curves;
+    gr_curves_init(&curves, NULL);
+    assert_ok(gr_curves_read(&curves, c.output, &err));
+    assert_int_equal(curves.curve[GR_CURVE_LOSS].n, 3);
+    assert_int_equal(curves.curve[GR_CURVE_EVAL_LOSS].n, 3);
+    gr_curves_free(&curves);
+}
+
+/* --- What goes wrong --- */
+
+static void expect_failure(sft_case *c, graft_status st, const char *expected) {
+    graft_error wrong = {0};
+    graft_status got = sft_run(c, 1, NULL, &wrong);
+    if (got != st || !strstr(wrong.text, expected))
+        fail_msg("expected %s with \"%s\", got %s: %s", graft_status_text(st), expected, graft_status_text(got), wrong.text);
+}
+
+static void wrong_options_are_named(void **state) {
+    (void)state;
+    sft_case c;
+#define WRONG(change, expected)                                                                                        \
+    sft_case_init(&c, "pairs.jsonl", "wrong");                                                                         \
+    change;                                                                                                            \
+    expect_failure(&c, GRAFT_ERR_ARGUMENT, expected)
+    WRONG(c.o.model = NULL, "model: expected");
+    WRONG(c.o.method = "loha", "found loha");
+    WRONG(c.o.dtype = "f64", "found f64");
+    WRONG(c.o.learning_rate = -1, "learning_rate: expected");
+    WRONG(c.o.learning_rate = NAN, "learning_rate: expected");
+    WRONG(c.o.per_device_train_batch_size = 0, "per_device_train_batch_size");
+    WRONG(c.o.num_train_epochs = 0, "num_train_epochs");
+    WRONG(c.o.lora.r = 0, "lora_r");
+    WRONG(c.o.optim = "lion", "found lion");
+    WRONG(c.o.lr_scheduler_type = "stairs", "found stairs");
+    WRONG(c.o.report_to = "wandb", "found wandb");
+    WRONG(c.o.load_best_model_at_end = 1, "load_best_model_at_end: expected eval_strategy");
+    WRONG(c.o.metric_for_best_model = "bleu", "found bleu");
+    WRONG(c.o.save_strategy = GRAFT_STRATEGY_BEST, "save_strategy best");
+    WRONG(c.output[0] = '\0', "output_dir");
+#undef WRONG
+}
+
+static void write_data(sft_case *c, const char *name, const char *text) {
+    c->data[0] = test_path("%s/%s", test_temp_dir(), name);
+    assert_ok(gr_write_file(NULL, c->data[0], text, strlen(text), &err));
+}
+
+static void bad_data_and_folders_are_named(void **state) {
+    (void)state;
+    sft_case c;
+    sft_case_init(&c, "pairs.jsonl", "bad");
+    write_data(&c, "empty.jsonl", "");
+    expect_failure(&c, GRAFT_ERR_FORMAT, "empty.jsonl");
+    write_data(&c, "broken.jsonl", "{\"text\": \"one\"}\n{\"text\": \n");
+    expect_failure(&c, GRAFT_ERR_FORMAT, "broken.jsonl:2");
+    c.data[0] = "/nonexistent/data.jsonl";
+    expect_failure(&c, GRAFT_ERR_NOT_FOUND, "/nonexistent/data.jsonl");
+    sft_case_init(&c, "pairs.jsonl", "x");
+    snprintf(c.output, sizeof c.output, "/dev/null/out");
+    expect_failure(&c, GRAFT_ERR_IO, "/dev/null");
+    sft_case_init(&c, "pairs.jsonl", "readonly");
+    assert_int_equal(mkdir(c.output, 0555), 0);
+    if (geteuid() != 0) expect_failure(&c, GRAFT_ERR_IO, "readonly");
+    sft_case_init(&c, "pairs.jsonl", "nomodel");
+    c.o.model = "/nonexistent/model";
+    expect_failure(&c, GRAFT_ERR_NOT_FOUND, "/nonexistent/model");
+}
+
+static void long_records_are_cut(void **state) {
+    (void)state;
+    sft_case c;
+    graft_train_result r;
+    sft_case_init(&c, "pairs.jsonl", "long");
+    write_data(&c, "long.jsonl",
+               "{\"prompt\": \"red\", \"completion\": \" green blue small large round quick slow old new stone river\"}\n"
+               "{\"prompt\": \"red green blue small large round quick slow old new stone river\", \"completion\": \" red\"}\n"
+               "{\"prompt\": \"red\", \"completion\": \" green\"}\n");
+    c.o.max_length = 6;
+    c.o.max_steps = 1;
+    assert_ok(sft_run(&c, 1, &r, &err));
+    assert_int_equal(r.n_records, 2);
+    assert_int_equal(r.n_dropped_records, 1);
+    assert_int_equal(r.n_truncated_records, 2);
+}
+
+static void a_loss_that_is_not_finite_stops_the_run(void **state) {
+    (void)state;
+    sft_case c;
+    sft_case_init(&c, "pairs.jsonl", "nan");
+    c.o.learning_rate = 1e6; /* step 2 overflows */
+    c.o.max_grad_norm = 0;
+    c.o.optim = "sgd";
+    c.o.optim_args = "momentum=0.9";
+    c.o.method = "full";
+    c.o.per_device_train_batch_size = 1;
+    c.o.save_strategy = GRAFT_STRATEGY_STEPS;
+    c.o.save_steps = 1;
+    expect_failure(&c, GRAFT_ERR_NUMERIC, "pairs.jsonl:");
+    int64_t *steps;
+    size_t n;
+    graft_error wrong;
+    assert_ok(gr_list_checkpoints(NULL, c.output, &steps, &n, &err));
+    assert_true(n > 0);
+    c.o.resume_from_checkpoint = "latest";
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_NUMERIC);
+    assert_non_null(strstr(wrong.text, test_path("the last good checkpoint is checkpoint-%lld", (long long)steps[n - 1])));
+    assert_non_null(strstr(wrong.text, test_path("step %lld", (long long)steps[n - 1] + 1)));
+    gr_free(NULL, steps);
+}
+
+static void a_full_disk_keeps_the_last_checkpoint(void **state) {
+    (void)state;
+    sft_case c;
+    graft_error wrong;
+    struct rlimit before, small;
+    rich_case(&c, "full_disk");
+    assert_int_equal(run_until(&c, GRAFT_TRAIN_STEPPING, 2, &wrong), GRAFT_ERR_CANCELLED);
+    c.o.resume_from_checkpoint = "latest";
+    c.o.save_strategy = GRAFT_STRATEGY_STEPS;
+    c.o.save_steps = 1;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    for (small.rlim_cur = 2500; small.rlim_cur < 30000; small.rlim_cur += 5000) {
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+        graft_status st = sft_run(&c, 1, NULL, &wrong);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        if (st == GRAFT_OK) break;
+        assert_int_equal(st, GRAFT_ERR_IO);
+        assert_non_null(strstr(wrong.text, c.output));
+        assert_false(gr_path_exists(test_path("%s/checkpoint-3.tmp", c.output)));
+        expect_checkpoints(c.output, "2 ");
+    }
+    assert_ok(sft_run(&c, 1, NULL, &err));
+}
+
+static graft_status one_step(const graft_allocator *a, void *arg) {
+    graft_context_options co = {.allocator = *a, .n_threads = 1};
+    sft_case c = *(sft_case *)arg;
+    c.o.data = (graft_texts){((sft_case *)arg)->data, 1};
+    c.o.eval_data = (graft_texts){((sft_case *)arg)->eval, 1};
+    c.o.output_dir = ((sft_case *)arg)->output;
+    graft_context *ctx;
+    GR_TRY(graft_context_new(&co, &ctx, NULL));
+    graft_status st = graft_sft(ctx, &c.o, NULL, NULL, NULL);
+    graft_context_free(ctx);
+    return st;
+}
+
+static void failing_allocations_leak_nothing(void **state) {
+    (void)state;
+    sft_case c;
+    sft_case_init(&c, "texts.jsonl", "sweep");
+    c.o.max_steps = 1;
+    c.o.per_device_train_batch_size = 2;
+    c.o.save_strategy = GRAFT_STRATEGY_STEPS;
+    c.o.eval_strategy = GRAFT_STRATEGY_STEPS;
+    c.o.report_to = "tensorboard";
+    c.o.overwrite_output_dir = 1;
+    c.o.packing = 1;
+    test_allocation_sweep(one_step, &c, 0, 53);
+}
+
+static void plan_counts_what_a_run_sees(void **state) {
+    (void)state;
+    sft_case c;
+    graft_context *ctx;
+    graft_train_plan p;
+    graft_train_result r;
+    rich_case(&c, "plan");
+    assert_ok(sft_run(&c, 1, &r, &err));
+    assert_ok(graft_context_new(NULL, &ctx, &err));
+    c.o.data = (graft_texts){c.data, 1};
+    c.o.eval_data = (graft_texts){c.eval, 1};
+    assert_ok(graft_sft_plan(ctx, &c.o, &p, &err));
+    assert_int_equal(p.n_trainable, r.n_trainable);
+    assert_int_equal(p.n_parameters, r.n_parameters);
+    assert_int_equal(p.n_records, r.n_records);
+    assert_int_equal(p.total_steps, 12);
+    assert_int_equal(p.steps_per_epoch, 5);
+    assert_true(p.seconds > 0 && p.tokens_per_second > 0 && p.peak > p.step);
+    graft_error wrong;
+    c.o.memory = 1 << 20;
+    assert_int_equal(graft_sft_plan(ctx, &c.o, &p, &wrong), GRAFT_ERR_LIMIT);
+    assert_non_null(strstr(wrong.text, "memory: expected at most 1.0 MiB"));
+    graft_context_free(ctx);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(micro_batches_change_no_bit),
+        cmocka_unit_test(packing_keeps_records_apart),
+        cmocka_unit_test(cancelled_runs_go_on_with_the_same_bits),
+        cmocka_unit_test(resuming_needs_the_same_options),
+        cmocka_unit_test(best_checkpoint_is_kept_and_loaded),
+        cmocka_unit_test(epochs_log_evaluate_and_save),
+        cmocka_unit_test(wrong_options_are_named),
+        cmocka_unit_test(bad_data_and_folders_are_named),
+        cmocka_unit_test(long_records_are_cut),
+        cmocka_unit_test(a_loss_that_is_not_finite_stops_the_run),
+        cmocka_unit_test(a_full_disk_keeps_the_last_checkpoint),
+        cmocka_unit_test(failing_allocations_leak_nothing),
+        cmocka_unit_test(plan_counts_what_a_run_sees),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
