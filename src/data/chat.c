@@ -148,8 +148,9 @@ graft_status gr_chat_render(const gr_chat *c, const gr_chat_input *in, bool gene
     return st;
 }
 
-/* A span covers the tokens from the one that holds its first byte to the one that holds its last. Tokens stand in the
- * order of the text, so the first of them is found by halving. */
+/* A span covers every token that holds one of its bytes. (transformers stops at the first token of the last character, and so
+ * leaves out the rest of a character that is several tokens.) Tokens stand in the order of the text, so that the first is
+ * found by halving. */
 static void mark(const gr_rendering *r, graft_span span, uint8_t *mask) {
     size_t low = 0, high = r->n;
     while (low < high) {

@@ -182,7 +182,7 @@ done:
 
 /* Moves the start back over what the template puts between the generation prompt and the message's text. */
 static graft_status find_start(const finder *f, size_t i, size_t floor, size_t at, size_t *out, graft_error *err) {
-    text without, prompt;
+    text without = {0}, prompt;
     place previous = {0};
     *out = at;
     GR_TRY(render(f, i, i, (gr_slice){0}, true, &prompt, err));
@@ -194,8 +194,8 @@ static graft_status find_start(const finder *f, size_t i, size_t floor, size_t a
         size_t n = prompt.len - skip, from = previous.found ? GR_MAX(floor, previous.end) : floor;
         const char *hit = n && from <= at ? memmem(f->r->text + from, at - from, prompt.data + skip, n) : NULL;
         if (hit) *out = (size_t)(hit - f->r->text) + n;
-        gr_free(f->a, without.data);
     }
+    gr_free(f->a, without.data);
     gr_free(f->a, prompt.data);
     return st;
 }
@@ -211,23 +211,10 @@ static size_t token_at(const gr_rendering *r, size_t at) {
     return low;
 }
 
-/* `shared` bytes behind the message are as in `tail`: as many whole tokens of them as there are end the turn. A template
- * that ends a turn only where the next begins shares none; then a following special token does it, if generation stops at
- * it, or if it is not the one that starts a turn. */
-static size_t find_end(const finder *f, size_t end, const text *tail, const char *prompt) {
-    const gr_rendering *r = f->r;
-    const graft_tokenizer *tok = gr_chat_tokenizer(f->chat);
-    size_t limit = end + common_prefix(r->text + end, r->len - end, tail->data ? tail->data : "", tail->len);
-    size_t t = token_at(r, end), last = end;
-    bool special = false;
-    for (; t < r->n && r->spans[t].end <= limit; t++) {
-        special = special || graft_tokenizer_is_special(tok, r->ids[t]);
-        last = GR_MAX(last, r->spans[t].end);
-    }
-    if (special || t >= r->n || r->spans[t].start != last || !graft_tokenizer_is_special(tok, r->ids[t])) return last;
-    size_t n = r->spans[t].end - r->spans[t].start;
-    bool starts = prompt && strlen(prompt) >= n && memcmp(prompt, r->text + last, n) == 0;
-    return graft_tokenizer_is_eos(tok, r->ids[t]) || !starts ? r->spans[t].end : last;
+static bool is_space(const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r\n", s[i])) return false;
+    return true;
 }
 
 /* The generation prompt alone, "" where it cannot be had; freed by the caller. */
@@ -236,7 +223,8 @@ static graft_status generation_prompt(const finder *f, size_t i, char **out, gra
     GR_TRY(render(f, i, i, (gr_slice){0}, true, &with, err));
     graft_status st = render(f, i, i, (gr_slice){0}, false, &without, err);
     if (st == GRAFT_OK) {
-        size_t skip = with.data && is_prefix(&without, &(gr_rendering){.text = with.data, .len = with.len}) ? without.len : with.len;
+        bool whole = with.data && (i == 0 || is_prefix(&without, &(gr_rendering){.text = with.data, .len = with.len}));
+        size_t skip = whole ? without.len : with.len;
         char *copy = gr_strndup(f->a, with.data ? with.data + skip : "", with.len - skip);
         if (copy) *out = copy;
         else st = gr_fail_memory(err);
@@ -246,26 +234,57 @@ static graft_status generation_prompt(const finder *f, size_t i, char **out, gra
     return st;
 }
 
-static graft_status find_message(const finder *f, size_t i, size_t floor, place *out, graft_error *err) {
-    GR_TRY(by_prefixes(f, i, out, err));
-    if (out->found && out->at >= floor) return GRAFT_OK;
-    text tail = {0};
-    place own;
-    char *prompt = NULL;
-    *out = (place){0};
-    graft_status st = by_sentinels(f, i, &own, &tail, err);
-    if (st == GRAFT_OK && own.found && own.at >= floor) {
-        size_t at = own.at, end = f->r->len;
-        st = find_start(f, i, floor, own.at, &at, err);
-        if (st == GRAFT_OK && i + 1 < f->in->n) {
-            st = generation_prompt(f, i, &prompt, err);
-            if (st == GRAFT_OK) end = find_end(f, own.end, &tail, prompt);
-        }
-        if (st == GRAFT_OK && end > at) *out = (place){true, at, end};
+/* Some templates end a turn only where the next one begins: the turn [at, *end) of message i then has no special token
+ * at its end, and one that follows it ends it, if generation stops there or if it is not one that starts a turn. */
+static graft_status add_stop(const finder *f, size_t i, size_t at, size_t *end, graft_error *err) {
+    const gr_rendering *r = f->r;
+    const graft_tokenizer *tok = gr_chat_tokenizer(f->chat);
+    size_t t = token_at(r, *end), last = t;
+    if (t >= r->n || r->spans[t].start != *end || !graft_tokenizer_is_special(tok, r->ids[t])) return GRAFT_OK;
+    while (last > 0 && r->spans[last - 1].start >= at) {
+        last--;
+        if (graft_tokenizer_is_special(tok, r->ids[last])) return GRAFT_OK;
+        if (!is_space(r->text + r->spans[last].start, r->spans[last].end - r->spans[last].start)) break;
     }
-    gr_free(f->a, tail.data);
-    gr_free(f->a, prompt);
-    return st;
+    bool stops = graft_tokenizer_is_eos(tok, r->ids[t]);
+    if (!stops && r->ids[t] != graft_tokenizer_special_id(tok, GRAFT_TOKEN_BOS)) {
+        char *prompt;
+        size_t n = r->spans[t].end - *end;
+        GR_TRY(generation_prompt(f, i, &prompt, err));
+        stops = prompt[0] && strncmp(prompt, r->text + *end, n) != 0;
+        gr_free(f->a, prompt);
+    }
+    if (stops) *end = r->spans[t].end;
+    return GRAFT_OK;
+}
+
+/* As many whole tokens behind the message as stand there too when it is the last one (`tail`). */
+static size_t shared_end(const finder *f, size_t end, const text *tail) {
+    const gr_rendering *r = f->r;
+    size_t limit = end + common_prefix(r->text + end, r->len - end, tail->data ? tail->data : "", tail->len);
+    for (size_t t = token_at(r, end); t < r->n && r->spans[t].end <= limit; t++) end = GR_MAX(end, r->spans[t].end);
+    return end;
+}
+
+static graft_status find_message(const finder *f, size_t i, size_t floor, place *out, graft_error *err) {
+    place p, own;
+    text tail = {0};
+    bool last = i + 1 == f->in->n;
+    GR_TRY(by_prefixes(f, i, &p, err));
+    if (!p.found || p.at < floor) {
+        p = (place){0};
+        graft_status st = by_sentinels(f, i, &own, &tail, err);
+        if (st == GRAFT_OK && own.found && own.at >= floor) {
+            p = (place){true, own.at, last ? f->r->len : shared_end(f, own.end, &tail)};
+            st = find_start(f, i, floor, own.at, &p.at, err);
+        }
+        gr_free(f->a, tail.data);
+        if (st != GRAFT_OK) return st;
+    }
+    if (p.found && !last) GR_TRY(add_stop(f, i, p.at, &p.end, err));
+    *out = p;
+    out->found = p.found && p.end > p.at;
+    return GRAFT_OK;
 }
 
 graft_status gr_chat_find_assistant(const gr_chat *c, const gr_chat_input *in, const gr_rendering *r, graft_spans *out,
