@@ -135,6 +135,30 @@ static void arena_honours_limit(void **state) {
     assert_int_equal(arena.used, 0);
 }
 
+static void rewound_arena_allocates_nothing(void **state) {
+    (void)state;
+    test_allocator a;
+    test_allocator_init(&a);
+    a.allocator.user = &a;
+    gr_arena arena;
+    gr_arena_init(&arena, &a.allocator, 0);
+    gr_arena_rewind(&arena); /* empty */
+    long calls = 0;
+    for (int round = 0; round < 4; round++) {
+        if (round == 2) calls = a.calls;
+        for (int i = 0; i < 1000; i++) {
+            char *p = gr_arena_alloc(&arena, 100);
+            for (int k = 0; k < 100; k++) assert_int_equal(p[k], 0);
+            memset(p, 1, 100);
+        }
+        gr_arena_rewind(&arena);
+        assert_int_equal(arena.used, 0);
+    }
+    assert_int_equal(a.calls, calls);
+    gr_arena_free(&arena);
+    assert_int_equal(a.live, 0);
+}
+
 static void aligned_memory(void **state) {
     (void)state;
     for (size_t n = 0; n < 200; n++) {
@@ -156,6 +180,7 @@ int main(void) {
         cmocka_unit_test(parallel_for_covers_each_item_once),
         cmocka_unit_test(atomic_file_appears_whole_or_not),
         cmocka_unit_test(arena_honours_limit),
+        cmocka_unit_test(rewound_arena_allocates_nothing),
         cmocka_unit_test(aligned_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -335,6 +335,36 @@ static void steps_like_the_last_allocate_nothing(void **state) {
     assert_int_equal(a.live, 0);
 }
 
+/* What a node saved goes as soon as its backward is done: the backward of a chain needs two gradients more than the
+ * forward has left, however long the chain is. */
+static void memory_falls_in_the_backward(void **state) {
+    (void)state;
+    enum { LENGTH = 50, BLOCK = 64 * 1024 };
+    world w;
+    gr_pool *pool;
+    gr_tape *t;
+    gr_var *x, *y, *norm;
+    gr_shape shape = gr_shape2(BLOCK / C / 4, C);
+    assert_ok(world_open(NULL, GR_F32, &w, &err));
+    assert_ok(gr_pool_new(NULL, 0, true, &pool, &err));
+    assert_ok(gr_tape_new(w.dev, pool, &(gr_tape_options){.record = true, .dry = true}, &t, &err));
+    assert_ok(gr_tape_input(t, GR_F32, &shape, true, &x, &err));
+    for (int i = 0; i < LENGTH; i++) {
+        assert_ok(leaf(t, &w, P_NORM, &norm, &err));
+        assert_ok(gr_tape_apply(t, &gr_op_rmsnorm, (gr_var *[]){x, norm}, 2, &(gr_rmsnorm_params){0}, &y, &err));
+        gr_var_drop(x);
+        x = y;
+    }
+    size_t kept = gr_pool_used(pool);
+    assert_true(kept > LENGTH * BLOCK);
+    assert_ok(gr_tape_backward(t, x, NULL, &err));
+    assert_true(gr_pool_peak(pool) <= kept + 2 * BLOCK);
+    assert_true(gr_pool_used(pool) <= 2 * BLOCK);
+    gr_tape_free(t);
+    gr_pool_free(pool);
+    world_close(&w);
+}
+
 static graft_status sweep_body(const graft_allocator *a, void *arg) {
     static outcome o;
     world w;
@@ -470,6 +500,7 @@ int main(void) {
         cmocka_unit_test(recomputation_keeps_the_bits),
         cmocka_unit_test(dry_peaks_are_real_peaks),
         cmocka_unit_test(steps_like_the_last_allocate_nothing),
+        cmocka_unit_test(memory_falls_in_the_backward),
         cmocka_unit_test(failed_allocations_leak_nothing),
         cmocka_unit_test(held_variables_are_not_written),
         cmocka_unit_test(misuse_is_an_error),
