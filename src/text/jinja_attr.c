@@ -111,12 +111,12 @@ static graft_status hidden(gr_jrun *run, gr_jv obj, const gr_jstr *name, gr_jv *
 
 graft_status gr_j_attribute(gr_jrun *run, gr_jv obj, const gr_jstr *name, gr_jv *out, bool *found) {
     *found = false;
-    if (obj.kind == GR_JUNDEFINED) return gr_j_raise_undefined(run, obj);
-    if (obj.kind == GR_JSELF) return GRAFT_OK;
     if (name->len && name->p[0] == '_' && obj.kind != GR_JNAMESPACE) {
         *found = is_python_internal(name);
-        return *found ? hidden(run, obj, name, out) : GRAFT_OK;
+        if (*found) return hidden(run, obj, name, out);
     }
+    if (obj.kind == GR_JUNDEFINED) return gr_j_raise_undefined(run, obj);
+    if (obj.kind == GR_JSELF) return GRAFT_OK;
     GR_TRY(data_attr(run, obj, name, out, found));
     if (*found) return GRAFT_OK;
     const gr_jmethod_def *def = gr_j_find_method(obj, name->p, name->len);
@@ -206,7 +206,7 @@ static int64_t clamp(int64_t i, int64_t n, int64_t lo, int64_t hi) {
 }
 
 typedef struct bounds {
-    int64_t start, step, count;
+    int64_t start, stop, step, count;
 } bounds;
 
 static graft_status slice_bounds(gr_jrun *run, const struct gr_jslice *s, int64_t n, bounds *out) {
@@ -223,7 +223,7 @@ static graft_status slice_bounds(gr_jrun *run, const struct gr_jslice *s, int64_
     int64_t count = 0;
     if (step > 0 && stop > start) count = (stop - start - 1) / step + 1;
     if (step < 0 && stop < start) count = (start - stop - 1) / -step + 1;
-    *out = (bounds){.start = start, .step = step, .count = count};
+    *out = (bounds){.start = start, .stop = stop, .step = step, .count = count};
     return GRAFT_OK;
 }
 
@@ -269,7 +269,7 @@ graft_status gr_j_slice(gr_jrun *run, gr_jv obj, const struct gr_jslice *s, gr_j
         uint64_t step = (uint64_t)obj.range->step * (uint64_t)b.step;
         int64_t start = gr_j_range_at(obj.range, (uint64_t)b.start);
         *r = (struct gr_jrange){.start = start, .step = (int64_t)step, .n = (size_t)b.count};
-        r->stop = gr_j_range_at(r, r->n);
+        r->stop = gr_j_range_at(obj.range, (uint64_t)b.stop);
         *out = (gr_jv){.kind = GR_JRANGE, .range = r};
         return GRAFT_OK;
     }

@@ -59,7 +59,11 @@ bool gr_j_same(gr_jv a, gr_jv b) {
     case GR_JBOOL: return a.b == b.b;
     case GR_JINT: return a.i == b.i;
     case GR_JFLOAT: return !memcmp(&a.f, &b.f, sizeof a.f);
-    case GR_JSTR: return a.str == b.str || (a.str->p == b.str->p && a.str->len == b.str->len);
+    case GR_JSTR: /* Python keeps one object for each character below 256 */
+        if (a.str->len != b.str->len || a.str->safe != b.str->safe) return false;
+        if (!a.str->len || a.str->p == b.str->p) return true;
+        return a.str->len <= 2 && (unsigned char)a.str->p[0] < 0xC4 && gr_j_chars(a.str) == 1 &&
+               !memcmp(a.str->p, b.str->p, a.str->len);
     default: return a.p == b.p;
     }
 }

@@ -171,7 +171,7 @@ static graft_status exec_generation(gr_jrun *run, gr_jframe *frame, const gr_jno
     if (run->track) {
         GR_TRY(gr_grow(run->arena.a, (void **)&run->spans, &run->cap_spans, run->n_spans + 1, sizeof *run->spans,
                        run->err));
-        run->spans[run->n_spans++] = (graft_span){.start = start, .end = start + text.str->len};
+        run->spans[run->n_spans++] = (gr_jspan){.start = start, .chars = gr_j_chars(text.str)};
     }
     return output(run, text);
 }

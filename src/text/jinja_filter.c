@@ -69,8 +69,8 @@ FILTER(filter_int) {
     gr_jv v = args[0];
     if (v.kind == GR_JUNDEFINED) return gr_j_raise_undefined(run, v);
     if (v.kind == GR_JSTR) {
-        GR_TRY(gr_j_arg_int(run, "int", args[2], &base));
-        int read = base >= 0 && base <= 36 ? gr_j_parse_int(v.str->p, v.str->len, (int)base, &i) : 0;
+        bool has_base = gr_j_is_missing(args[2]) || gr_j_as_int(args[2], &base);
+        int read = has_base && base >= 0 && base <= 36 ? gr_j_parse_int(v.str->p, v.str->len, (int)base, &i) : 0;
         if (read < 0) return gr_j_fail(run, GRAFT_ERR_LIMIT, "an integer leaves the 64 bits it can have");
         *out = gr_j_int(i);
         if (read) return GRAFT_OK;

@@ -81,9 +81,10 @@ static graft_status multi_key(gr_jrun *run, gr_jv item, gr_jv path, bool case_se
 
 GR_JFILTER(gr_j_filter_sort) {
     UNUSED;
-    bool reverse = false, case_sensitive = false;
+    bool case_sensitive = false;
+    int64_t reverse = 0;
     gr_jv list, keys;
-    GR_TRY(gr_j_arg_truth(run, args[1], &reverse));
+    GR_TRY(gr_j_arg_int(run, "sort", args[1], &reverse));
     GR_TRY(gr_j_arg_truth(run, args[2], &case_sensitive));
     GR_TRY(gr_j_to_list(run, args[0], &list));
     GR_TRY(gr_j_seq(run, GR_JLIST, list.seq->n, &keys));
@@ -96,18 +97,19 @@ GR_JFILTER(gr_j_filter_sort) {
         GR_TRY(gr_j_push(run, boxed.seq, keys.seq->items[i]));
         keys.seq->items[i] = boxed;
     }
-    GR_TRY(gr_j_sort(run, list.seq->items, keys.seq->items, list.seq->n, reverse));
+    GR_TRY(gr_j_sort(run, list.seq->items, keys.seq->items, list.seq->n, reverse != 0));
     *out = list;
     return GRAFT_OK;
 }
 
 GR_JFILTER(gr_j_filter_dictsort) {
     UNUSED;
-    bool case_sensitive = false, reverse = false;
+    bool case_sensitive = false;
+    int64_t reverse = 0;
     bool by_value = gr_j_str_is(args[2], "value");
     gr_jv list, keys;
     GR_TRY(gr_j_arg_truth(run, args[1], &case_sensitive));
-    GR_TRY(gr_j_arg_truth(run, args[3], &reverse));
+    GR_TRY(gr_j_arg_int(run, "dictsort", args[3], &reverse));
     if (!by_value && !gr_j_is_missing(args[2]) && !gr_j_str_is(args[2], "key"))
         return gr_j_raise(run, "you can only sort by either \"key\" or \"value\"");
     if (args[0].kind == GR_JUNDEFINED) return gr_j_raise_undefined(run, args[0]);
@@ -122,7 +124,7 @@ GR_JFILTER(gr_j_filter_dictsort) {
         keys.seq->items[i] = key;
     }
     list.seq->n = d->n;
-    GR_TRY(gr_j_sort(run, list.seq->items, keys.seq->items, d->n, reverse));
+    GR_TRY(gr_j_sort(run, list.seq->items, keys.seq->items, d->n, reverse != 0));
     *out = list;
     return GRAFT_OK;
 }

@@ -155,13 +155,13 @@ GR_JFILTER(gr_j_filter_wordwrap) {
     gr_jv separator = args[3], lines;
     if (args[0].kind == GR_JUNDEFINED) return gr_j_raise_undefined(run, args[0]);
     if (args[0].kind != GR_JSTR) return gr_j_raise(run, "wordwrap needs a string, not %s", gr_j_type(args[0]));
-    GR_TRY(gr_j_arg_int(run, "wordwrap", args[1], &w.width));
     GR_TRY(gr_j_arg_truth(run, args[2], &w.break_long_words));
     w.break_on_hyphens = gr_j_is_missing(args[4]) || (args[4].kind == GR_JBOOL && args[4].b);
     if (separator.kind == GR_JNONE || gr_j_is_missing(separator)) GR_TRY(gr_j_str_text(run, "\n", &separator));
     if (separator.kind != GR_JSTR) return gr_j_raise(run, "wordwrap needs a string, not %s", gr_j_type(separator));
     w.separator = separator.str;
     GR_TRY(gr_j_splitlines(run, args[0].str, false, &lines));
+    if (lines.seq->n) GR_TRY(gr_j_arg_int(run, "wordwrap", args[1], &w.width));
     if (w.width <= 0 && lines.seq->n) return gr_j_raise(run, "invalid width %lld (must be > 0)", (long long)w.width);
     size_t mark = gr_j_mark(run);
     for (size_t i = 0; i < lines.seq->n; i++) GR_TRY(wrap_line(&w, lines.seq->items[i].str));

@@ -262,19 +262,20 @@ typedef struct formatter {
 
 static graft_status expand(formatter *f, const char *p, size_t n, int depth);
 
-static graft_status first_value(formatter *f, const char *p, size_t n, gr_jv *out) {
+/* The value that a field begins with; `whole` when nothing follows its name: only then is it numbered. */
+static graft_status first_value(formatter *f, const char *p, size_t n, bool whole, gr_jv *out) {
     gr_jrun *run = f->run;
     int64_t index = 0;
-    bool digits = n > 0, found = false;
+    bool digits = n > 0, found = false, automatic = !n && whole;
     for (size_t i = 0; i < n; i++) digits &= p[i] >= '0' && p[i] <= '9';
-    if (!n || digits) {
-        if (n ? f->next > 0 : f->next < 0)
+    if (automatic || digits) {
+        if (whole && (n ? f->next > 0 : f->next < 0))
             return gr_j_raise(run, "cannot mix automatic and manual field numbering");
-        if (!n)
+        if (automatic)
             index = f->next++;
         else if (gr_j_parse_int(p, n, 10, &index) != 1)
             return gr_j_raise(run, "too many decimal digits in format string");
-        else
+        else if (whole)
             f->next = -1;
         if ((uint64_t)index >= f->args->n_pos)
             return gr_j_raise(run, "replacement index %lld out of range", (long long)index);
@@ -295,7 +296,7 @@ static graft_status field_value(formatter *f, const char *p, size_t n, gr_jv *ou
     gr_jrun *run = f->run;
     size_t i = 0;
     while (i < n && p[i] != '.' && p[i] != '[') i++;
-    GR_TRY(first_value(f, p, i, out));
+    GR_TRY(first_value(f, p, i, i == n, out));
     while (i < n) {
         bool item = p[i++] == '[';
         size_t from = i;
@@ -388,7 +389,7 @@ static graft_status expand(formatter *f, const char *p, size_t n, int depth) {
 graft_status gr_j_str_format(gr_jrun *run, gr_jstr *format, const gr_jargs *args, gr_jdict *map, gr_jv *out) {
     formatter f = {.run = run, .args = args, .map = map, .safe = format->safe};
     size_t mark = gr_j_mark(run);
-    GR_TRY(expand(&f, format->p, format->len, 1));
+    GR_TRY(expand(&f, format->p, format->len, 2));
     GR_TRY(gr_j_take(run, mark, out));
     out->str->safe = format->safe;
     return GRAFT_OK;

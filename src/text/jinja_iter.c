@@ -21,6 +21,7 @@ static graft_status next_char(gr_jrun *run, gr_jcursor *c, gr_jv *out) {
     while (c->pos + k < s->len && ((unsigned char)s->p[c->pos + k] & 0xC0) == 0x80) k++;
     GR_TRY(gr_j_str_sub(run, s, s->p + c->pos, k, out));
     out->str->chars = 1;
+    out->str->safe = false; /* iterating over Markup gives plain characters */
     c->pos += k;
     return GRAFT_OK;
 }
@@ -153,5 +154,7 @@ graft_status gr_j_reversed(gr_jrun *run, gr_jv v, gr_jv *out, bool *ok) {
         list.seq->items[i] = list.seq->items[--k];
         list.seq->items[k] = swap;
     }
+    if (v.kind == GR_JSTR && v.str->safe) /* while indexing it, which reversed() does, gives Markup */
+        for (size_t i = 0; i < list.seq->n; i++) list.seq->items[i].str->safe = true;
     return gr_j_iter_over(run, list, type, out);
 }

@@ -194,11 +194,13 @@ static graft_status add_json(const writer *w, gr_jv v, size_t level) {
     return w->to->failed == GRAFT_ERR_MEMORY ? gr_fail_memory(w->run->err) : GRAFT_OK;
 }
 
-static graft_status read_separators(gr_jrun *run, gr_jv v, writer *w) {
+static graft_status read_separators(gr_jrun *run, gr_jv v, gr_jv value, writer *w) {
     gr_jv pair;
     if (gr_j_is_missing(v) || v.kind == GR_JNONE) return GRAFT_OK;
     GR_TRY(gr_j_to_list(run, v, &pair));
-    if (pair.seq->n != 2 || pair.seq->items[0].kind != GR_JSTR || pair.seq->items[1].kind != GR_JSTR)
+    if (pair.seq->n != 2) return gr_j_raise(run, "tojson: separators must be two strings");
+    if (value.kind == GR_JSTR) return GRAFT_OK; /* a lone string is written without looking at them */
+    if (pair.seq->items[0].kind != GR_JSTR || pair.seq->items[1].kind != GR_JSTR)
         return gr_j_raise(run, "tojson: separators must be two strings");
     w->item_separator = pair.seq->items[0].str;
     w->key_separator = pair.seq->items[1].str;
@@ -215,8 +217,8 @@ graft_status gr_j_filter_tojson(gr_jrun *run, gr_jv *args, const gr_jargs *raw, 
     gr_jv indent = args[2];
     gr_jstr space = {.p = " ", .len = 1, .chars = 1};
     w.pretty = !gr_j_is_missing(indent) && indent.kind != GR_JNONE;
-    if (w.pretty) {
-        int64_t n;
+    if (w.pretty && args[0].kind != GR_JSTR) {
+        int64_t n = 0;
         w.item_separator = &comma;
         if (indent.kind != GR_JSTR) {
             GR_TRY(gr_j_arg_int(run, "tojson", indent, &n));
@@ -224,7 +226,7 @@ graft_status gr_j_filter_tojson(gr_jrun *run, gr_jv *args, const gr_jargs *raw, 
         }
         w.indent = indent.str;
     }
-    GR_TRY(read_separators(run, args[3], &w));
+    GR_TRY(read_separators(run, args[3], args[0], &w));
     size_t mark = gr_j_mark(run);
     GR_TRY(add_json(&w, args[0], 0));
     return gr_j_take(run, mark, out);

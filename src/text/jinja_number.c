@@ -1,6 +1,7 @@
 /* Numbers to text and back as Python does it, whatever the host's locale: digits come from printf, and the decimal
  * point, which a locale may change, is never looked at. */
 #include <ctype.h>
+#include <float.h>
 #include <locale.h>
 #include <math.h>
 #include <stdlib.h>
@@ -57,8 +58,8 @@ static int split_e(double f, int precision, char *digits, int *exponent) {
 
 int gr_j_float_digits(double f, char digits[20], int *point) {
     int exponent = 0, n = 0;
-    /* 15 digits always survive, so that a shorter form is the 15 without their trailing zeros. */
-    for (int precision = 14; precision <= 16; precision++) {
+    /* 15 digits survive in every normal number, so that a shorter form is the 15 without their trailing zeros. */
+    for (int precision = fabs(f) < DBL_MIN ? 0 : 14; precision <= 16; precision++) {
         n = split_e(f, precision, digits, &exponent);
         char text[40];
         snprintf(text, sizeof text, "%.*se%d", n, digits, exponent - (n - 1));

@@ -421,21 +421,20 @@ static graft_status parse_name(gr_jparse *p, bool with_namespace, gr_jnode **out
     return gr_jp_name(p, t->value.str->p, t->value.str->len, &(*out)->attr);
 }
 
-/* Neighbouring string literals are one string. */
+/* Neighbouring string literals are one string. Equal ones are one object, which `is sameas` can see. */
 static graft_status parse_string(gr_jparse *p, gr_jnode **out) {
-    GR_TRY(gr_jp_node(p, GR_JN_CONST, gr_jp_peek(p)->line, out));
-    (*out)->value = gr_jp_next(p)->value;
-    if (gr_jp_peek(p)->type != GR_JT_STRING) return GRAFT_OK;
+    const gr_jname *text = NULL;
     gr_buf b;
     gr_buf_init(&b, p->t->arena.a);
-    gr_buf_add(&b, (*out)->value.str->p, (*out)->value.str->len);
+    GR_TRY(gr_jp_node(p, GR_JN_CONST, gr_jp_peek(p)->line, out));
     while (gr_jp_peek(p)->type == GR_JT_STRING) {
         const gr_jstr *s = gr_jp_next(p)->value.str;
         gr_buf_add(&b, s->p, s->len);
     }
     graft_status st = gr_buf_status(&b, p->err);
-    if (st == GRAFT_OK) st = gr_jp_str(p, gr_buf_text(&b), b.len, true, &(*out)->value);
+    if (st == GRAFT_OK) st = gr_jp_name(p, gr_buf_text(&b), b.len, &text);
     gr_buf_free(&b);
+    if (st == GRAFT_OK) (*out)->value = gr_j_of_str((gr_jstr *)&text->str);
     return st;
 }
 

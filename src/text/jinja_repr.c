@@ -98,6 +98,7 @@ static graft_status add_scalar_repr(gr_jrun *run, gr_buf *to, gr_jv v) {
         gr_buf_add_format(to, "<LoopContext %lld/%lld>", (long long)v.loop->index0 + 1, (long long)n);
         break;
     }
+    case GR_JSELF: gr_buf_add_text(to, "<TemplateReference None>"); break;
     default: gr_buf_add_format(to, "<%s object>", gr_j_type(v)); /* Python shows an address here */
     }
     return GRAFT_OK;

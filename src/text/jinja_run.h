@@ -15,6 +15,11 @@ typedef struct gr_jframe {
     gr_jv slots[];
 } gr_jframe;
 
+/* Where a generation block began in the output, and how many characters it wrote. */
+typedef struct gr_jspan {
+    size_t start, chars;
+} gr_jspan;
+
 struct gr_jrun {
     const graft_template *t;
     gr_arena arena;
@@ -25,7 +30,7 @@ struct gr_jrun {
     gr_jdict *vars;
     gr_jdict *exported; /* what the top level has set, for {% block %} */
     bool track;
-    graft_span *spans;
+    struct gr_jspan *spans;
     size_t n_spans, cap_spans;
     struct tm now;
     bool has_now;

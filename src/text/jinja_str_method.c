@@ -54,9 +54,9 @@ METHOD(str_rsplit) { UNUSED; return split(run, self, args, true, out); }
 
 METHOD(str_splitlines) {
     UNUSED;
-    bool keep = false;
-    GR_TRY(gr_j_arg_truth(run, args[0], &keep));
-    return gr_j_splitlines(run, self.str, keep, out);
+    int64_t keep = 0;
+    GR_TRY(gr_j_arg_int(run, "splitlines", args[0], &keep));
+    return gr_j_splitlines(run, self.str, keep != 0, out);
 }
 
 static graft_status partition(gr_jrun *run, gr_jv self, gr_jv *args, bool from_right, gr_jv *out) {

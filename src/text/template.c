@@ -99,17 +99,37 @@ static graft_status execute(gr_jrun *run, const json_t *vars) {
     return gr_j_exec(run, frame, run->t->body, &flow);
 }
 
+/* Spans count characters until the whole output is there: a block inside a macro or a set block need not have put its
+ * text where it is said to begin, and the range must lie in the output and on character boundaries all the same. */
+static graft_status finish_spans(gr_jrun *run, graft_spans *out) {
+    graft_span *items = run->n_spans ? gr_calloc(run->arena.a, run->n_spans, sizeof *items) : NULL;
+    if (run->n_spans && !items) return gr_fail_memory(run->err);
+    for (size_t i = 0; i < run->n_spans; i++) {
+        size_t at = GR_MIN(run->spans[i].start, run->out.len), chars = run->spans[i].chars;
+        items[i].start = at;
+        for (; chars && at < run->out.len; chars--) {
+            at++;
+            while (at < run->out.len && ((unsigned char)run->out.data[at] & 0xC0) == 0x80) at++;
+        }
+        items[i].end = at;
+    }
+    *out = (graft_spans){.items = items, .n = run->n_spans};
+    return GRAFT_OK;
+}
+
 graft_status gr_template_render(const graft_template *t, const json_t *vars, const graft_template_options *options,
                                 char **out, size_t *out_len, graft_spans *spans, graft_error *err) {
     gr_jrun run;
     begin(&run, t, options, err);
     run.track = spans != NULL;
     graft_status st = execute(&run, vars);
+    graft_spans found = {0};
+    if (st == GRAFT_OK) st = finish_spans(&run, &found);
     if (st == GRAFT_OK) st = gr_buf_take(&run.out, out, out_len, err);
-    if (st == GRAFT_OK && spans) {
-        *spans = (graft_spans){.items = run.spans, .n = run.n_spans};
-        run.spans = NULL;
-    }
+    if (st == GRAFT_OK && spans)
+        *spans = found;
+    else
+        gr_free(run.arena.a, found.items);
     gr_free(run.arena.a, run.spans);
     gr_buf_free(&run.out);
     gr_buf_free(&run.scratch);
