@@ -8,6 +8,7 @@
 #include "graft/device.h"
 #include "graft/eval.h"
 #include "graft/generate.h"
+#include "graft/hub.h"
 #include "graft/lora.h"
 #include "graft/metrics.h"
 #include "graft/model.h"

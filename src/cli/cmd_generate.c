@@ -1,0 +1,154 @@
+/* graft generate: continues a text. */
+#include <unistd.h>
+
+#include "base/json.h"
+#include "cli/models.h"
+
+typedef struct generate_args {
+    const char *const *prompts;
+    size_t n_prompts;
+    const char *file;
+    int64_t n_return;
+    int echo;
+} generate_args;
+
+#define AT(field) offsetof(generate_args, field)
+static const cli_option generate_options[] = {
+    {.name = "prompt", .letter = 'p', .kind = CLI_LIST, .offset = AT(prompts), .offset_n = AT(n_prompts), .metavar = "TEXT", .help = "text to continue; repeatable"},
+    {.name = "file", .letter = 'f', .kind = CLI_TEXT, .offset = AT(file), .metavar = "F", .help = "take the prompt from a file; - is standard input"},
+    {.name = "num-return-sequences", .kind = CLI_INT64, .offset = AT(n_return), .metavar = "N", .help = "continuations a prompt"},
+    {.name = "echo", .kind = CLI_FLAG, .offset = AT(echo), .metavar = "", .help = "print the prompt too"},
+};
+#undef AT
+static const cli_group generate_group = {"Prompt", generate_options, GR_COUNT(generate_options)};
+
+static graft_status defaults(cli_args *args, graft_error *err) {
+    generate_args *g = gr_arena_alloc(&args->arena, sizeof *g);
+    cli_sampling_args *s = gr_arena_alloc(&args->arena, sizeof *s);
+    args->base[0] = gr_arena_alloc(&args->arena, sizeof(cli_common));
+    args->base[1] = gr_arena_alloc(&args->arena, sizeof(cli_model_args));
+    if (!g || !s || !args->base[0] || !args->base[1]) return gr_fail_memory(err);
+    g->n_return = 1;
+    cli_sampling_defaults(s);
+    args->base[2] = g;
+    args->base[3] = s;
+    return GRAFT_OK;
+}
+
+static int print_piece(void *user, size_t sequence, const char *piece, size_t len) {
+    (void)user;
+    (void)sequence;
+    fwrite(piece, 1, len, stdout);
+    return fflush(stdout) != 0;
+}
+
+static graft_status print_json(const graft_generation *g, size_t n, size_t n_return, const graft_generate_stats *s, graft_error *err) {
+    static const char *const finishes[] = {"stop", "length", "cancelled"};
+    gr_buf b;
+    gr_buf_init(&b, NULL);
+    gr_buf_add_text(&b, "{\"choices\": [");
+    for (size_t i = 0; i < n; i++) {
+        gr_buf_add_format(&b, "%s{\"index\": %zu, \"prompt\": %zu, \"text\": ", i ? ", " : "", i, i / n_return);
+        gr_json_add_text(&b, g[i].text, g[i].len);
+        gr_buf_add_format(&b, ", \"finish_reason\": \"%s\", \"completion_tokens\": %zu}", finishes[g[i].finish], g[i].n_ids);
+    }
+    double decode = s->new_seconds > 0 ? (double)s->new_tokens / s->new_seconds : 0, prefill = s->prompt_seconds > 0 ? (double)s->prompt_tokens / s->prompt_seconds : 0;
+    gr_buf_add_format(&b, "], \"prompt_tokens\": %zu, \"completion_tokens\": %zu, \"prompt_per_second\": %.1f, \"predicted_per_second\": %.1f, "
+                          "\"first_token_seconds\": %.4f}\n",
+                      s->prompt_tokens, s->new_tokens, prefill, decode, s->first_token_seconds);
+    graft_status st = gr_buf_status(&b, err);
+    if (st == GRAFT_OK) st = cli_write_stdout(b.data, b.len, err);
+    gr_buf_free(&b);
+    return st;
+}
+
+static graft_status print_all(const generate_args *a, const char *const *texts, const graft_generation *g, size_t n, graft_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        if (n > 1) printf("%s--- %zu\n", i ? "\n" : "", i + 1);
+        if (a->echo) fputs(texts[i / (size_t)a->n_return], stdout);
+        fwrite(g[i].text, 1, g[i].len, stdout);
+        fputc('\n', stdout);
+    }
+    return cli_write_stdout("", 0, err);
+}
+
+typedef struct work {
+    cli_models m;
+    graft_session *session;
+    graft_input_ids *prompts;
+    graft_generation *out;
+    const char **texts;
+    char *file;
+    size_t n, n_out;
+} work;
+
+static graft_status read_prompts(work *w, const generate_args *a, graft_error *err) {
+    size_t file_len = 0;
+    if (a->file && !strcmp(a->file, "-")) GR_TRY(cli_read_stdin(&w->file, &file_len, err));
+    else if (a->file) GR_TRY(gr_read_file(NULL, a->file, (size_t)64 << 20, &w->file, &file_len, err));
+    w->n = a->n_prompts + (a->file != NULL);
+    if (!w->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --prompt TEXT or --file F");
+    if (a->n_return < 1 || a->n_return > 4096) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--num-return-sequences: expected 1 to 4096, found %lld", (long long)a->n_return);
+    w->n_out = w->n * (size_t)a->n_return;
+    w->texts = gr_calloc(NULL, w->n, sizeof *w->texts);
+    w->prompts = gr_calloc(NULL, w->n, sizeof *w->prompts);
+    w->out = gr_calloc(NULL, w->n_out, sizeof *w->out);
+    if (!w->texts || !w->prompts || !w->out) return gr_fail_memory(err);
+    for (size_t i = 0; i < w->n; i++) {
+        w->texts[i] = i < a->n_prompts ? a->prompts[i] : w->file;
+        size_t len = i < a->n_prompts ? strlen(w->texts[i]) : file_len;
+        int32_t *ids;
+        GR_TRY(graft_tokenizer_encode(w->m.tok, w->texts[i], len, GRAFT_TOK_ADD_SPECIAL, &ids, &w->prompts[i].n, err));
+        w->prompts[i].ids = ids;
+    }
+    return GRAFT_OK;
+}
+
+static graft_status generate(work *w, graft_context *ctx, cli_args *args, graft_error *err) {
+    const cli_common *common = args->base[0];
+    const generate_args *a = args->base[2];
+    GR_TRY(cli_models_open(ctx, args, args->base[1], true, &w->m, err));
+    GR_TRY(read_prompts(w, a, err));
+    graft_generate_options o;
+    GR_TRY(cli_sampling_finish(&w->m, args->base[3], &o, err));
+    GR_TRY(graft_session_new(w->m.model, w->m.tok, &w->session, err));
+    bool stream = w->n_out == 1 && !common->json;
+    if (stream && a->echo) fputs(w->texts[0], stdout);
+    GR_TRY(graft_generate(w->session, w->prompts, w->n, (size_t)a->n_return, &o, stream ? print_piece : NULL, NULL, w->out, err));
+    graft_generate_stats s = graft_session_stats(w->session);
+    if (common->json) return print_json(w->out, w->n_out, (size_t)a->n_return, &s, err);
+    if (stream) GR_TRY(cli_write_stdout("\n", 1, err));
+    else GR_TRY(print_all(a, w->texts, w->out, w->n_out, err));
+    if (common->verbose)
+        fprintf(stderr, "%zu prompt tokens in %.3f s, %zu new tokens in %.3f s (%.1f tok/s), first token after %.3f s\n", s.prompt_tokens,
+                s.prompt_seconds, s.new_tokens, s.new_seconds, s.new_seconds > 0 ? (double)s.new_tokens / s.new_seconds : 0, s.first_token_seconds);
+    return GRAFT_OK;
+}
+
+static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
+    work w = {0};
+    graft_status st = generate(&w, ctx, args, err);
+    for (size_t i = 0; w.out && i < w.n_out; i++) graft_generation_free(ctx, &w.out[i]);
+    for (size_t i = 0; w.prompts && i < w.n; i++) gr_free(NULL, (void *)(uintptr_t)w.prompts[i].ids);
+    gr_free(NULL, w.prompts);
+    gr_free(NULL, w.out);
+    gr_free(NULL, w.texts);
+    gr_free(NULL, w.file);
+    graft_session_free(w.session);
+    cli_models_close(&w.m);
+    return st;
+}
+
+const cli_command cli_command_generate = {
+    .name = "generate",
+    .summary = "continue a text",
+    .synopsis = "-m M -p TEXT [-n N] [options]",
+    .about = "Continues one or more prompts, as they are (no chat template), and prints what was generated as it comes. Without sampling "
+             "options the model's generation_config.json decides; where that does not ask for sampling the most likely token is taken.",
+    .groups = {&cli_common_group, &cli_model_group, &generate_group, &cli_sampling_group},
+    .n_groups = 4,
+    .defaults = defaults,
+    .run = run,
+    .examples = "  graft generate -m model.gguf -p 'The capital of France is' -n 20 --greedy\n"
+                "  graft generate -m model.gguf --adapter out -p 'Once' --temperature 0.8 --num-return-sequences 4\n",
+};

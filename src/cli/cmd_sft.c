@@ -1,0 +1,124 @@
+/* graft sft: supervised and instruction fine-tuning. */
+#include <math.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "cli/train_args.h"
+
+typedef struct view {
+    bool terminal, quiet, drawn;
+    double shown; /* time of the last drawing */
+} view;
+
+static graft_status defaults(cli_args *args, graft_error *err) {
+    args->base[0] = gr_arena_alloc(&args->arena, sizeof(cli_common));
+    cli_train_args *a = gr_arena_alloc(&args->arena, sizeof *a);
+    if (!args->base[0] || !a) return gr_fail_memory(err);
+    for (size_t i = 1; i < args->command->n_groups; i++) args->base[i] = a;
+    return cli_train_defaults(a);
+}
+
+static void duration_text(double seconds, char *buf, size_t size) {
+    if (!(seconds >= 0)) snprintf(buf, size, "--:--");
+    else if (seconds < 3600) snprintf(buf, size, "%d:%02d", (int)seconds / 60, (int)seconds % 60);
+    else snprintf(buf, size, "%d:%02d:%02d", (int)(seconds / 3600), (int)fmod(seconds / 60, 60), (int)fmod(seconds, 60));
+}
+
+static void clear_line(view *v) {
+    if (v->drawn) fputs("\r\033[K", stderr);
+    v->drawn = false;
+}
+
+static void draw(void *user, const graft_train_progress *p) {
+    view *v = user;
+    double now = gr_now_seconds();
+    if (!v->terminal || v->quiet || (now - v->shown < 0.1 && p->step < p->total_steps)) return;
+    v->shown = now;
+    char eta[32], memory[32], line[256];
+    duration_text(p->eta_seconds, eta, sizeof eta);
+    cli_bytes_text((double)p->memory, memory, sizeof memory);
+    static const char *const phases[] = {"loading the model", "reading records", "", "evaluating", "saving"};
+    if (p->phase == GRAFT_TRAIN_STEPPING)
+        snprintf(line, sizeof line, "step %lld/%lld  epoch %.2f  loss %.4f  %.0f tok/s  ETA %s  %s", (long long)p->step,
+                 (long long)p->total_steps, p->epoch, p->loss, p->tokens_per_second, eta, memory);
+    else if (p->total)
+        snprintf(line, sizeof line, "step %lld/%lld  %s %lld/%lld  %s", (long long)p->step, (long long)p->total_steps, phases[p->phase],
+                 (long long)p->done, (long long)p->total, memory);
+    else
+        snprintf(line, sizeof line, "%s  %s", phases[p->phase], memory);
+    struct winsize w;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 1 && strlen(line) >= w.ws_col) line[w.ws_col - 1] = '\0';
+    fprintf(stderr, "\r%s\033[K", line);
+    fflush(stderr);
+    v->drawn = true;
+}
+
+/* A line of the log for people; machines read trainer_log.jsonl. */
+static void show_log(void *user, const char *json) {
+    view *v = user;
+    if (v->quiet) return;
+    clear_line(v);
+    fprintf(stderr, "%s\n", json);
+}
+
+static void print_result(const graft_train_result *r, const cli_train_args *a, bool json) {
+    char memory[32], time[32];
+    if (json) {
+        gr_buf b;
+        gr_buf_init(&b, NULL);
+        gr_buf_add_text(&b, "{\"output_dir\": ");
+        gr_json_add_text(&b, a->o.output_dir, strlen(a->o.output_dir));
+        gr_buf_add_format(&b, ", \"global_step\": %lld, \"epoch\": %.6g, \"train_loss\": %.9g, \"train_runtime\": %.3f, "
+                              "\"train_samples_per_second\": %.3f, \"train_tokens_per_second\": %.1f, \"num_tokens\": %lld, ",
+                          (long long)r->global_step, r->epoch, r->train_loss, r->train_runtime, r->train_samples_per_second,
+                          r->train_tokens_per_second, (long long)r->num_tokens);
+        if (isfinite(r->eval_loss))
+            gr_buf_add_format(&b, "\"eval_loss\": %.9g, \"eval_mean_token_accuracy\": %.9g, ", r->eval_loss, r->eval_mean_token_accuracy);
+        gr_buf_add_format(&b, "\"n_parameters\": %lld, \"n_trainable\": %lld, \"n_records\": %lld, \"n_bad_records\": %lld, "
+                              "\"n_dropped_records\": %lld, \"n_truncated_records\": %lld, \"early_stopped\": %s, \"peak_memory\": %zu}\n",
+                          (long long)r->n_parameters, (long long)r->n_trainable, (long long)r->n_records, (long long)r->n_bad_records,
+                          (long long)r->n_dropped_records, (long long)r->n_truncated_records, r->early_stopped ? "true" : "false", r->peak_memory);
+        if (!b.failed) fputs(gr_buf_text(&b), stdout);
+        gr_buf_free(&b);
+        return;
+    }
+    duration_text(r->train_runtime, time, sizeof time);
+    cli_bytes_text((double)r->peak_memory, memory, sizeof memory);
+    fprintf(stderr, "%lld steps in %s, mean loss %.4f, %.0f tok/s, peak memory %s; saved in %s\n", (long long)r->global_step, time, r->train_loss,
+            r->train_tokens_per_second, memory, a->o.output_dir);
+    if (r->n_truncated_records || r->n_dropped_records || r->n_bad_records)
+        fprintf(stderr, "%lld records cut at --max-length, %lld without a label left, %lld bad\n", (long long)r->n_truncated_records,
+                (long long)r->n_dropped_records, (long long)r->n_bad_records);
+}
+
+static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
+    const cli_common *common = args->base[0];
+    cli_train_args *a = args->base[1];
+    GR_TRY(cli_train_finish(ctx, args, a, err));
+    if (!a->o.output_dir) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --output-dir DIR");
+    view v = {.terminal = cli_is_terminal(stderr), .quiet = common->quiet != 0};
+    graft_train_callbacks callbacks = {.user = &v, .progress = draw, .log = show_log};
+    graft_train_result result;
+    graft_status st = graft_sft(ctx, &a->o, &callbacks, &result, err);
+    clear_line(&v);
+    if (st == GRAFT_OK && !common->quiet) print_result(&result, a, common->json != 0);
+    return st;
+}
+
+const cli_command cli_command_sft = {
+    .name = "sft",
+    .summary = "fine-tune a model on records",
+    .synopsis = "-m M --data F --output-dir DIR [options]",
+    .about = "Supervised and instruction fine-tuning. Records are JSON Lines of any of the forms {\"text\"}, {\"prompt\", \"completion\"}, "
+             "{\"messages\"}, {\"instruction\", \"input\", \"output\"}, {\"conversations\"} and {\"input_ids\", \"labels\"}. Writes an adapter "
+             "directory as peft does (or with --method full a model directory), checkpoints, trainer_log.jsonl and a model card. "
+             "Ctrl-C saves a checkpoint; --resume-from-checkpoint latest goes on with the very bits of an undisturbed run.",
+    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group, &cli_train_lora_group},
+    .n_groups = 5,
+    .defaults = defaults,
+    .run = run,
+    .examples = "  graft sft -m model.gguf --data train.jsonl --output-dir out --learning-rate 2e-4\n"
+                "  graft sft --config train.yaml --max-steps 100\n",
+};

@@ -1,0 +1,124 @@
+/* --config FILE: a YAML mapping from option names to scalars, lists of scalars, or (for patterns) flat mappings, as trl
+ * and axolotl users write. A nested mapping under a name that is no option ("training:") groups options. */
+#include <stdio.h>
+
+#include <yaml.h>
+
+#include "base/json.h"
+#include "cli/cli.h"
+
+enum { MAX_DEPTH = 3 }; /* groups of options nest once or twice; aliases cannot blow up below this */
+
+typedef struct reader {
+    cli_args *args;
+    const char *path;
+    yaml_document_t doc;
+} reader;
+
+static graft_status place(const reader *r, const yaml_node_t *node, char *out, size_t size) {
+    snprintf(out, size, "%s:%zu", r->path, node->start_mark.line + 1);
+    return GRAFT_OK;
+}
+
+static const char *scalar(const yaml_node_t *node) { return (const char *)node->data.scalar.value; }
+
+static bool is_null(const yaml_node_t *node) {
+    const char *text = scalar(node);
+    return node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && (!*text || !strcmp(text, "null") || !strcmp(text, "~"));
+}
+
+/* {a: 1, b: 2} for an option such as rank_pattern becomes its JSON text. */
+static graft_status mapping_text(reader *r, yaml_node_t *node, gr_buf *b, graft_error *err) {
+    gr_buf_add_char(b, '{');
+    bool first = true;
+    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top; p++) {
+        yaml_node_t *key = yaml_document_get_node(&r->doc, p->key), *value = yaml_document_get_node(&r->doc, p->value);
+        if (!key || !value || key->type != YAML_SCALAR_NODE || value->type != YAML_SCALAR_NODE)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s:%zu: expected a mapping of scalars", r->path, node->start_mark.line + 1);
+        if (!first) gr_buf_add_text(b, ", ");
+        first = false;
+        gr_json_add_text(b, scalar(key), key->data.scalar.length);
+        gr_buf_add_text(b, ": ");
+        gr_buf_add(b, scalar(value), value->data.scalar.length);
+    }
+    gr_buf_add_char(b, '}');
+    return gr_buf_status(b, err);
+}
+
+static graft_status read_mapping(reader *r, yaml_node_t *node, int depth, graft_error *err);
+
+static bool known(const reader *r, const char *name) {
+    for (size_t g = 0; g < r->args->command->n_groups; g++)
+        for (size_t i = 0; i < r->args->command->groups[g]->n; i++) {
+            const char *n = r->args->command->groups[g]->options[i].name;
+            size_t k = 0;
+            while (n[k] && (n[k] == name[k] || (n[k] == '-' && name[k] == '_'))) k++;
+            if (!n[k] && !name[k]) return true;
+        }
+    return false;
+}
+
+static graft_status read_pair(reader *r, yaml_node_t *key, yaml_node_t *value, int depth, graft_error *err) {
+    char where[600];
+    place(r, key, where, sizeof where);
+    if (key->type != YAML_SCALAR_NODE) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected an option's name", where);
+    const char *name = scalar(key);
+    if (value->type == YAML_SCALAR_NODE) {
+        if (is_null(value)) return GRAFT_OK;
+        return cli_set(r->args, name, scalar(value), where, err);
+    }
+    if (value->type == YAML_SEQUENCE_NODE) {
+        for (yaml_node_item_t *i = value->data.sequence.items.start; i < value->data.sequence.items.top; i++) {
+            yaml_node_t *item = yaml_document_get_node(&r->doc, *i);
+            if (!item || item->type != YAML_SCALAR_NODE)
+                return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: %s: expected a list of scalars", where, name);
+            GR_TRY(cli_set(r->args, name, scalar(item), where, err));
+        }
+        return GRAFT_OK;
+    }
+    if (!known(r, name)) return read_mapping(r, value, depth + 1, err);
+    gr_buf b;
+    gr_buf_init(&b, NULL);
+    graft_status st = mapping_text(r, value, &b, err);
+    if (st == GRAFT_OK) st = cli_set(r->args, name, gr_buf_text(&b), where, err);
+    gr_buf_free(&b);
+    return st;
+}
+
+static graft_status read_mapping(reader *r, yaml_node_t *node, int depth, graft_error *err) {
+    if (depth > MAX_DEPTH) return gr_fail(err, GRAFT_ERR_LIMIT, "%s: nested deeper than %d", r->path, MAX_DEPTH);
+    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top; p++) {
+        yaml_node_t *key = yaml_document_get_node(&r->doc, p->key), *value = yaml_document_get_node(&r->doc, p->value);
+        if (!key || !value) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: broken YAML document", r->path);
+        GR_TRY(read_pair(r, key, value, depth, err));
+    }
+    return GRAFT_OK;
+}
+
+graft_status cli_load_config(cli_args *args, const char *path, graft_error *err) {
+    char *text;
+    size_t len;
+    GR_TRY(gr_read_file(NULL, path, (size_t)1 << 20, &text, &len, err));
+    yaml_parser_t parser;
+    if (!yaml_parser_initialize(&parser)) {
+        gr_free(NULL, text);
+        return gr_fail_memory(err);
+    }
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
+    reader r = {.args = args, .path = path};
+    graft_status st = GRAFT_OK;
+    if (!yaml_parser_load(&parser, &r.doc)) {
+        st = gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: %s", path, parser.problem_mark.line + 1,
+                     parser.problem ? parser.problem : "broken YAML");
+    } else {
+        yaml_node_t *root = yaml_document_get_root_node(&r.doc);
+        if (root && root->type != YAML_MAPPING_NODE)
+            st = gr_fail(err, GRAFT_ERR_FORMAT, "%s:1: expected a mapping of options", path);
+        else if (root)
+            st = read_mapping(&r, root, 0, err);
+        yaml_document_delete(&r.doc);
+    }
+    yaml_parser_delete(&parser);
+    gr_free(NULL, text);
+    return st;
+}

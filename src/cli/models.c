@@ -1,0 +1,99 @@
+#include <math.h>
+#include <stdlib.h>
+
+#include "cli/models.h"
+
+/* "NAME=DIR:SCALE": what stands in front of = is a name unless it holds a slash; what follows the last colon is a scale
+ * when it is a number. */
+static graft_status split_adapter(cli_args *args, const char *text, size_t number, const char **name, const char **dir, double *scale,
+                                  graft_error *err) {
+    const char *equals = strchr(text, '='), *slash = strchr(text, '/');
+    bool named = equals && equals != text && (!slash || equals < slash);
+    const char *path = named ? equals + 1 : text, *colon = strrchr(path, ':');
+    size_t len = strlen(path);
+    *scale = 1;
+    if (colon && colon[1]) {
+        char *end;
+        double v = strtod(colon + 1, &end);
+        if (!*end && isfinite(v)) {
+            *scale = v;
+            len = (size_t)(colon - path);
+        }
+    }
+    char generated[32];
+    snprintf(generated, sizeof generated, "adapter%zu", number);
+    *dir = gr_arena_strndup(&args->arena, path, len);
+    *name = named ? gr_arena_strndup(&args->arena, text, (size_t)(equals - text))
+                  : gr_arena_strndup(&args->arena, number ? generated : "default", strlen(number ? generated : "default"));
+    return *dir && *name ? GRAFT_OK : gr_fail_memory(err);
+}
+
+graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_models *out, graft_error *err) {
+    *out = (cli_models){.ctx = ctx};
+    char *path;
+    GR_TRY(cli_model_path(ctx, args, a->model, &path, err));
+    const char *dtype = cli_dtype_name(a->dtype);
+    graft_model_options o = {.dtype = !dtype ? GRAFT_DTYPE_AUTO : dtype[0] == 'b' ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32};
+    GR_TRY(graft_model_load(ctx, path, &o, &out->model, err));
+    for (size_t i = 0; i < a->n_adapters; i++) {
+        const char *name, *dir;
+        double scale;
+        GR_TRY(split_adapter(args, a->adapters[i], i, &name, &dir, &scale, err));
+        GR_TRY(graft_adapter_load(out->model, name, dir, scale, err));
+        if (i == 0) out->adapter = name;
+    }
+    return tokenizer ? graft_tokenizer_load(ctx, path, &out->tok, err) : GRAFT_OK;
+}
+
+void cli_models_close(cli_models *m) {
+    graft_tokenizer_free(m->tok);
+    graft_model_free(m->model);
+    m->tok = NULL;
+    m->model = NULL;
+}
+
+#define AT(field) offsetof(cli_sampling_args, field)
+static const cli_option sampling_options[] = {
+    {.name = "n-predict", .aliases = "max-new-tokens max-tokens", .letter = 'n', .kind = CLI_INT64, .offset = AT(n), .metavar = "N",
+     .help = "new tokens at most; -1: as many as the model has positions"},
+    {.name = "greedy", .kind = CLI_FLAG, .offset = AT(greedy), .metavar = "", .help = "always the most likely token"},
+    {.name = "do-sample", .kind = CLI_FLAG, .offset = AT(do_sample), .metavar = "", .help = "draw tokens even where the model's configuration does not ask for it"},
+    {.name = "temperature", .aliases = "temp", .kind = CLI_REAL, .offset = AT(temperature), .metavar = "X", .help = "divides the logits; 0: greedy"},
+    {.name = "top-k", .kind = CLI_INT64, .offset = AT(top_k), .metavar = "N", .help = "draw among the N most likely tokens; 0: all"},
+    {.name = "top-p", .kind = CLI_REAL, .offset = AT(top_p), .metavar = "X", .help = "draw among the fewest tokens that sum to this probability"},
+    {.name = "min-p", .kind = CLI_REAL, .offset = AT(min_p), .metavar = "X", .help = "draw among tokens with this share of the largest probability"},
+    {.name = "repeat-penalty", .aliases = "repetition-penalty", .kind = CLI_REAL, .offset = AT(repeat_penalty), .metavar = "X", .help = "penalty of tokens seen before; 1: none"},
+    {.name = "seed", .letter = 's', .kind = CLI_INT64, .offset = AT(seed), .metavar = "N", .help = "decides the draws"},
+    {.name = "stop", .kind = CLI_LIST, .offset = AT(stop), .offset_n = AT(n_stop), .metavar = "TEXT", .help = "text that ends the output; repeatable"},
+    {.name = "ignore-eos", .kind = CLI_FLAG, .offset = AT(ignore_eos), .metavar = "", .help = "go on after an end of text"},
+    {.name = "special", .kind = CLI_FLAG, .offset = AT(special), .metavar = "", .help = "print special tokens"},
+};
+#undef AT
+const cli_group cli_sampling_group = {"Sampling", sampling_options, GR_COUNT(sampling_options)};
+
+/* Values that no one would give stand for "as the model's generation_config.json says". */
+void cli_sampling_defaults(cli_sampling_args *a) {
+    *a = (cli_sampling_args){.temperature = -1, .top_p = -1, .min_p = -1, .repeat_penalty = -1, .top_k = -1, .n = 256};
+}
+
+graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a, graft_generate_options *out, graft_error *err) {
+    graft_generate_options o = graft_generate_options_default();
+    GR_TRY(graft_sampling_default(m->model, &o.sampling, err));
+    bool given = a->temperature >= 0 || a->top_p >= 0 || a->min_p >= 0 || a->top_k >= 0;
+    if (given || a->do_sample) o.sampling.greedy = 0;
+    if (a->greedy || a->temperature == 0) o.sampling.greedy = 1;
+    if (a->temperature > 0) o.sampling.temperature = a->temperature;
+    if (a->top_p >= 0) o.sampling.top_p = a->top_p;
+    if (a->min_p >= 0) o.sampling.min_p = a->min_p;
+    if (a->top_k >= 0) o.sampling.top_k = a->top_k;
+    if (a->repeat_penalty >= 0) o.sampling.repeat_penalty = a->repeat_penalty;
+    o.sampling.seed = (uint64_t)a->seed;
+    o.max_new_tokens = a->n;
+    o.stop = a->stop;
+    o.n_stop = a->n_stop;
+    o.ignore_eos = a->ignore_eos;
+    o.keep_special = a->special;
+    o.adapter = m->adapter;
+    *out = o;
+    return GRAFT_OK;
+}

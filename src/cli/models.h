@@ -1,0 +1,33 @@
+/* Loading what --model and --adapter name. */
+#ifndef GR_CLI_MODELS_H
+#define GR_CLI_MODELS_H
+
+#include "cli/cli.h"
+#include "graft/adapter.h"
+#include "graft/generate.h"
+
+typedef struct cli_models {
+    graft_context *ctx;
+    graft_model *model;
+    graft_tokenizer *tok;  /* NULL unless asked for */
+    const char *adapter;   /* name of the first adapter, NULL: none */
+} cli_models;
+
+/* Everything is freed by cli_models_close, also after a failure. */
+graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_models *out, graft_error *err);
+void cli_models_close(cli_models *m);
+
+/* Sampling options and their translation. */
+typedef struct cli_sampling_args {
+    int greedy, do_sample;
+    double temperature, top_p, min_p, repeat_penalty; /* < 0: not given */
+    int64_t top_k, n, seed;
+    const char *const *stop;
+    size_t n_stop;
+    int ignore_eos, special;
+} cli_sampling_args;
+extern const cli_group cli_sampling_group;
+void cli_sampling_defaults(cli_sampling_args *a);
+graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a, graft_generate_options *out, graft_error *err);
+
+#endif

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Exit statuses, help from the option tables, YAML configuration, nearest names. No model is needed.
+set -u
+failures=0
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+# expect STATUS PATTERN COMMAND...: the exit status, and a pattern in stdout and stderr together
+expect() {
+  local status=$1 pattern=$2
+  shift 2
+  local out got
+  out=$("$@" 2>&1 </dev/null)
+  got=$?
+  [ $got -eq "$status" ] || fail "$*: expected status $status, found $got: $out"
+  grep -q -- "$pattern" <<<"$out" || fail "$*: expected \"$pattern\", found: $out"
+}
+
+expect 2 'usage: graft COMMAND' "$GRAFT"
+expect 0 'usage: graft COMMAND' "$GRAFT" --help
+expect 0 'graft [0-9]' "$GRAFT" --version
+expect 2 'unknown command generte' "$GRAFT" generte
+for command in $("$GRAFT" --commands); do
+  expect 0 "usage: graft $command" "$GRAFT" "$command" --help
+  expect 0 "usage: graft $command" "$GRAFT" help "$command"
+  page=$("$GRAFT" --man "$command")
+  [[ $page == .TH* ]] || fail "man page of $command"
+  if command -v mandoc >/dev/null; then
+    warnings=$(mandoc -T lint -W warning <<<"$page" | grep -v 'missing date') && fail "man page of $command: $warnings"
+  fi
+done
+for shell in bash zsh fish; do [ -n "$("$GRAFT" --completion $shell)" ] || fail "completion of $shell"; done
+bash -n <("$GRAFT" --completion bash) || fail "bash completion does not parse"
+
+expect 2 'nearest is --learning-rate' "$GRAFT" sft --lerning-rate 1
+expect 2 'expected a whole number' "$GRAFT" sft --max-steps many
+expect 2 'expected a number' "$GRAFT" sft --learning_rate fast
+expect 2 'expected one of' "$GRAFT" sft --method lore
+expect 2 'expected a value' "$GRAFT" sft --model
+expect 2 'expected a size' "$GRAFT" sft --memory lots
+expect 2 'expected --data' "$GRAFT" sft
+expect 2 'unexpected word' "$GRAFT" env now
+expect 1 'no such file' "$GRAFT" tokenize -m "$tmp/none.gguf"
+expect 0 'kernels' "$GRAFT" env
+expect 0 '"kernels": "generic"' env GRAFT_CPU=generic "$GRAFT" env --json
+expect 2 'generic' env GRAFT_CPU=fastest "$GRAFT" env
+
+cat >"$tmp/a.yaml" <<'Y'
+model_name_or_path: /nonexistent/model
+training:
+  learning_rate: 1.0e-3
+lora_target_modules: [q_proj, v_proj]
+rank_pattern: {q_proj: 4}
+data: /nonexistent/data.jsonl
+Y
+expect 1 '/nonexistent/model' "$GRAFT" sft --config "$tmp/a.yaml" --output-dir "$tmp/o"
+expect 1 '/other/model' "$GRAFT" sft --config "$tmp/a.yaml" --output-dir "$tmp/o" --model /other/model
+printf 'learning_rat: 1\n' >"$tmp/b.yaml"
+expect 2 "b.yaml:1: unknown option learning_rat; the nearest is --learning-rate" "$GRAFT" sft --config "$tmp/b.yaml"
+printf 'max_steps: [1\n' >"$tmp/c.yaml"
+expect 2 'c.yaml:' "$GRAFT" sft --config "$tmp/c.yaml"
+expect 2 'none.yaml' "$GRAFT" sft --config "$tmp/none.yaml"
+[ $failures -eq 0 ] && echo "all usage checks hold"
+exit $((failures > 0))
