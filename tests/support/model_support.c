@@ -1,0 +1,116 @@
+#include "support/model_support.h"
+
+#include <math.h>
+
+graft_context *test_context(const graft_allocator *a, int threads, const char *cpu) {
+    graft_context_options o = {.n_threads = threads, .cpu = cpu};
+    graft_context *ctx = NULL;
+    if (a) o.allocator = *a;
+    assert_ok(graft_context_new(&o, &ctx, &err));
+    return ctx;
+}
+
+const char *test_model_path(const char *name) {
+    char rest[200];
+    snprintf(rest, sizeof rest, "models/%s", name);
+    return test_golden(rest);
+}
+
+graft_model *test_load(graft_context *ctx, const char *path, graft_dtype dtype) {
+    graft_model *m = NULL;
+    assert_ok(graft_model_load(ctx, path, &(graft_model_options){.dtype = dtype}, &m, &err));
+    return m;
+}
+
+double test_worst_error(const gr_tensor_view *golden, const gr_tensor_view *ours, size_t stride) {
+    const char *g = golden->data, *o = ours->data;
+    size_t n = golden->bytes / 4, m = ours->bytes / 4;
+    double scale = 0, worst = 0;
+    assert_int_equal((m + stride - 1) / stride, n);
+    for (size_t i = 0; i < n; i++) {
+        float x, y;
+        memcpy(&x, g + i * 4, 4);
+        memcpy(&y, o + i * stride * 4, 4);
+        if (!isfinite(y)) return INFINITY;
+        scale = fmax(scale, fabs(x));
+        worst = fmax(worst, fabs((double)x - y));
+    }
+    return worst / fmax(scale, 1e-30);
+}
+
+double test_scalar(const gr_tensor_list *list, const char *name) {
+    const gr_named_tensor *t = gr_tensor_list_find(list, name);
+    float x;
+    assert_non_null(t);
+    memcpy(&x, t->view.data, 4);
+    return x;
+}
+
+const char *test_write_inputs(const gr_tensor_list *golden) {
+    static char path[1100];
+    const char *const inputs[] = {"input_ids", "attention_mask", "labels"};
+    gr_named_tensor t[3];
+    for (int i = 0; i < 3; i++) t[i] = *gr_tensor_list_find(golden, inputs[i]);
+    snprintf(path, sizeof path, "%s/in.safetensors", test_temp_dir());
+    assert_ok(gr_safetensors_save(NULL, path, t, 3, NULL, &err));
+    return path;
+}
+
+void test_fill_batch(test_batch *b, int64_t vocab, int n, const int *lengths, const int *seeds) {
+    int32_t at = 0;
+    memset(b, 0, sizeof *b);
+    for (int s = 0; s < n; s++) {
+        uint64_t stream = gr_rng_stream(GR_RNG_TEST, (uint64_t)seeds[s]);
+        b->bounds[s] = at;
+        for (int i = 0; i < lengths[s]; i++, at++) {
+            assert_in_range(at, 0, 4095);
+            b->ids[at] = (int32_t)gr_rng_below(11, stream, (uint64_t)i, (uint64_t)vocab);
+            b->labels[at] = (int32_t)gr_rng_below(12, stream, (uint64_t)i, (uint64_t)vocab);
+            if (i % 3 == 1 || i == lengths[s] - 1) b->labels[at] = -100;
+            b->weight[at] = 0.125f;
+            b->key[at] = (uint64_t)seeds[s] * 10000 + (uint64_t)i;
+        }
+    }
+    b->bounds[n] = at;
+    b->batch = (gr_batch){.n_tokens = at, .n_seqs = n, .bounds = b->bounds, .ids = b->ids, .labels = b->labels,
+                          .weight = b->weight, .dropout_key = b->key, .one_adapter = -1};
+}
+
+float *test_logits(gr_model *m, const gr_hooks *hooks, const gr_batch *b) {
+    gr_pool *pool;
+    gr_tape *t;
+    gr_pass *p;
+    gr_var *logits;
+    gr_pass_options o = {.hooks = hooks};
+    assert_ok(gr_pool_new(NULL, 0, false, &pool, &err));
+    assert_ok(gr_tape_new(gr_model_device(m), pool, &(gr_tape_options){0}, &t, &err));
+    assert_ok(gr_pass_new(m, &p, &err));
+    assert_ok(gr_pass_logits(p, t, b, &o, NULL, 0, &logits, &err));
+    const gr_array *x = gr_var_array(logits);
+    size_t n = (size_t)(x->shape.d[0] * x->shape.d[1]);
+    float *out = malloc(n * sizeof *out);
+    assert_non_null(out);
+    if (x->dtype == GR_F32) memcpy(out, x->data, n * sizeof *out);
+    for (size_t i = 0; x->dtype == GR_F64 && i < n; i++) out[i] = (float)((const double *)x->data)[i];
+    gr_tape_free(t);
+    gr_pass_free(p);
+    gr_pool_free(pool);
+    return out;
+}
+
+double test_loss(gr_model *m, const gr_hooks *hooks, const gr_batch *b, bool backward, bool recompute) {
+    gr_pool *pool;
+    gr_tape *t;
+    gr_pass *p;
+    gr_loss loss;
+    gr_pass_options o = {.hooks = hooks, .recompute = recompute};
+    assert_ok(gr_pool_new(NULL, 0, false, &pool, &err));
+    assert_ok(gr_tape_new(gr_model_device(m), pool, &(gr_tape_options){.record = backward}, &t, &err));
+    assert_ok(gr_pass_new(m, &p, &err));
+    assert_ok(gr_pass_loss(p, t, b, &o, &loss, &err));
+    if (backward) assert_ok(gr_tape_backward(t, loss.var, NULL, &err));
+    gr_tape_free(t);
+    gr_pass_free(p);
+    gr_pool_free(pool);
+    return loss.sum;
+}

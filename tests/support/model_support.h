@@ -1,0 +1,38 @@
+/* What tests of models share: contexts, loading, comparing tensors with goldens, random batches. */
+#ifndef TEST_MODEL_SUPPORT_H
+#define TEST_MODEL_SUPPORT_H
+
+#include "support/support.h"
+
+#include "adapter/adapter.h"
+#include "graft/adapter.h"
+#include "model/public.h"
+
+/* `a` NULL: the C library's. `cpu` NULL: the best. */
+graft_context *test_context(const graft_allocator *a, int threads, const char *cpu);
+/* "models/NAME" under the goldens. */
+const char *test_model_path(const char *name);
+graft_model *test_load(graft_context *ctx, const char *path, graft_dtype dtype);
+
+/* Largest error relative to the golden's largest magnitude; the golden holds every stride-th element of `ours`. */
+double test_worst_error(const gr_tensor_view *golden, const gr_tensor_view *ours, size_t stride);
+double test_scalar(const gr_tensor_list *list, const char *name);
+/* Copies the inputs of a golden into a file of their own under the temporary folder; the path lives until the next call. */
+const char *test_write_inputs(const gr_tensor_list *golden);
+
+/* A batch over memory of its own: sequences of the given lengths with ids and labels from a fixed generator. */
+typedef struct test_batch {
+    gr_batch batch;
+    int32_t bounds[65], ids[4096], labels[4096], adapter[64];
+    float weight[4096];
+    uint64_t key[4096];
+} test_batch;
+/* Sequence i of any batch with the same seed[i] has the same tokens and dropout keys. */
+void test_fill_batch(test_batch *b, int64_t vocab, int n, const int *lengths, const int *seeds);
+
+/* Logits of all tokens, (n_tokens, vocab) floats, freed with free. */
+float *test_logits(gr_model *m, const gr_hooks *hooks, const gr_batch *b);
+/* Loss of a batch; with `backward` gradients are added to the adapter's parameters. */
+double test_loss(gr_model *m, const gr_hooks *hooks, const gr_batch *b, bool backward, bool recompute);
+
+#endif
