@@ -97,12 +97,16 @@ static graft_status by_prefixes(const finder *f, size_t i, place *out, graft_err
     return GRAFT_OK;
 }
 
-/* Message i with a sentinel in it: as its content, or where it has none as the names of its tool calls. *out is empty
- * when there is nothing to replace. */
-static graft_status put_sentinel(const finder *f, size_t i, const char *sentinel, gr_buf *out, graft_error *err) {
+/* What of a message is replaced by a sentinel. */
+typedef enum part { CONTENT, CALL_NAMES } part;
+
+/* Message i with a sentinel as its content, or as the names of its tool calls. *out is empty when it has no such part. */
+static graft_status put_sentinel(const finder *f, size_t i, part which, const char *sentinel, gr_buf *out,
+                                 graft_error *err) {
     const gr_message *m = &f->in->messages[i];
     gr_buf_clear(out);
-    if (m->content_len && (!m->content.data || m->content.len)) {
+    if (which == CONTENT) {
+        if (m->content_len == 0) return GRAFT_OK;
         gr_buf_add(out, m->json.data, m->content_at);
         gr_buf_add_format(out, "\"%s\"", sentinel);
         gr_buf_add(out, m->json.data + m->content_at + m->content_len, m->json.len - m->content_at - m->content_len);
@@ -132,8 +136,36 @@ static graft_status put_sentinel(const finder *f, size_t i, const char *sentinel
     return gr_buf_status(out, err);
 }
 
-/* The bytes of R that come from message i. With `tail`, also what follows it when it is the last message. */
-static graft_status by_sentinels(const finder *f, size_t i, place *out, text *tail, graft_error *err) {
+/* First and last place of `what` in t; NULL where there is none. */
+static const char *find_first(const text *t, const char *what) {
+    return t->data ? memmem(t->data, t->len, what, strlen(what)) : NULL;
+}
+
+static const char *find_last(const text *t, const char *what) {
+    const char *last = NULL;
+    for (const char *p = find_first(t, what); p; p = memmem(p + 1, t->len - (size_t)(p + 1 - t->data), what, strlen(what))) last = p;
+    return last;
+}
+
+/* What follows message i when it is the last one: the text behind the sentinel that `json` holds. */
+static graft_status find_tail(const finder *f, size_t i, gr_slice json, const char *sentinel, text *out, graft_error *err) {
+    text t;
+    GR_TRY(render(f, i + 1, i, json, false, &t, err));
+    const char *hit = find_last(&t, sentinel);
+    graft_status st = GRAFT_OK;
+    *out = (text){0};
+    if (hit) {
+        hit += strlen(sentinel);
+        out->len = (size_t)(t.data + t.len - hit);
+        if (!(out->data = gr_strndup(f->a, hit, out->len))) st = gr_fail_memory(err);
+    }
+    gr_free(f->a, t.data);
+    return st;
+}
+
+/* The bytes of R that come from one part of message i. `at` may be more than `end`: where the part is empty, what stands
+ * between can be counted to either side. `tail`: NULL, or gets what find_tail gives. */
+static graft_status by_sentinels(const finder *f, size_t i, part which, place *out, text *tail, graft_error *err) {
     size_t prefix = SIZE_MAX, suffix = SIZE_MAX;
     gr_buf json;
     gr_buf_init(&json, f->a);
@@ -142,58 +174,60 @@ static graft_status by_sentinels(const finder *f, size_t i, place *out, text *ta
     *out = (place){0};
     for (int k = 0; k < 2 && ok; k++) {
         text t;
-        size_t n = strlen(sentinels[k]);
-        GR_GO(done, put_sentinel(f, i, sentinels[k], &json, err));
+        GR_GO(done, put_sentinel(f, i, which, sentinels[k], &json, err));
         ok = json.len > 0;
         if (!ok) break;
-        gr_slice changed = {json.data, json.len};
-        GR_GO(done, render(f, f->in->n, i, changed, false, &t, err));
-        const char *hit = t.data ? memmem(t.data, t.len, sentinels[k], n) : NULL;
-        ok = hit != NULL;
+        GR_GO(done, render(f, f->in->n, i, (gr_slice){json.data, json.len}, false, &t, err));
+        const char *first = find_first(&t, sentinels[k]), *last = find_last(&t, sentinels[k]);
+        ok = first != NULL;
         if (ok) {
             prefix = GR_MIN(prefix, common_prefix(f->r->text, f->r->len, t.data, t.len));
             suffix = GR_MIN(suffix, common_suffix(f->r->text, f->r->len, t.data, t.len));
             /* All that differs stands between the shared parts, or something else than the message changed. */
-            const char *last = hit;
-            for (const char *p = hit; (p = memmem(p + 1, t.len - (size_t)(p + 1 - t.data), sentinels[k], n)) != NULL;) last = p;
-            ok = prefix <= (size_t)(hit - t.data) && suffix <= t.len - (size_t)(last - t.data) - n;
+            ok = prefix <= (size_t)(first - t.data) && suffix <= t.len - (size_t)(last - t.data) - strlen(sentinels[k]);
         }
         gr_free(f->a, t.data);
     }
-    if (ok && prefix <= f->r->len - suffix) *out = (place){true, prefix, f->r->len - suffix};
-    if (out->found && tail) {
-        text t;
-        gr_slice changed = {json.data, json.len};
-        GR_GO(done, render(f, i + 1, i, changed, false, &t, err));
-        const char *hit = NULL;
-        size_t n = strlen(sentinels[1]);
-        for (const char *p = t.data; p && (p = memmem(p, t.len - (size_t)(p - t.data), sentinels[1], n)) != NULL; p += n) hit = p + n;
-        *tail = (text){0};
-        if (hit) {
-            tail->len = (size_t)(t.data + t.len - hit);
-            if (!(tail->data = gr_strndup(f->a, hit, tail->len))) st = gr_fail_memory(err);
-        }
-        gr_free(f->a, t.data);
-    }
+    if (ok) *out = (place){true, prefix, f->r->len - suffix};
+    if (ok && tail) st = find_tail(f, i, (gr_slice){json.data, json.len}, sentinels[1], tail, err);
 done:
     gr_buf_free(&json);
     return st;
 }
 
-/* Moves the start back over what the template puts between the generation prompt and the message's text. */
-static graft_status find_start(const finder *f, size_t i, size_t floor, size_t at, size_t *out, graft_error *err) {
+/* Where the generation prompt ends in R[from, to): at its longest part, from its beginning, that stands there, for a
+ * prompt may go on with something that a written turn does not have (an opened thought). Less than half of it is none. */
+static bool match_prompt(const finder *f, size_t from, size_t to, const char *prompt, size_t n, size_t *out) {
+    size_t best = 0;
+    for (size_t at = from; at < to && best < n; at++) {
+        size_t same = common_prefix(f->r->text + at, to - at, prompt, n);
+        if (same > best) {
+            best = same;
+            *out = at + same;
+        }
+    }
+    return best > n / 2;
+}
+
+/* Moves the start back over what the template puts between the generation prompt and the message's text. *found is false
+ * when no generation prompt stands there. */
+static graft_status find_start(const finder *f, size_t i, size_t floor, size_t at, size_t *out, bool *found,
+                               graft_error *err) {
     text without = {0}, prompt;
     place previous = {0};
     *out = at;
+    *found = false;
     GR_TRY(render(f, i, i, (gr_slice){0}, true, &prompt, err));
     if (!prompt.data) return GRAFT_OK;
     graft_status st = render(f, i, i, (gr_slice){0}, false, &without, err);
-    if (st == GRAFT_OK && i > 0) st = by_sentinels(f, i - 1, &previous, NULL, err);
+    if (st == GRAFT_OK && i > 0) st = by_sentinels(f, i - 1, CONTENT, &previous, NULL, err);
     if (st == GRAFT_OK) {
-        size_t skip = common_prefix(prompt.data, prompt.len, without.data ? without.data : "", without.len);
-        size_t n = prompt.len - skip, from = previous.found ? GR_MAX(floor, previous.end) : floor;
-        const char *hit = n && from <= at ? memmem(f->r->text + from, at - from, prompt.data + skip, n) : NULL;
-        if (hit) *out = (size_t)(hit - f->r->text) + n;
+        size_t skip = common_prefix(prompt.data, prompt.len, without.data ? without.data : "", without.len), where;
+        size_t from = previous.found ? GR_MAX(floor, previous.end) : floor;
+        if (prompt.len > skip && match_prompt(f, from, at, prompt.data + skip, prompt.len - skip, &where)) {
+            *out = where;
+            *found = true;
+        }
     }
     gr_free(f->a, without.data);
     gr_free(f->a, prompt.data);
@@ -266,24 +300,31 @@ static size_t shared_end(const finder *f, size_t end, const text *tail) {
     return end;
 }
 
-static graft_status find_message(const finder *f, size_t i, size_t floor, place *out, graft_error *err) {
-    place p, own;
+static graft_status by_part(const finder *f, size_t i, size_t floor, part which, place *out, graft_error *err) {
+    place own;
     text tail = {0};
-    bool last = i + 1 == f->in->n;
-    GR_TRY(by_prefixes(f, i, &p, err));
-    if (!p.found || p.at < floor) {
-        p = (place){0};
-        graft_status st = by_sentinels(f, i, &own, &tail, err);
-        if (st == GRAFT_OK && own.found && own.at >= floor) {
-            p = (place){true, own.at, last ? f->r->len : shared_end(f, own.end, &tail)};
-            st = find_start(f, i, floor, own.at, &p.at, err);
-        }
-        gr_free(f->a, tail.data);
-        if (st != GRAFT_OK) return st;
+    bool prompt, last = i + 1 == f->in->n;
+    *out = (place){0};
+    graft_status st = by_sentinels(f, i, which, &own, &tail, err);
+    if (st == GRAFT_OK && own.found && own.at >= floor) {
+        place p = {.end = last ? f->r->len : shared_end(f, own.end, &tail)};
+        st = find_start(f, i, floor, own.at, &p.at, &prompt, err);
+        /* The name of a tool call stands somewhere inside the turn: alone it does not say where that starts. */
+        p.found = st == GRAFT_OK && (which == CONTENT || prompt) && p.end > p.at;
+        *out = p;
     }
-    if (p.found && !last) GR_TRY(add_stop(f, i, p.at, &p.end, err));
+    gr_free(f->a, tail.data);
+    return st;
+}
+
+static graft_status find_message(const finder *f, size_t i, size_t floor, place *out, graft_error *err) {
+    place p;
+    GR_TRY(by_prefixes(f, i, &p, err));
+    if (p.found && p.at < floor) p.found = false;
+    if (!p.found) GR_TRY(by_part(f, i, floor, CONTENT, &p, err));
+    if (!p.found) GR_TRY(by_part(f, i, floor, CALL_NAMES, &p, err));
+    if (p.found && i + 1 < f->in->n) GR_TRY(add_stop(f, i, p.at, &p.end, err));
     *out = p;
-    out->found = p.found && p.end > p.at;
     return GRAFT_OK;
 }
 

@@ -118,6 +118,10 @@ TEMPLATES = {
                 "+ m.thinking + '<|end|><|start|>assistant' }}{% endif %}{{ '<|channel|>final<|message|>' + m.content }}{% if loop.last %}{{ '<|return|>' }}"
                 "{% else %}{{ '<|end|>' }}{% endif %})){% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
                 "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
+    # the generation prompt opens a thought that written turns close at once
+    "half-thought": "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\\n<think>' }}(({{ '</think>' + m.content | trim + "
+                    "'<|im_end|>\\n' }})){% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+                    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}",
     # no generation prompt at all; the system's message goes into the first question
     "inst": "{{ bos_token }}{% set ns = namespace(s='') %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.s = m.content + '\\n\\n' %}"
             "{% elif m.role == 'user' %}{{ '[INST] ' + ns.s + m.content + ' [/INST]' }}{% set ns.s = '' %}{% else %}(({{ ' ' + m.content + eos_token }}))"
@@ -150,7 +154,8 @@ THOUGHTS = [
 CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
 TOOLS = [[u("weather?"), a("", tool_calls=[CALL]), {"role": "tool", "content": "fine"}, a("It is fine.")],
          [u("weather?"), a("I look.", tool_calls=[CALL]), {"role": "tool", "content": "rain"}, a("Rain."), u("thanks"), a("hello")]]
-BY_TEMPLATE = {"chatml": CHATS, "trim": CHATS, "final-eos": CHATS, "strict": SHORT, "think": CHATS[:3] + THOUGHTS, "open-thought": SHORT + THOUGHTS,
+EMPTY = [[u("hello"), a(""), u("hello again"), a("")]]
+BY_TEMPLATE = {"chatml": CHATS + EMPTY, "half-thought": SHORT + CHATS[2:3] + EMPTY, "trim": CHATS, "final-eos": CHATS + EMPTY, "strict": SHORT, "think": CHATS[:3] + THOUGHTS, "open-thought": SHORT + THOUGHTS,
                "no-end": SHORT + CHATS[2:3], "channels": SHORT + CHATS[2:3] + [[u("2+2?"), a("four", thinking="counting"), u("3+3?"), a("six", thinking="I think")]],
                "inst": SHORT + CHATS[2:3]}
 TEXTS = ["The weather is fine today.", "", "x", "Ends itself</s>", "Ends itself<|endoftext|>", "naïve 日本語 😀\n\n", "hello " * 30, " leading", "a<think>b"]
