@@ -15,7 +15,7 @@ typedef struct kcase {
     uint64_t seed, n_draws;
     int64_t rows, cols; /* odd sizes, another pair for each seed */
     uint64_t digest;    /* of all outputs so far */
-    void *owned[64];
+    void *owned[256];
     int n_owned;
 } kcase;
 

@@ -3,7 +3,7 @@
 #include "graft/generate.h"
 #include "support/support.h"
 
-enum { MAX_IDS = 128, MAX_CASES = 8, NEW = 24 };
+enum { MAX_IDS = 128, MAX_CASES = 8, NEW = 14 };
 
 typedef struct one_case {
     int32_t prompt[MAX_IDS], expected[MAX_IDS];
@@ -38,7 +38,7 @@ static int setup(void **state) {
         one_case *c = &cases[n_cases++];
         c->n_prompt = read_ids(line, c->prompt);
         assert_non_null(fgets(line, sizeof line, f));
-        c->n_expected = read_ids(line, c->expected);
+        c->n_expected = GR_MIN(read_ids(line, c->expected), (size_t)NEW);
     }
     fclose(f);
     graft_model_options o = {.dtype = GRAFT_DTYPE_F32};
@@ -109,6 +109,7 @@ static void copies_share_the_prompt_and_draw_for_themselves(void **state) {
     assert_ok(graft_generate(s, p, 1, 3, &o, NULL, NULL, g, &err));
     for (int i = 0; i < 3; i++) check_ids(&g[i], &cases[2]);
     for (int i = 0; i < 3; i++) graft_generation_free(ctx, &g[i]);
+    o.max_new_tokens = 6;
     o.sampling = (graft_sampling){.temperature = 1.5, .top_p = 1, .repeat_penalty = 1, .seed = 3};
     assert_ok(graft_generate(s, p, 2, 3, &o, NULL, NULL, g, &err));
     o.max_batch = 3; /* another grouping, the same draws */
@@ -137,7 +138,7 @@ static void a_known_beginning_is_not_computed_again(void **state) {
     graft_generation_free(ctx, &g);
     /* The prompt with half of its own continuation: the rest must come out. */
     int32_t longer[2 * MAX_IDS];
-    size_t half = 10, n = cases[3].n_prompt + half;
+    size_t half = 8, n = cases[3].n_prompt + half;
     memcpy(longer, cases[3].prompt, cases[3].n_prompt * sizeof *longer);
     memcpy(longer + cases[3].n_prompt, cases[3].expected, half * sizeof *longer);
     p = (graft_input_ids){.ids = longer, .n = n};

@@ -54,6 +54,7 @@ typedef struct gr_adamw_coef {
 } gr_adamw_coef;
 
 typedef struct gr_product_kernels gr_product_kernels; /* product.h */
+typedef struct gr_attention_rows gr_attention_rows;   /* attention.h */
 
 typedef struct gr_cpu_kernels {
     const gr_row_kernels *rows[GR_TYPE_COUNT];
@@ -63,9 +64,13 @@ typedef struct gr_cpu_kernels {
     void (*convert)(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
     double (*sum_squares)(int64_t n, const float *x);
     void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *c);
+    const gr_attention_rows *attention_rows[GR_TYPE_COUNT]; /* NULL: the portable attention is used */
     void (*attention)(gr_device *d, const gr_attention *a);
     void (*attention_backward)(gr_device *d, const gr_attention *a);
 } gr_cpu_kernels;
+
+/* Between any two of F32, F64, F16 and BF16. */
+void gr_generic_convert(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
 
 /* Each overwrites the entries that it does better than the level below. */
 void gr_cpu_fill_generic(gr_cpu_kernels *k);
@@ -73,9 +78,13 @@ void gr_cpu_fill_generic(gr_cpu_kernels *k);
 void gr_cpu_fill_avx2(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16(gr_cpu_kernels *k);
-void gr_cpu_fill_avx2_products(gr_cpu_kernels *k); /* parts of these */
+/* parts of these: products_*.c, attention_*.c, decode_*.c */
+void gr_cpu_fill_avx2_products(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_products(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_products(gr_cpu_kernels *k);
+void gr_cpu_fill_avx2_attention(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512_attention(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512bf16_attention(gr_cpu_kernels *k);
 #endif
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k); /* called by gr_cpu_fill_generic */
 void gr_cpu_fill_generic_products(gr_cpu_kernels *k);  /* likewise */

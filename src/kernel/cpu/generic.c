@@ -60,7 +60,7 @@ static void store_any(gr_dtype dt, void *p, int64_t i, double v) {
     }
 }
 
-static void convert(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n) {
+void gr_generic_convert(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n) {
     if (from_dt == to_dt) {
         if (n > 0) memmove(to, from, (size_t)n * gr_type_size(to_dt));
         return;
@@ -91,7 +91,7 @@ void gr_cpu_fill_generic(gr_cpu_kernels *k) {
     k->rows[GR_TYPE_F32] = &rows_f32;
     k->rows[GR_TYPE_BF16] = &rows_bf16;
     k->rows[GR_TYPE_F64] = &rows_f64;
-    k->convert = convert;
+    k->convert = gr_generic_convert;
     k->sum_squares = sum_squares;
     k->adamw = adamw;
     for (int i = 0; i < GR_DTYPE_COUNT; i++) {

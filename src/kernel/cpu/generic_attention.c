@@ -45,7 +45,8 @@ size_t gr_attention_thread_scratch(const gr_attention *a, bool backward) {
     size_t keys = 0, dim = (size_t)a->head_dim;
     for (int s = 0; s < a->n_seqs; s++) keys = GR_MAX(keys, (size_t)gr_attention_keys(&a->seqs[s]));
     size_t n = backward ? keys * dim * 2 + dim : keys + dim;
-    return (n * sizeof(double) + 63) / 64 * 64;
+    size_t bytes = (n * (a->dt == GR_F64 ? sizeof(double) : sizeof(float)) + 63) / 64 * 64;
+    return GR_MAX(bytes, gr_attention_blocks_scratch(a, backward));
 }
 
 size_t gr_attention_scratch(const gr_attention *a, int n_threads, bool backward) {
@@ -90,7 +91,7 @@ static void forward_item(void *arg, size_t begin, size_t end, int thread) {
     }
 }
 
-static void attention(gr_device *d, const gr_attention *a) {
+void gr_attention_generic(gr_device *d, const gr_attention *a) {
     job w = {.a = a, .per_thread = gr_attention_thread_scratch(a, false)};
     gr_parallel_for(d->n_threads, (size_t)a->n_seqs * (size_t)a->n_heads, 1, forward_item, &w);
 }
@@ -116,13 +117,13 @@ static void backward_item(void *arg, size_t begin, size_t end, int thread) {
     }
 }
 
-static void attention_backward(gr_device *d, const gr_attention *a) {
+void gr_attention_backward_generic(gr_device *d, const gr_attention *a) {
     job w = {.a = a, .per_thread = gr_attention_thread_scratch(a, true), .shares = gr_attention_backward_shares(a)};
     size_t seqs = w.shares ? 1 : (size_t)a->n_seqs;
     gr_parallel_for(d->n_threads, seqs * (size_t)a->n_kv_heads, 1, backward_item, &w);
 }
 
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k) {
-    k->attention = attention;
-    k->attention_backward = attention_backward;
+    k->attention = gr_attention_generic;
+    k->attention_backward = gr_attention_backward_generic;
 }

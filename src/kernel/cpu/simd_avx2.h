@@ -62,10 +62,37 @@ static inline __m128i v_to_bf16(vf x) { return v_to_bf16_exact(x); }
 static inline void v_store_bf16(uint16_t *p, vf x) { _mm_storeu_si128((__m128i *)(void *)p, v_to_bf16(x)); }
 static inline void v_store_bf16_n(uint16_t *p, vf x, int64_t n) { v_store_half_n(p, v_to_bf16(x), n); }
 
+static inline void v_store_bf16_exact_n(uint16_t *p, vf x, int64_t n) { v_store_half_n(p, v_to_bf16_exact(x), n); }
+
 static inline vf v_load_f16_n(const uint16_t *p, int64_t n) { return _mm256_cvtph_ps(v_load_half_n(p, n)); }
 static inline void v_store_f16_n(uint16_t *p, vf x, int64_t n) {
     v_store_half_n(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), n);
 }
+
+static inline vi vi_set1(uint32_t x) { return _mm256_set1_epi32((int)x); }
+static inline vi vi_load(const uint32_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+static inline vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
+static inline vi vi_mul_wide(vi a, uint32_t k, vi *low) {
+    vi f = vi_set1(k), even = _mm256_mul_epu32(a, f), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), f);
+    *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+}
+static inline void vi_interleave4(vi r[4]) {
+    vi a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpackhi_epi32(r[0], r[1]);
+    vi c = _mm256_unpacklo_epi32(r[2], r[3]), d = _mm256_unpackhi_epi32(r[2], r[3]);
+    vi q0 = _mm256_unpacklo_epi64(a, c), q1 = _mm256_unpackhi_epi64(a, c); /* blocks 0 4; 1 5 */
+    vi q2 = _mm256_unpacklo_epi64(b, d), q3 = _mm256_unpackhi_epi64(b, d);
+    r[0] = _mm256_permute2x128_si256(q0, q1, 0x20);
+    r[1] = _mm256_permute2x128_si256(q2, q3, 0x20);
+    r[2] = _mm256_permute2x128_si256(q0, q1, 0x31);
+    r[3] = _mm256_permute2x128_si256(q2, q3, 0x31);
+}
+static inline vf vi_not_below(vi a, uint32_t limit) {
+    const vi sign = _mm256_set1_epi32(INT32_MIN);
+    vi below = _mm256_cmpgt_epi32(vi_xor(vi_set1(limit), sign), vi_xor(a, sign));
+    return _mm256_castsi256_ps(vi_xor(below, _mm256_set1_epi32(-1)));
+}
+static inline vf v_and(vf a, vf b) { return _mm256_and_ps(a, b); }
 
 static inline vd v_low_double(vf x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 static inline vd v_high_double(vf x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
@@ -86,6 +113,12 @@ static inline __m128 v_sum4(vf a, vf b, vf c, vf d) {
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
 static inline float v_sum(vf a) { return _mm_cvtss_f32(v_sum4(a, v_zero(), v_zero(), v_zero())); }
+static inline vf v_where(uint64_t bits, vf a, vf b) {
+    const __m256i place = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)(bits & 255)), place), place);
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(set));
+}
+static inline float v_first_lane(vf a) { return _mm256_cvtss_f32(a); }
 static inline float v_max_lane(vf a) {
     float lane[8], max;
     _mm256_storeu_ps(lane, a);

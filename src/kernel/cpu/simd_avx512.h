@@ -62,10 +62,43 @@ static inline __m256i v_to_bf16(vf x) {
 static inline void v_store_bf16(uint16_t *p, vf x) { _mm256_storeu_si256((__m256i *)(void *)p, v_to_bf16(x)); }
 static inline void v_store_bf16_n(uint16_t *p, vf x, int64_t n) { _mm256_mask_storeu_epi16(p, v_mask(n), v_to_bf16(x)); }
 
+static inline void v_store_bf16_exact_n(uint16_t *p, vf x, int64_t n) {
+    _mm256_mask_storeu_epi16(p, v_mask(n), v_to_bf16_exact(x));
+}
+
 static inline vf v_load_f16_n(const uint16_t *p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_mask(n), p)); }
 static inline void v_store_f16_n(uint16_t *p, vf x, int64_t n) {
     _mm256_mask_storeu_epi16(p, v_mask(n), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+
+/* Unsigned 32-bit integers, for random numbers. */
+static inline vi vi_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+static inline vi vi_load(const uint32_t *p) { return _mm512_loadu_si512(p); }
+static inline vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+/* High halves of the products a * k; the low halves in *low. */
+static inline vi vi_mul_wide(vi a, uint32_t k, vi *low) {
+    vi f = vi_set1(k), even = _mm512_mul_epu32(a, f), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), f);
+    *low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+    return _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+}
+/* r[k] lane b becomes element 4 b + k of the four vectors one after the other. */
+static inline void vi_interleave4(vi r[4]) {
+    vi a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
+    vi c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+    vi q0 = _mm512_unpacklo_epi64(a, c), q1 = _mm512_unpackhi_epi64(a, c); /* blocks 0 4 8 12; 1 5 9 13 */
+    vi q2 = _mm512_unpacklo_epi64(b, d), q3 = _mm512_unpackhi_epi64(b, d);
+    vi lo01 = _mm512_shuffle_i32x4(q0, q1, 0x44), lo23 = _mm512_shuffle_i32x4(q2, q3, 0x44);
+    vi hi01 = _mm512_shuffle_i32x4(q0, q1, 0xEE), hi23 = _mm512_shuffle_i32x4(q2, q3, 0xEE);
+    r[0] = _mm512_shuffle_i32x4(lo01, lo23, 0x88);
+    r[1] = _mm512_shuffle_i32x4(lo01, lo23, 0xDD);
+    r[2] = _mm512_shuffle_i32x4(hi01, hi23, 0x88);
+    r[3] = _mm512_shuffle_i32x4(hi01, hi23, 0xDD);
+}
+/* All bits where a >= limit (unsigned), else none. */
+static inline vf vi_not_below(vi a, uint32_t limit) {
+    return _mm512_castsi512_ps(_mm512_movm_epi32(_mm512_cmpge_epu32_mask(a, vi_set1(limit))));
+}
+static inline vf v_and(vf a, vf b) { return _mm512_and_ps(a, b); }
 
 /* Doubles, for sums of squares and logarithms. */
 static inline vd v_low_double(vf x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
@@ -89,6 +122,9 @@ static inline __m128 v_sum4(vf a, vf b, vf c, vf d) {
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 static inline float v_sum(vf a) { return _mm_cvtss_f32(v_sum4(a, v_zero(), v_zero(), v_zero())); }
+/* Lanes of a where the low bits are set, of b elsewhere. */
+static inline vf v_where(uint64_t bits, vf a, vf b) { return _mm512_mask_blend_ps((__mmask16)bits, b, a); }
+static inline float v_first_lane(vf a) { return _mm512_cvtss_f32(a); }
 static inline float v_max_lane(vf a) { return _mm512_reduce_max_ps(a); }
 
 /* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2: polynomial of degree 6 (coefficients of Cephes' expf). At most 1.0

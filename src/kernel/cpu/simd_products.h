@@ -44,16 +44,15 @@ static inline __attribute__((always_inline)) void NAME(dot_tile)(const int m, co
             UNROLL for (int j = 0; j < n; j++) acc[i][j] = MAC(acc[i][j], x, y[j]);
         }
     }
+    if (n == 4 && !add) {
+        UNROLL for (int i = 0; i < m; i++)
+            _mm_storeu_ps(c + i * ldc, v_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+        return;
+    }
     UNROLL for (int i = 0; i < m; i++) {
-        __m128 sum = v_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
-        float *to = c + i * ldc;
-        if (n == 4) {
-            _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), sum) : sum);
-        } else {
-            float lane[4];
-            _mm_storeu_ps(lane, sum);
-            for (int j = 0; j < n; j++) to[j] = add ? to[j] + lane[j] : lane[j];
-        }
+        float lane[4];
+        _mm_storeu_ps(lane, v_sum4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+        for (int j = 0; j < n; j++) c[i * ldc + j] = add ? c[i * ldc + j] + lane[j] : lane[j];
     }
 }
 

@@ -1,0 +1,453 @@
+/* Attention in blocks of 64 keys, on the block products of the level (Dao et al. 2022, "FlashAttention", and 2023).
+ *
+ * Keys are taken in the order of the segments and cut into blocks by their number in that order, wherever segments begin:
+ * so a query row gets the same bits whether its keys lie in one segment or several and whether it comes alone or with
+ * others. Blocks that no row of a tile sees are skipped; inside a block, keys after the last visible one and rows before
+ * the first that sees anything are left out. What is masked inside the rest has probability 0, which adds exactly
+ * nothing (unless that key or value is not finite).
+ *
+ * Forward, per tile of 48 queries of one head: S = Q K^T; online softmax; O = O * factor + P V.
+ * Backward: P from lse; dV += P^T dO; dP = dO V^T; dS = P (dP - D) scale; dQ += dS K; dK += dS^T Q.
+ * All heads that share a key/value head use the packed block of keys together. Memory: a constant part per thread, and
+ * for the backward the float sums of dK and dV of one sequence and head. */
+#include <math.h>
+
+#include "kernel/cpu/attention.h"
+#include "kernel/cpu/product.h"
+
+enum {
+    KEYS = GR_PANEL,     /* of a block */
+    TILE = 48,           /* query rows of a tile: whole register tiles */
+    CHUNK_ROWS = 18 * TILE, /* query rows, all heads of the group, that use a packed block before the next is packed */
+    LANES = 16
+};
+
+static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
+
+/* Query positions of a chunk. */
+static int64_t chunk_positions(const gr_attention *a) {
+    int64_t group = a->n_heads / a->n_kv_heads;
+    return GR_MAX((int64_t)CHUNK_ROWS / group / TILE, (int64_t)1) * TILE;
+}
+
+/* Arrays of one thread. Sums are float; packed elements are float or bf16 by level. */
+typedef struct space {
+    float *acc;         /* (heads of the group, chunk, dim): O, or dQ */
+    float *max, *lanes; /* (heads, chunk), (heads, chunk, LANES); backward: max holds D */
+    float *s, *dp;      /* (TILE, KEYS) */
+    char *p, *ds;       /* (TILE, KEYS) packed type */
+    char *pt;           /* transposed P or dS where pairs must be interleaved */
+    char *keys, *values; /* (KEYS, dim) of a block that spans segments */
+    char *k_t, *v_t, *k_panels, *v_panels;
+    char *q_rows, *do_rows;     /* (heads, chunk, dim) packed type where A must be packed */
+    char *q_panels, *do_panels; /* backward: (heads, tiles, panels of dim) */
+    float *dk, *dv;             /* backward: (keys of the sequence, dim) */
+    size_t bytes;
+} space;
+
+static void *carve(char *base, size_t *at, size_t bytes) {
+    void *p = base ? base + *at : NULL; /* NULL: only the size is wanted */
+    *at += round64(bytes);
+    return p;
+}
+
+static space lay_out(const gr_attention *a, bool backward, int64_t max_keys, char *base) {
+    const size_t group = (size_t)(a->n_heads / a->n_kv_heads), dim = (size_t)a->head_dim, f = sizeof(float);
+    const size_t rows = (size_t)chunk_positions(a) * group, panels = (dim + GR_PANEL - 1) / GR_PANEL;
+    const size_t even = dim + (dim & 1), tile = TILE * KEYS * f, panel_bytes = panels * GR_PANEL * KEYS * f;
+    space w;
+    size_t at = 0;
+    w.acc = carve(base, &at, rows * dim * f);
+    w.max = carve(base, &at, rows * f);
+    w.lanes = carve(base, &at, backward ? 0 : rows * LANES * f);
+    w.s = carve(base, &at, tile);
+    w.dp = carve(base, &at, backward ? tile : 0);
+    w.p = carve(base, &at, tile);
+    w.ds = carve(base, &at, backward ? tile : 0);
+    w.pt = carve(base, &at, backward ? tile : 0);
+    w.keys = carve(base, &at, KEYS * dim * f);
+    w.values = carve(base, &at, KEYS * dim * f);
+    w.k_t = carve(base, &at, even * KEYS * f);
+    w.v_t = carve(base, &at, backward ? even * KEYS * f : 0);
+    w.k_panels = carve(base, &at, backward ? panel_bytes : 0);
+    w.v_panels = carve(base, &at, backward ? 0 : panel_bytes);
+    w.q_rows = carve(base, &at, rows * even * f);
+    w.do_rows = carve(base, &at, backward ? rows * even * f : 0);
+    w.q_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
+    w.do_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
+    w.dk = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
+    w.dv = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
+    w.bytes = at;
+    return w;
+}
+
+static int64_t most_keys(const gr_attention *a) {
+    int64_t keys = 0;
+    for (int s = 0; s < a->n_seqs; s++) keys = GR_MAX(keys, gr_attention_keys(&a->seqs[s]));
+    return keys;
+}
+
+size_t gr_attention_blocks_scratch(const gr_attention *a, bool backward) {
+    if (a->dt == GR_F64) return 0;
+    return lay_out(a, backward, most_keys(a), NULL).bytes;
+}
+
+/* --- One item: a chunk of the queries of one sequence, and one key/value head --------------------------------------- */
+
+typedef struct item {
+    const gr_attention *a;
+    const gr_attention_seq *seq;
+    const gr_product_kernels *k;
+    const gr_attention_rows *rows;
+    space w;
+    int kv_head, group, dim;
+    int64_t q0, n_q;        /* the chunk, within the sequence's queries */
+    int64_t key0, n_keys;   /* the block */
+    size_t packed, step_bytes;
+} item;
+
+static const void *q_at(const item *t, int h, int64_t i) {
+    const gr_attention *a = t->a;
+    return gr_at_const(a->q, a->dt, (t->seq->q_begin + t->q0 + i) * a->q_ld + (int64_t)(t->kv_head * t->group + h) * t->dim);
+}
+
+static const void *dout_at(const item *t, int h, int64_t i) {
+    const gr_attention *a = t->a;
+    return gr_at_const(a->dout, a->dt,
+                       (t->seq->q_begin + t->q0 + i) * a->dout_ld + (int64_t)(t->kv_head * t->group + h) * t->dim);
+}
+
+/* A operand: rows of q (or dout) where they stand, or packed. */
+typedef struct operand {
+    const void *a;
+    int64_t row, step;
+} operand;
+
+static operand rows_operand(const item *t, const void *where, int64_t ld, const char *packed, int h, int64_t i) {
+    int64_t size = (int64_t)gr_type_size(t->a->dt), dim = t->dim;
+    if (!t->k->pack_a[0]) return (operand){where, ld * size, size * t->k->step};
+    return (operand){packed + ((int64_t)h * chunk_positions(t->a) + i) * dim * (int64_t)t->packed, dim * (int64_t)t->packed,
+                     (int64_t)t->step_bytes};
+}
+
+static float *acc_at(const item *t, int h, int64_t i) {
+    return t->w.acc + ((int64_t)h * chunk_positions(t->a) + i) * t->dim;
+}
+
+/* Rows [key0, key0 + n_keys) of the concatenated segments, one head: where they stand, or copied together. */
+static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
+    const gr_attention *a = t->a;
+    int64_t first = 0, size = (int64_t)gr_type_size(a->dt), col = (int64_t)t->kv_head * t->dim;
+    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
+        const gr_kv_segment *seg = &t->seq->segments[s];
+        int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + seg->n);
+        if (begin >= end) continue;
+        const void *from = values ? seg->v : seg->k;
+        int64_t seg_ld = values ? seg->v_ld : seg->k_ld;
+        if (end - begin == t->n_keys) {
+            *ld = seg_ld;
+            return gr_at_const(from, a->dt, (begin - first) * seg_ld + col);
+        }
+        for (int64_t j = begin; j < end; j++)
+            memcpy(to + (j - t->key0) * t->dim * size, gr_at_const(from, a->dt, (j - first) * seg_ld + col),
+                   (size_t)(t->dim * size));
+    }
+    *ld = t->dim;
+    return to;
+}
+
+/* Panels of n rows (along K) and head_dim columns. */
+static void pack_panels(const item *t, int64_t n, const void *from, int64_t ld, char *to) {
+    size_t panel = (size_t)(n + n % t->k->step) * GR_PANEL * t->packed;
+    for (int64_t c = 0; c < t->dim; c += GR_PANEL, to += panel)
+        t->k->pack_panel(n, GR_MIN(t->dim - c, (int64_t)GR_PANEL), gr_at_const(from, t->a->dt, c), ld, 1, to);
+}
+
+/* (m, dim) += A (m, n) * panels. */
+static void times_panels(const item *t, int64_t m, int64_t n, operand a, int64_t panel_rows, const char *panels, float *c) {
+    size_t panel = (size_t)(panel_rows + panel_rows % t->k->step) * GR_PANEL * t->packed;
+    for (int64_t j = 0; j < t->dim; j += GR_PANEL, panels += panel)
+        t->k->outer(m, GR_MIN(t->dim - j, (int64_t)GR_PANEL), n, a.a, a.row, a.step, panels, c + j, t->dim, true);
+}
+
+/* Bits of the keys of the block that the query at position q_pos sees. */
+static uint64_t seen_bits(const item *t, int64_t q_pos) {
+    const gr_attention *a = t->a;
+    uint64_t bits = 0;
+    int64_t first = 0;
+    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
+        const gr_kv_segment *seg = &t->seq->segments[s];
+        int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + seg->n);
+        if (!seg->always && a->causal) end = GR_MIN(end, first + q_pos - seg->pos + 1);
+        if (!seg->always && a->window > 0) begin = GR_MAX(begin, first + q_pos - a->window + 1 - seg->pos);
+        if (begin < end) bits |= (~(uint64_t)0 >> (64 - (end - begin))) << (begin - t->key0);
+    }
+    return bits;
+}
+
+/* What a tile of rows sees of the block: keys up to n; rows before `skip` see nothing. False: none sees anything. */
+typedef struct view {
+    uint64_t seen[TILE];
+    int64_t n, skip;
+} view;
+
+static bool look(const item *t, int64_t i, int64_t m, view *v) {
+    uint64_t all = 0;
+    v->skip = m;
+    for (int64_t r = 0; r < m; r++) {
+        v->seen[r] = seen_bits(t, t->seq->q_pos + t->q0 + i + r);
+        all |= v->seen[r];
+        if (v->seen[r] && v->skip == m) v->skip = r / 2 * 2; /* pairs of rows stay pairs */
+    }
+    v->n = all ? 64 - __builtin_clzll(all) : 0;
+    return all != 0;
+}
+
+static void pack_rows_of_chunk(const item *t, bool backward) {
+    if (!t->k->pack_a[0]) return;
+    int64_t chunk = chunk_positions(t->a);
+    for (int h = 0; h < t->group; h++) {
+        size_t at = (size_t)(h * chunk * t->dim) * t->packed;
+        t->k->pack_a[0](t->n_q, t->dim, q_at(t, h, 0), t->a->q_ld, t->w.q_rows + at);
+        if (backward) t->k->pack_a[0](t->n_q, t->dim, dout_at(t, h, 0), t->a->dout_ld, t->w.do_rows + at);
+    }
+}
+
+/* --- Forward ---------------------------------------------------------------------------------------------------------- */
+
+static void forward_tile(const item *t, int h, int64_t i, int64_t m) {
+    view v;
+    if (!look(t, i, m, &v)) return;
+    const operand q = rows_operand(t, q_at(t, h, i), t->a->q_ld, t->w.q_rows, h, i);
+    const int64_t at = (int64_t)h * chunk_positions(t->a) + i, row_bytes = KEYS * (int64_t)t->packed;
+    t->k->outer(m, v.n, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, KEYS, false);
+    float *o = acc_at(t, h, i);
+    for (int64_t r = 0; r < m; r++) {
+        float factor = t->rows->softmax_row(v.n, t->w.s + r * KEYS, v.seen[r], (float)t->a->scale, t->w.max + at + r,
+                                            t->w.lanes + (at + r) * LANES, t->w.p + r * row_bytes);
+        for (int64_t c = 0; factor != 1.0f && c < t->dim; c++) o[r * t->dim + c] *= factor;
+    }
+    times_panels(t, m, v.n, (operand){t->w.p, row_bytes, (int64_t)t->step_bytes}, t->n_keys, t->w.v_panels, o);
+}
+
+static void forward_store(const item *t, int h) {
+    const gr_attention *a = t->a;
+    const int head = t->kv_head * t->group + h;
+    for (int64_t i = 0; i < t->n_q; i++) {
+        const int64_t at = (int64_t)h * chunk_positions(a) + i, row = t->seq->q_begin + t->q0 + i;
+        float sum = 0;
+        for (int l = 0; l < LANES; l++) sum += t->w.lanes[at * LANES + l];
+        t->k->finish(1, t->dim, sum == 0 ? 0 : 1.0 / (double)sum, acc_at(t, h, i), t->dim, 0, a->dt,
+                     gr_at(a->out, a->dt, row * a->out_ld + (int64_t)head * t->dim), a->out_ld);
+        if (a->lse) a->lse[row * a->n_heads + head] = t->w.max[at] + logf(sum);
+    }
+}
+
+static void forward_chunk(item *t) {
+    const int64_t chunk = chunk_positions(t->a), keys = gr_attention_keys(t->seq);
+    const size_t rows = (size_t)(t->group * chunk);
+    memset(t->w.acc, 0, rows * (size_t)t->dim * sizeof(float));
+    memset(t->w.lanes, 0, rows * LANES * sizeof(float));
+    for (size_t r = 0; r < rows; r++) t->w.max[r] = -INFINITY;
+    pack_rows_of_chunk(t, false);
+    for (t->key0 = 0; t->key0 < keys; t->key0 += KEYS) {
+        t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
+        view v;
+        bool any = false;
+        for (int64_t i = 0; i < t->n_q && !any; i += TILE) any = look(t, i, GR_MIN(t->n_q - i, (int64_t)TILE), &v);
+        if (!any) continue;
+        int64_t ld;
+        const void *k = gather(t, false, t->w.keys, &ld);
+        t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
+        const void *values = gather(t, true, t->w.values, &ld);
+        pack_panels(t, t->n_keys, values, ld, t->w.v_panels);
+        for (int h = 0; h < t->group; h++)
+            for (int64_t i = 0; i < t->n_q; i += TILE) forward_tile(t, h, i, GR_MIN(t->n_q - i, (int64_t)TILE));
+    }
+    for (int h = 0; h < t->group; h++) forward_store(t, h);
+}
+
+/* --- Backward --------------------------------------------------------------------------------------------------------- */
+
+/* c (n keys, dim) += p^T (n keys, m rows) * panels of the rows. */
+static void transposed_times(const item *t, int64_t m, int64_t n, const char *p, int64_t panel_rows, const char *panels,
+                             int64_t skip, float *c) {
+    const int64_t row_bytes = KEYS * (int64_t)t->packed;
+    operand a = {p + skip * row_bytes, (int64_t)t->packed, row_bytes};
+    if (t->k->step > 1) {
+        t->k->pack_a[1](n, m - skip, a.a, KEYS, t->w.pt);
+        a = (operand){t->w.pt, (int64_t)t->step_bytes, n * (int64_t)t->step_bytes};
+    }
+    /* panels start at the tile's first row; skip is a multiple of the step */
+    times_panels(t, n, m - skip, a, panel_rows, panels + (size_t)skip * GR_PANEL * t->packed, c);
+}
+
+static size_t tile_panels_bytes(const item *t) {
+    return (size_t)((t->dim + GR_PANEL - 1) / GR_PANEL) * GR_PANEL * TILE * t->packed;
+}
+
+static void backward_tile(const item *t, int h, int64_t i, int64_t m) {
+    const gr_attention *a = t->a;
+    view v;
+    if (!look(t, i, m, &v)) return;
+    const int64_t skip = v.skip, live = m - skip, row_bytes = KEYS * (int64_t)t->packed;
+    const int64_t at = (int64_t)h * chunk_positions(a) + i;
+    const operand q = rows_operand(t, q_at(t, h, i + skip), a->q_ld, t->w.q_rows, h, i + skip);
+    const operand dout = rows_operand(t, dout_at(t, h, i + skip), a->dout_ld, t->w.do_rows, h, i + skip);
+    t->k->outer(live, v.n, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s + skip * KEYS, KEYS, false);
+    t->k->outer(live, v.n, t->dim, dout.a, dout.row, dout.step, t->w.v_t, t->w.dp + skip * KEYS, KEYS, false);
+    for (int64_t r = skip; r < m; r++) {
+        float lse = a->lse[(t->seq->q_begin + t->q0 + i + r) * a->n_heads + t->kv_head * t->group + h];
+        t->rows->grad_row(v.n, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], (float)a->scale, lse, t->w.max[at + r],
+                          t->w.p + r * row_bytes, t->w.ds + r * row_bytes);
+    }
+    const size_t panels = ((size_t)h * (size_t)(chunk_positions(a) / TILE) + (size_t)(i / TILE)) * tile_panels_bytes(t);
+    transposed_times(t, m, v.n, t->w.p, m, t->w.do_panels + panels, skip, t->w.dv + t->key0 * t->dim);
+    transposed_times(t, m, v.n, t->w.ds, m, t->w.q_panels + panels, skip, t->w.dk + t->key0 * t->dim);
+    times_panels(t, live, v.n, (operand){t->w.ds + skip * row_bytes, row_bytes, (int64_t)t->step_bytes}, t->n_keys,
+                 t->w.k_panels, acc_at(t, h, i + skip));
+}
+
+/* D = dout.out of each row, and the chunk's q and dout as panels. */
+static void backward_prepare(const item *t) {
+    const gr_attention *a = t->a;
+    const int64_t chunk = chunk_positions(a);
+    memset(t->w.acc, 0, (size_t)(t->group * chunk * t->dim) * sizeof(float));
+    pack_rows_of_chunk(t, true);
+    for (int h = 0; h < t->group; h++) {
+        for (int64_t i = 0; i < t->n_q; i++) {
+            const void *out = gr_at_const(a->out, a->dt, (t->seq->q_begin + t->q0 + i) * a->out_ld +
+                                                             (int64_t)(t->kv_head * t->group + h) * t->dim);
+            t->k->dot(1, 1, t->dim, dout_at(t, h, i), a->dout_ld, &out, t->w.max + h * chunk + i, 1, false);
+        }
+        for (int64_t i = 0; i < t->n_q; i += TILE) {
+            size_t to = ((size_t)h * (size_t)(chunk / TILE) + (size_t)(i / TILE)) * tile_panels_bytes(t);
+            int64_t m = GR_MIN(t->n_q - i, (int64_t)TILE);
+            pack_panels(t, m, q_at(t, h, i), a->q_ld, t->w.q_panels + to);
+            pack_panels(t, m, dout_at(t, h, i), a->dout_ld, t->w.do_panels + to);
+        }
+    }
+}
+
+static void backward_chunk(item *t) {
+    const gr_attention *a = t->a;
+    const int64_t keys = gr_attention_keys(t->seq);
+    backward_prepare(t);
+    for (t->key0 = 0; t->key0 < keys; t->key0 += KEYS) {
+        t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
+        view v;
+        bool any = false;
+        for (int64_t i = 0; i < t->n_q && !any; i += TILE) any = look(t, i, GR_MIN(t->n_q - i, (int64_t)TILE), &v);
+        if (!any) continue;
+        int64_t ld;
+        const void *k = gather(t, false, t->w.keys, &ld);
+        t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
+        pack_panels(t, t->n_keys, k, ld, t->w.k_panels);
+        const void *values = gather(t, true, t->w.values, &ld);
+        t->k->pack_panel(t->dim, t->n_keys, values, 1, ld, t->w.v_t);
+        for (int h = 0; h < t->group; h++)
+            for (int64_t i = 0; i < t->n_q; i += TILE) backward_tile(t, h, i, GR_MIN(t->n_q - i, (int64_t)TILE));
+    }
+    for (int h = 0; h < t->group; h++)
+        t->k->finish(t->n_q, t->dim, 1, acc_at(t, h, 0), t->dim, 0, a->dt,
+                     gr_at(a->dq, a->dt, (t->seq->q_begin + t->q0) * a->dq_ld + (int64_t)(t->kv_head * t->group + h) * t->dim),
+                     a->dq_ld);
+}
+
+static void backward_seq(item *t) {
+    const gr_attention *a = t->a;
+    const int64_t keys = gr_attention_keys(t->seq), chunk = chunk_positions(a), col = (int64_t)t->kv_head * t->dim;
+    memset(t->w.dk, 0, (size_t)(keys * t->dim) * sizeof(float));
+    memset(t->w.dv, 0, (size_t)(keys * t->dim) * sizeof(float));
+    for (t->q0 = 0; t->q0 < t->seq->q_len; t->q0 += chunk) {
+        t->n_q = GR_MIN(t->seq->q_len - t->q0, chunk);
+        backward_chunk(t);
+    }
+    int64_t first = 0;
+    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
+        const gr_kv_segment *seg = &t->seq->segments[s];
+        const double beta = seg->add ? 1 : 0;
+        if (seg->dk)
+            t->k->finish(seg->n, t->dim, 1, t->w.dk + first * t->dim, t->dim, beta, a->dt, gr_at(seg->dk, a->dt, col),
+                         seg->dk_ld);
+        if (seg->dv)
+            t->k->finish(seg->n, t->dim, 1, t->w.dv + first * t->dim, t->dim, beta, a->dt, gr_at(seg->dv, a->dt, col),
+                         seg->dv_ld);
+    }
+}
+
+/* --- Items ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct job {
+    gr_device *d;
+    const gr_attention *a;
+    size_t per_thread;
+    int64_t max_keys;
+    bool backward, shares;
+} job;
+
+static item make_item(const job *j, int thread) {
+    const gr_attention *a = j->a;
+    const gr_product_kernels *k = gr_cpu(j->d)->products[gr_type_index(a->dt)];
+    return (item){.a = a,
+                  .k = k,
+                  .rows = gr_cpu(j->d)->attention_rows[gr_type_index(a->dt)],
+                  .w = lay_out(a, j->backward, j->max_keys, (char *)a->scratch + j->per_thread * (size_t)thread),
+                  .group = a->n_heads / a->n_kv_heads,
+                  .dim = a->head_dim,
+                  .packed = k->packed_size,
+                  .step_bytes = k->packed_size * (size_t)k->step};
+}
+
+/* Item: one chunk of one sequence, and one key/value head. */
+static void forward_item(void *arg, size_t begin, size_t end, int thread) {
+    const job *j = arg;
+    const int64_t chunk = chunk_positions(j->a);
+    for (size_t i = begin; i < end; i++) {
+        item t = make_item(j, thread);
+        int64_t chunk_no = (int64_t)(i / (size_t)j->a->n_kv_heads);
+        t.kv_head = (int)(i % (size_t)j->a->n_kv_heads);
+        t.seq = j->a->seqs;
+        while (chunk_no >= (t.seq->q_len + chunk - 1) / chunk) chunk_no -= (t.seq++->q_len + chunk - 1) / chunk;
+        t.q0 = chunk_no * chunk;
+        t.n_q = GR_MIN(t.seq->q_len - t.q0, chunk);
+        forward_chunk(&t);
+    }
+}
+
+void gr_attention_blocks(gr_device *d, const gr_attention *a) {
+    if (a->dt == GR_F64) {
+        gr_attention_generic(d, a);
+        return;
+    }
+    const int64_t chunk = chunk_positions(a);
+    int64_t chunks = 0;
+    for (int s = 0; s < a->n_seqs; s++) chunks += (a->seqs[s].q_len + chunk - 1) / chunk;
+    job j = {.d = d, .a = a, .per_thread = gr_attention_thread_scratch(a, false)};
+    gr_parallel_for(d->n_threads, (size_t)chunks * (size_t)a->n_kv_heads, 1, forward_item, &j);
+}
+
+/* Item: one key/value head of one sequence, or of all sequences in turn where they share gradient rows. */
+static void backward_item(void *arg, size_t begin, size_t end, int thread) {
+    const job *j = arg;
+    const size_t heads = (size_t)j->a->n_kv_heads;
+    for (size_t i = begin; i < end; i++) {
+        item t = make_item(j, thread);
+        t.kv_head = (int)(i % heads);
+        size_t first = j->shares ? 0 : i / heads, last = j->shares ? (size_t)j->a->n_seqs : first + 1;
+        for (size_t s = first; s < last; s++) {
+            t.seq = &j->a->seqs[s];
+            backward_seq(&t);
+        }
+    }
+}
+
+void gr_attention_backward_blocks(gr_device *d, const gr_attention *a) {
+    if (a->dt == GR_F64) {
+        gr_attention_backward_generic(d, a);
+        return;
+    }
+    job j = {.d = d, .a = a, .per_thread = gr_attention_thread_scratch(a, true), .max_keys = most_keys(a), .backward = true,
+             .shares = gr_attention_backward_shares(a)};
+    gr_parallel_for(d->n_threads, (j.shares ? 1 : (size_t)a->n_seqs) * (size_t)a->n_kv_heads, 1, backward_item, &j);
+}

@@ -1,0 +1,48 @@
+/* One row of a block of attention scores, on vectors (use: attention.c). Included by attention_*.c once per type of the
+ * probabilities with
+ *   NAME(x)      the function's name
+ *   P            float or uint16_t (BF16)
+ *   ST(p, x, w)  stores the first w elements (w > VW counts as VW) */
+
+/* Online softmax (Milakov & Gimelshein 2018). s: n <= 64 products q.k; bit j of `seen`: key j is visible. Takes running
+ * maximum and lane sums to the new block, writes p = exp(scale s - max), 0 where not visible, and returns the factor for
+ * what was summed up before. */
+static float NAME(softmax_row)(int64_t n, const float *s, uint64_t seen, float scale, float *max, float *lanes, void *p_) {
+    const vf k = v_set1(scale), none = v_set1(-INFINITY);
+    P *p = p_;
+    vf x[64 / VW], top = none;
+    int64_t v = 0;
+    for (int64_t c = 0, w = n; c < n; c += VW, w -= VW, v++) {
+        x[v] = v_where(seen >> c, v_mul(w >= VW ? v_load(s + c) : v_load_n(s + c, w), k), none);
+        top = v_max(x[v], top);
+    }
+    const float old = *max, block = v_max_lane(top), now = block > old ? block : old;
+    const vf shift = v_set1(now == -INFINITY ? 0.0f : now);
+    const vf factor = v_exp(v_sub(v_set1(old), shift));
+    vf sum = v_mul(v_load(lanes), factor);
+    v = 0;
+    for (int64_t c = 0, w = n; c < n; c += VW, w -= VW, v++) {
+        vf e = v_where(seen >> c, v_exp(v_sub(x[v], shift)), v_zero());
+        sum = v_add(sum, e);
+        ST(p + c, e, w);
+    }
+    v_store(lanes, sum);
+    *max = now;
+    return now == -INFINITY ? 1.0f : v_first_lane(factor);
+}
+
+/* p = exp(scale s - lse); ds = p (dp - delta) scale; 0 where not visible. */
+static void NAME(grad_row)(int64_t n, const float *s, const float *dp, uint64_t seen, float scale, float lse, float delta,
+                           void *p_, void *ds_) {
+    const vf k = v_set1(scale), l = v_set1(lse), d = v_set1(delta);
+    P *p = p_, *ds = ds_;
+    for (int64_t c = 0, w = n; c < n; c += VW, w -= VW) {
+        int64_t m = w >= VW ? VW : w;
+        vf e = v_exp(v_sub(v_mul(v_load_n(s + c, m), k), l));
+        vf g = v_mul(v_mul(e, v_sub(v_load_n(dp + c, m), d)), k);
+        ST(p + c, v_where(seen >> c, e, v_zero()), w);
+        ST(ds + c, v_where(seen >> c, g, v_zero()), w);
+    }
+}
+
+static const gr_attention_rows NAME(attention_rows) = {NAME(softmax_row), NAME(grad_row)};
