@@ -266,7 +266,7 @@ static graft_status describe_merges(reader *r, graft_error *err) {
         GR_TRY(component(r, &s->normalizer, err));
         gr_buf_add_text(&r->json, "{\"type\":\"Sequence\",\"decoders\":[" DECODE_PIECES "]}");
     } else {
-        gr_buf_add_text(&r->json, "{\"type\":\"ByteLevel\"}");
+        gr_buf_add_text(&r->json, "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true}");
     }
     GR_TRY(component(r, &s->decoder, err));
     return read_merges(r, err);

@@ -161,13 +161,17 @@ static void add_normalizer(const settings *s, gr_buf *out) {
     if (s->n_charsmap) {
         gr_buf_add_text(out, "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"");
         add_base64(out, s->charsmap, s->n_charsmap);
-        gr_buf_add_text(out, "\"},");
+        gr_buf_add_text(out, "\",\"longest_match\":true},");
     }
     if (s->remove_extra)
-        gr_buf_add_text(out, "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"^ +| +$|(?<= ) +\"},\"content\":\"\"},");
+        gr_buf_add_text(out, "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"\\\\A +|(?<= ) +\"},\"content\":\"\"},");
     if (s->dummy_prefix) gr_buf_add_text(out, "{\"type\":\"Prepend\",\"prepend\":\" \"},");
-    gr_buf_add_format(out, "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"%s\"}]}",
-                      s->escape ? "\xE2\x96\x81" : " ");
+    const char *space = s->escape ? "\xE2\x96\x81" : " ";
+    gr_buf_add_format(out, "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"%s\"}", space);
+    /* SentencePiece takes U+2581 of the text itself for a space at the end, too. */
+    if (s->remove_extra)
+        gr_buf_add_format(out, ",{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"%s+\\\\z\"},\"content\":\"\"}", space);
+    gr_buf_add_text(out, "]}");
 }
 
 static graft_status component(gr_tokenizer_spec *spec, gr_buf *json, const char **out, graft_error *err) {
@@ -185,7 +189,9 @@ static graft_status describe(gr_tokenizer_spec *spec, const settings *s, graft_e
     gr_buf_add_format(&json,
                       "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xE2\x96\x81\"},"
                       "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}%s]}",
-                      s->dummy_prefix ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}" : "");
+                      s->remove_extra   ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1000000,\"stop\":0}"
+                      : s->dummy_prefix ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}"
+                                        : "");
     if (st == GRAFT_OK) st = component(spec, &json, &spec->decoder, err);
     gr_buf_free(&json);
     return st;

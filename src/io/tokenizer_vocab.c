@@ -80,7 +80,7 @@ static graft_status describe(gr_tokenizer_spec *spec, const shape *s, graft_erro
     GR_TRY(gr_gguf_pre_find("qwen2", 5, &pre, err));
     gr_buf_init(&json, spec->a);
     spec->model = "BPE";
-    spec->decoder = "{\"type\":\"ByteLevel\"}";
+    spec->decoder = "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true}";
     if (s->qwen2) {
         spec->normalizer = "{\"type\":\"NFC\"}";
         gr_gguf_pre_json(pre, &json);

@@ -18,8 +18,8 @@ enum { SHORT = 48 };
 #define GONE (UINT32_MAX - 1)
 
 typedef struct symbol {
-    uint32_t id, end;   /* end: bytes of the piece up to here, as the reference counts them */
-    int32_t prev, next; /* heap only */
+    uint32_t id, start, end; /* bytes of the piece; characters without a symbol leave gaps */
+    int32_t prev, next;      /* merge_long only */
 } symbol;
 
 typedef struct symbols {
@@ -30,7 +30,7 @@ typedef struct symbols {
     gr_token_scratch *scratch;
 } symbols;
 
-static graft_status push(symbols *s, uint32_t id, size_t len, graft_error *err) {
+static graft_status push(symbols *s, uint32_t id, size_t start, size_t end, graft_error *err) {
     if (s->n == s->cap) {
         const bool first = s->list == s->stack;
         GR_TRY(gr_grow(s->a, &s->scratch->memory[0], &s->scratch->cap[0], s->n * 2, sizeof(symbol), err));
@@ -38,20 +38,19 @@ static graft_status push(symbols *s, uint32_t id, size_t len, graft_error *err) 
         s->list = s->scratch->memory[0];
         s->cap = s->scratch->cap[0];
     }
-    const uint32_t before = s->n ? s->list[s->n - 1].end : 0;
-    s->list[s->n++] = (symbol){.id = id, .end = before + (uint32_t)len};
+    s->list[s->n++] = (symbol){.id = id, .start = (uint32_t)start, .end = (uint32_t)end};
     return GRAFT_OK;
 }
 
 typedef struct unknown_run {
     bool open;
-    size_t len;
+    size_t start, end;
 } unknown_run;
 
 static graft_status flush_unknown(const gr_token_model *m, symbols *s, unknown_run *run, graft_error *err) {
     if (!run->open) return GRAFT_OK;
     run->open = false;
-    return push(s, (uint32_t)m->unk_id, run->len, err);
+    return push(s, (uint32_t)m->unk_id, run->start, run->end, err);
 }
 
 static bool has_fallback(const gr_token_model *m, const char *text, size_t n) {
@@ -60,19 +59,23 @@ static bool has_fallback(const gr_token_model *m, const char *text, size_t n) {
     return m->byte_fallback;
 }
 
-/* One character that is no symbol: its bytes, or the unknown token, or nothing. */
+/* One character that is no symbol, at bytes [start, end), dressed as `text`: its bytes, or the unknown token, or nothing. */
 static graft_status add_unknown(const gr_token_model *m, symbols *s, unknown_run *run, const char *text, size_t n,
-                                size_t len, graft_error *err) {
-    if (m->keep_unknown) return push(s, UNKNOWN, len, err);
+                                size_t start, size_t end, graft_error *err) {
+    if (m->keep_unknown) return push(s, UNKNOWN, start, end, err);
     if (has_fallback(m, text, n)) {
-        for (size_t i = 0; i < n; i++) GR_TRY(push(s, (uint32_t)m->fallback_id[(unsigned char)text[i]], 1, err));
+        for (size_t i = 0; i < n; i++) {
+            const size_t at = GR_MIN(start + i, end - 1);
+            GR_TRY(push(s, (uint32_t)m->fallback_id[(unsigned char)text[i]], at, at + 1, err));
+        }
         return GRAFT_OK;
     }
     if (!m->unk_token) return GRAFT_OK;
     if (m->unk_id < 0)
         return gr_fail(err, GRAFT_ERR_FORMAT, "unk_token '%.80s' is not in the vocabulary", m->unk_token);
     if (!m->fuse_unk) GR_TRY(flush_unknown(m, s, run, err));
-    run->len = (run->open ? run->len : 0) + len;
+    if (!run->open) run->start = start;
+    run->end = end;
     run->open = true;
     return GRAFT_OK;
 }
@@ -96,11 +99,12 @@ static graft_status cut_characters(const gr_token_model *m, symbols *s, const ch
     for (size_t i = 0; i < len && st == GRAFT_OK;) {
         const char *c = text + i;
         const unsigned char byte = (unsigned char)*c;
-        size_t n = m->bytes || byte < 128 ? 1 : gr_bpe_char_len(c, len - i), n_c = n;
-        const size_t n_text = n;
+        const size_t n = m->bytes || byte < 128 ? 1 : gr_bpe_char_len(c, len - i);
+        size_t n_c = n;
+        const size_t end = i + n;
         int32_t id;
         if (m->prefix || m->suffix) {
-            if ((st = dressed(m, c, n, i == 0, i + n == len, &buf, err)) != GRAFT_OK) break;
+            if ((st = dressed(m, c, n, i == 0, end == len, &buf, err)) != GRAFT_OK) break;
             c = gr_buf_text(&buf);
             n_c = buf.len;
             id = gr_bpe_symbol(m, c, n_c);
@@ -108,12 +112,12 @@ static graft_status cut_characters(const gr_token_model *m, symbols *s, const ch
             id = m->bytes || byte < 128 ? m->char_id[byte] : gr_bpe_symbol(m, c, n);
         }
         if (id < 0) {
-            st = add_unknown(m, s, &run, c, n_c, n_text, err);
+            st = add_unknown(m, s, &run, c, n_c, i, end, err);
         } else {
             st = flush_unknown(m, s, &run, err);
-            if (st == GRAFT_OK) st = push(s, (uint32_t)id, n_text, err);
+            if (st == GRAFT_OK) st = push(s, (uint32_t)id, i, end, err);
         }
-        i += n;
+        i = end;
     }
     if (st == GRAFT_OK) st = flush_unknown(m, s, &run, err);
     gr_buf_free(&buf);
@@ -134,7 +138,8 @@ static void merge_short(const gr_token_model *m, symbols *s) {
                 at = i;
             }
         if (at == n) break;
-        list[at] = (symbol){.id = (uint32_t)best[at]->result, .end = list[at + 1].end};
+        list[at].id = (uint32_t)best[at]->result;
+        list[at].end = list[at + 1].end;
         n--;
         memmove(list + at + 1, list + at + 2, (n - at - 1) * sizeof *list);
         if (at + 1 < n) {
@@ -215,16 +220,14 @@ static graft_status merge_long(const gr_token_model *m, symbols *s, graft_error 
     size_t kept = 0;
     for (int32_t i = 0; i >= 0; i = list[i].next) {
         const int32_t next = list[i].next;
-        list[kept].id = list[i].id;
-        list[kept].end = list[i].end;
-        kept++;
+        list[kept++] = list[i];
         if (next < 0) break;
     }
     s->n = kept;
     return GRAFT_OK;
 }
 
-/* A symbol that is no token (SentencePiece and lenient merges only): its bytes, or the unknown token. */
+/* A symbol that is no token (SentencePiece, and pieces of merges that are none): its bytes, or the unknown token. */
 static graft_status emit_unknown(const gr_token_model *m, const char *text, size_t start, size_t end, bool *unk_before,
                                  size_t *unk_start, gr_token_sink sink, void *user, graft_error *err) {
     if (has_fallback(m, text + start, end - start)) {
@@ -246,22 +249,22 @@ static graft_status emit_unknown(const gr_token_model *m, const char *text, size
 
 static graft_status emit(const gr_token_model *m, const symbols *s, const char *text, gr_token_sink sink, void *user,
                          graft_error *err) {
-    size_t start = 0, unk_start = 0;
+    size_t unk_start = 0, before = 0;
     bool unk = false;
     for (size_t i = 0; i < s->n; i++) {
         const uint32_t id = s->list[i].id;
-        const size_t end = s->list[i].end;
+        const size_t start = s->list[i].start, end = s->list[i].end;
         const bool known = id < m->vocab->n;
         const bool falls_back = !known && has_fallback(m, text + start, end - start);
         if (unk && (known || falls_back || !m->fuse_unk)) {
-            GR_TRY(sink(user, m->unk_id, unk_start, start, err));
+            GR_TRY(sink(user, m->unk_id, unk_start, before, err));
             unk = false;
         }
         if (known) GR_TRY(sink(user, (int32_t)id, start, end, err));
         else GR_TRY(emit_unknown(m, text, start, end, &unk, &unk_start, sink, user, err));
-        start = end;
+        before = end;
     }
-    return unk ? sink(user, m->unk_id, unk_start, start, err) : GRAFT_OK;
+    return unk ? sink(user, m->unk_id, unk_start, before, err) : GRAFT_OK;
 }
 
 static graft_status encode(const gr_token_model *m, gr_token_scratch *scratch, const char *text, size_t len,
@@ -280,7 +283,7 @@ static graft_status encode(const gr_token_model *m, gr_token_scratch *scratch, c
     if (s.n <= SHORT) merge_short(m, &s);
     else GR_TRY(merge_long(m, &s, err));
     if (whole >= 0 && memo == 0) {
-        const bool itself = s.n == 1 && s.list[0].id == (uint32_t)whole && s.list[0].end == len;
+        const bool itself = s.n == 1 && s.list[0].id == (uint32_t)whole && s.list[0].start == 0 && s.list[0].end == len;
         atomic_store_explicit(&m->memo[whole], itself ? 1 : 2, memory_order_relaxed);
     }
     return emit(m, &s, text, sink, user, err);

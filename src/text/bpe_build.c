@@ -219,7 +219,7 @@ graft_status gr_bpe_build(const graft_allocator *a, gr_tokenizer_spec *spec, con
     m->fuse_unk = spec->fuse_unk;
     m->byte_fallback = spec->byte_fallback;
     m->ignore_merges = spec->ignore_merges;
-    m->keep_unknown = spec->by_scores || spec->lenient;
+    m->keep_unknown = spec->by_scores;
     gr_vocab_init(&m->raw, a);
     gr_map_init(&m->pseudo, a);
     graft_status st = fill(m, spec, err);

@@ -1,6 +1,8 @@
 /* SentencePiece's precompiled character map (sentencepiece/src/normalizer.cc): four bytes with the size of a Darts
  * double-array trie, the trie, and NUL-terminated replacements. A value of the trie is the place of its replacement.
- * Applied as the tokenizers library does: to grapheme clusters of up to 5 bytes, else character by character. */
+ *
+ * SentencePiece takes the longest entry at each place. The tokenizers library asks for grapheme clusters of up to 5 bytes,
+ * then for single characters, and takes the shortest entry that begins them; a tokenizer.json means that. */
 #include <utf8proc.h>
 
 #include "text/normalizer.h"
@@ -13,6 +15,7 @@ struct gr_charsmap {
     size_t n_units; /* 32-bit little-endian units of the trie, from blob + 4 */
     const char *replacements;
     size_t n_replacements;
+    bool longest;
 };
 
 static int base64_value(char c) {
@@ -41,12 +44,13 @@ static uint32_t unit(const gr_charsmap *m, size_t i) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_t len, gr_charsmap **out,
+graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_t len, bool longest, gr_charsmap **out,
                              graft_error *err) {
     if (len > MAX_BLOB) return gr_fail(err, GRAFT_ERR_LIMIT, "precompiled_charsmap: larger than %d bytes", MAX_BLOB);
     gr_charsmap *m = gr_calloc(a, 1, sizeof *m);
     if (!m) return gr_fail_memory(err);
     m->a = a;
+    m->longest = longest;
     m->blob = gr_alloc(a, len + 1);
     if (!m->blob) {
         gr_charsmap_free(m);
@@ -83,25 +87,27 @@ void gr_charsmap_free(gr_charsmap *m) {
 /* Darts-clone units: label in bits 0-7 and 31, "has a leaf" in bit 8, offset in bits 10-30 (bit 9: times 256). */
 static size_t offset_of(uint32_t u) { return (u >> 10) << ((u & (1u << 9)) >> 6); }
 
-/* The replacement for the shortest prefix of text[0..n) that has one, as the reference takes it; NULL: none. */
-static const char *lookup(const gr_charsmap *m, const char *text, size_t n) {
+/* The replacement for the shortest prefix of text[0..n) that has one, or for the longest, and its length; NULL: none. */
+static const char *lookup(const gr_charsmap *m, const char *text, size_t n, size_t *used) {
+    const char *found = NULL;
     if (m->n_units == 0) return NULL;
     size_t node = offset_of(unit(m, 0));
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)text[i];
         if (c == 0) break;
         node ^= c;
-        if (node >= m->n_units) return NULL;
+        if (node >= m->n_units) break;
         const uint32_t u = unit(m, node);
-        if ((u & 0x800000FFu) != c) return NULL;
+        if ((u & 0x800000FFu) != c) break;
         node ^= offset_of(u);
-        if (u >> 8 & 1) {
-            if (node >= m->n_units) return NULL;
-            const size_t at = unit(m, node) & 0x7FFFFFFFu;
-            return at < m->n_replacements ? m->replacements + at : NULL;
-        }
+        if (!(u >> 8 & 1) || node >= m->n_units) continue;
+        const size_t at = unit(m, node) & 0x7FFFFFFFu;
+        if (at >= m->n_replacements) break;
+        found = m->replacements + at;
+        *used = i + 1;
+        if (!m->longest) break;
     }
-    return NULL;
+    return found;
 }
 
 static size_t count_chars(const char *text, size_t n) {
@@ -124,30 +130,59 @@ static void replace(gr_edit *e, size_t n_old, const char *with) {
     if (n_new == 0) gr_edit_skip(e, n_old);
 }
 
-graft_status gr_charsmap_apply(const gr_charsmap *m, gr_edit *e, graft_error *err) {
-    (void)err;
+/* Bytes of the grapheme cluster at text[start]. */
+static size_t cluster(const char *text, size_t len, size_t start) {
+    int32_t cp, next;
+    utf8proc_int32_t state = 0;
+    size_t end = start + gr_utf8_decode(text + start, len - start, &cp);
+    while (end < len) {
+        const size_t n = gr_utf8_decode(text + end, len - end, &next);
+        if (utf8proc_grapheme_break_stateful(cp, next, &state)) break;
+        end += n;
+        cp = next;
+    }
+    return end - start;
+}
+
+static void apply_longest(const gr_charsmap *m, gr_edit *e) {
     const char *text = e->in.text;
     const size_t len = e->in.len;
-    for (size_t start = 0; start < len;) {
-        int32_t cp, next;
-        utf8proc_int32_t state = 0;
-        size_t end = start + gr_utf8_decode(text + start, len - start, &cp);
-        while (end < len) {
-            size_t n = gr_utf8_decode(text + end, len - end, &next);
-            if (utf8proc_grapheme_break_stateful(cp, next, &state)) break;
-            end += n;
-            cp = next;
+    for (size_t i = 0; i < len;) {
+        int32_t cp;
+        size_t used = 0;
+        const char *with = lookup(m, text + i, len - i, &used);
+        /* An entry that ended inside a character would leave half of it behind. */
+        if (with && (i + used == len || ((unsigned char)text[i + used] & 0xC0) != 0x80)) {
+            replace(e, count_chars(text + i, used), with);
+        } else {
+            used = gr_utf8_decode(text + i, len - i, &cp);
+            gr_edit_copy(e, used);
         }
-        const char *with = end - start < 6 ? lookup(m, text + start, end - start) : NULL;
+        i += used;
+    }
+}
+
+static void apply_clusters(const gr_charsmap *m, gr_edit *e) {
+    const char *text = e->in.text;
+    const size_t len = e->in.len;
+    for (size_t start = 0, end; start < len; start = end) {
+        size_t used;
+        end = start + cluster(text, len, start);
+        const char *with = end - start < 6 ? lookup(m, text + start, end - start, &used) : NULL;
         if (with) replace(e, count_chars(text + start, end - start), with);
         for (size_t i = start; !with && i < end;) {
-            size_t n = gr_utf8_decode(text + i, end - i, &cp);
-            const char *one = lookup(m, text + i, n);
+            int32_t cp;
+            const size_t n = gr_utf8_decode(text + i, end - i, &cp);
+            const char *one = lookup(m, text + i, n, &used);
             if (one) replace(e, 1, one);
             else gr_edit_copy(e, n);
             i += n;
         }
-        start = end;
     }
-    return GRAFT_OK;
+}
+
+graft_status gr_charsmap_apply(const gr_charsmap *m, gr_edit *e, graft_error *err) {
+    if (m->longest) apply_longest(m, e);
+    else apply_clusters(m, e);
+    return gr_edit_end(e, err);
 }

@@ -4,6 +4,7 @@
 #include <utf8proc.h>
 
 #include "text/normalizer.h"
+#include "text/unicode.h"
 
 typedef struct part {
     int32_t cp;
@@ -26,7 +27,10 @@ typedef struct form {
     size_t n_marks, marks_cap;
 } form;
 
-static int ccc_of(int32_t cp) { return utf8proc_get_property(cp)->combining_class; }
+static int ccc_of(int32_t cp) {
+    const int ccc = utf8proc_get_property(cp)->combining_class;
+    return ccc && gr_cp_not_normalized(cp) ? 0 : ccc;
+}
 
 static bool compose_pair(int32_t a, int32_t b, int32_t *out) {
     if (b < 0x300) return false;
@@ -107,7 +111,7 @@ static graft_status decompose(form *f, int32_t cp, graft_error *err) {
     int last = 0;
     utf8proc_ssize_t n = utf8proc_decompose_char(
         cp, parts, GR_COUNT(parts), UTF8PROC_DECOMPOSE | UTF8PROC_STABLE | (f->compat ? UTF8PROC_COMPAT : 0), &last);
-    if (n < 1 || n > (utf8proc_ssize_t)GR_COUNT(parts)) {
+    if (n < 1 || n > (utf8proc_ssize_t)GR_COUNT(parts) || gr_cp_not_normalized(cp)) {
         parts[0] = cp;
         n = 1;
     }

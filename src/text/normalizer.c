@@ -284,7 +284,8 @@ static graft_status build_precompiled(gr_normalizer *n, const gr_json_value *jso
     if (!text)
         return gr_fail(err, GRAFT_ERR_FORMAT, "normalizer Precompiled: 'precompiled_charsmap' is not a string");
     GR_TRY(add(n, (step){.run = run_charsmap}, err));
-    return gr_charsmap_new(n->a, text, len, &n->steps[n->n - 1].charsmap, err);
+    const bool longest = gr_json_flag(json, "longest_match", false);
+    return gr_charsmap_new(n->a, text, len, longest, &n->steps[n->n - 1].charsmap, err);
 }
 
 static graft_status set_text(gr_normalizer *n, const gr_json_value *text, const char *where, graft_error *err) {

@@ -31,7 +31,8 @@ bool gr_normalize_form_is_identity(const char *text, size_t len, bool compose, b
 
 /* SentencePiece's precompiled character map: normalize_charsmap.c. */
 typedef struct gr_charsmap gr_charsmap;
-graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_t len, gr_charsmap **out,
+/* `longest`: the longest entry at every place, as SentencePiece itself applies the map; else as the tokenizers library. */
+graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_t len, bool longest, gr_charsmap **out,
                              graft_error *err);
 void gr_charsmap_free(gr_charsmap *m);
 graft_status gr_charsmap_apply(const gr_charsmap *m, gr_edit *e, graft_error *err);

@@ -8,7 +8,7 @@
 #include <ctype.h>
 
 #include "text/regex.h"
-#include "text/unicode_delta.h"
+#include "text/unicode.h"
 
 #ifndef PCRE2_CODE_UNIT_WIDTH
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -75,7 +75,7 @@ static void add_items(gr_buf *out, const char *items) {
             continue;
         }
         gr_buf_add(out, items, (size_t)(close + 1 - items));
-        gr_buf_add_text(out, gr_unicode_delta(items + 3, (size_t)(close - items - 3)));
+        gr_buf_add_text(out, gr_category_extra(items + 3, (size_t)(close - items - 3)));
         items = close + 1;
     }
 }

@@ -1,10 +1,23 @@
-/* Character classes: see unicode.h. utf8proc gives the general category; what the reference libraries see differently
- * (they come with Unicode tables of other years) stands in the exceptions. */
+/* Character classes: see unicode.h. The reference libraries carry Unicode tables of different years; what they see stands in
+ * unicode_tables.c. Only the word class and ordinary lower case come from utf8proc. */
+#include <string.h>
 #include <utf8proc.h>
 
 #include "text/unicode.h"
+#include "text/unicode_tables.h"
 
-static utf8proc_category_t category(int32_t cp) { return utf8proc_category(cp); }
+static bool is_in(const gr_range *ranges, size_t n, int32_t cp) {
+    const uint32_t c = (uint32_t)cp;
+    size_t low = 0, high = n;
+    while (low < high) {
+        const size_t mid = (low + high) / 2;
+        if (c > ranges[mid].last) low = mid + 1;
+        else high = mid;
+    }
+    return low < n && c >= ranges[low].first;
+}
+
+static bool is_letter(int32_t cp) { return (cp | 32) >= 'a' && (cp | 32) <= 'z'; }
 
 bool gr_cp_is_space(int32_t cp) {
     return (cp >= 9 && cp <= 13) || cp == ' ' || cp == 0x85 || cp == 0xA0 || cp == 0x1680 ||
@@ -13,32 +26,31 @@ bool gr_cp_is_space(int32_t cp) {
 }
 
 bool gr_cp_is_numeric(int32_t cp) {
-    const utf8proc_category_t c = category(cp);
-    return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
+    return cp < 128 ? cp >= '0' && cp <= '9' : is_in(gr_numeric, gr_n_numeric, cp);
 }
 
 bool gr_cp_is_punctuation(int32_t cp) {
-    if (cp < 128) return cp > 32 && cp < 127 && !(cp >= '0' && cp <= '9') && !((cp | 32) >= 'a' && (cp | 32) <= 'z');
-    const utf8proc_category_t c = category(cp);
-    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+    if (cp < 128) return cp > 32 && cp < 127 && !(cp >= '0' && cp <= '9') && !is_letter(cp);
+    return is_in(gr_punctuation, gr_n_punctuation, cp);
 }
 
-bool gr_cp_is_mark(int32_t cp) {
-    const utf8proc_category_t c = category(cp);
-    return c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC || c == UTF8PROC_CATEGORY_ME;
-}
-
-bool gr_cp_is_nonspacing(int32_t cp) { return category(cp) == UTF8PROC_CATEGORY_MN; }
+bool gr_cp_is_mark(int32_t cp) { return cp >= 0x300 && is_in(gr_mark, gr_n_mark, cp); }
+bool gr_cp_is_nonspacing(int32_t cp) { return cp >= 0x300 && is_in(gr_nonspacing, gr_n_nonspacing, cp); }
+bool gr_cp_is_other(int32_t cp) { return is_in(gr_other, gr_n_other, cp); }
+bool gr_cp_not_normalized(int32_t cp) { return cp >= 0x300 && is_in(gr_not_normalized, gr_n_not_normalized, cp); }
 
 bool gr_cp_is_word(int32_t cp) {
-    if (cp < 128) return (cp >= '0' && cp <= '9') || ((cp | 32) >= 'a' && (cp | 32) <= 'z') || cp == '_';
-    if (cp == 0x200C || cp == 0x200D || gr_cp_is_mark(cp)) return true;
-    switch (category(cp)) {
+    if (cp < 128) return (cp >= '0' && cp <= '9') || is_letter(cp) || cp == '_';
+    if (cp == 0x200C || cp == 0x200D) return true;
+    switch (utf8proc_category(cp)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
     case UTF8PROC_CATEGORY_LT:
     case UTF8PROC_CATEGORY_LM:
     case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC: return true;
@@ -46,12 +58,6 @@ bool gr_cp_is_word(int32_t cp) {
         return (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) || (cp >= 0x1F150 && cp <= 0x1F169) ||
                (cp >= 0x1F170 && cp <= 0x1F189);
     }
-}
-
-bool gr_cp_is_other(int32_t cp) {
-    const utf8proc_category_t c = category(cp);
-    return c == UTF8PROC_CATEGORY_CC || c == UTF8PROC_CATEGORY_CF || c == UTF8PROC_CATEGORY_CN ||
-           c == UTF8PROC_CATEGORY_CO || c == UTF8PROC_CATEGORY_CS;
 }
 
 bool gr_cp_is_cjk(int32_t cp) {
@@ -67,10 +73,24 @@ size_t gr_cp_lower(int32_t cp, int32_t out[2]) {
         return 2;
     }
     out[0] = cp < 128 ? (cp >= 'A' && cp <= 'Z' ? cp + 32 : cp) : utf8proc_tolower(cp);
+    for (size_t i = 0; cp >= 0x1C80 && out[0] == cp && i < gr_n_lower; i++)
+        if (gr_lower[i].first == (uint32_t)cp) out[0] = (int32_t)gr_lower[i].last;
     return 1;
 }
 
 int gr_cp_script(int32_t cp) {
-    (void)cp;
-    return 0;
+    const uint32_t c = (uint32_t)cp;
+    size_t low = 0, high = gr_n_scripts;
+    while (low < high) {
+        const size_t mid = (low + high) / 2;
+        if (c > gr_scripts[mid].last) low = mid + 1;
+        else high = mid;
+    }
+    return low < gr_n_scripts && c >= gr_scripts[low].first ? (int)gr_scripts[low].script : 0;
+}
+
+const char *gr_category_extra(const char *category, size_t n) {
+    for (size_t i = 0; i < gr_n_categories; i++)
+        if (strlen(gr_categories[i].name) == n && !memcmp(gr_categories[i].name, category, n)) return gr_categories[i].items;
+    return "";
 }

@@ -16,6 +16,10 @@ bool gr_cp_is_other(int32_t cp);       /* C: control, format, unassigned, privat
 bool gr_cp_is_cjk(int32_t cp);         /* the blocks that BERT surrounds with spaces */
 /* Full lower-case mapping without context; writes 1 or 2 characters, returns how many. */
 size_t gr_cp_lower(int32_t cp, int32_t out[2]);
+/* True for characters that the reference's normalisation tables (Unicode 9) do not have: they stay as they are. */
+bool gr_cp_not_normalized(int32_t cp);
+/* Class items to add to PCRE2's \p{CATEGORY}, whose Unicode is older than the reference's; "" where there are none. */
+const char *gr_category_extra(const char *category, size_t n);
 /* Script number (a value of no meaning but equality; 0 is Any), Hiragana and Katakana counted as Han. */
 int gr_cp_script(int32_t cp);
 
