@@ -28,4 +28,5 @@ void gr_cpu_fill_avx512(gr_cpu_kernels *k) {
     k->adamw = adamw;
     gr_cpu_fill_avx512_products(k);
     gr_cpu_fill_avx512_attention(k);
+    gr_cpu_fill_avx512_decode(k);
 }
