@@ -8,7 +8,7 @@
  * gradients are made in the backward from logits computed a second time. */
 #include "op/common.h"
 
-enum { LOGIT_BYTES = 24 << 20, MIN_CHUNK = 16, MAX_CHUNK = 256 };
+enum { LOGIT_BYTES = 48 << 20, MIN_CHUNK = 64, MAX_CHUNK = 256 };
 
 static bool head_wanted(const gr_op_call *c) { return (c->wants & 2) != 0; }
 
