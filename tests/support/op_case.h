@@ -12,7 +12,7 @@ typedef enum op_input_kind {
     OP_NONE,   /* absent */
     OP_ROWS,   /* rows of activations: as many as the batch has */
     OP_PICKS,  /* the same, as many as groups * picks */
-    OP_FIXED,  /* (rows, cols) of activations, the same for every batch: its gradient is summed over batches by the case */
+    OP_FIXED,  /* (rows, cols) of activations, the same for every batch; gradients of cut batches are not compared */
     OP_PARAM,  /* parameter (rows, cols), or (rows) where cols is 0 */
     OP_FROZEN, /* the same without a gradient */
     OP_SAME    /* the variable of input 0 */
@@ -46,7 +46,6 @@ typedef struct op_case {
     int64_t picks;  /* output rows (and OP_PICKS rows) are groups * picks; 0: as many as the batch has */
     int step;       /* a batch may be cut after every step-th group; 0: after each */
     bool scalar;    /* the output is one sum over all rows */
-    bool f64_only_gradient; /* BF16 gradients are not compared with double (masks that depend on rounding) */
 } op_case;
 
 #define X(name) extern const op_case op_cases_##name[];
