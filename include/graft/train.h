@@ -54,8 +54,8 @@ typedef struct graft_sft_options {
     int64_t per_device_eval_batch_size;  /* 8 */
     /* 1; a step sees train batch size times this many records, its loss is the mean over all their label tokens */
     int64_t gradient_accumulation_steps;
-    /* Recompute a layer's activations in the backward. GRAFT_AUTO: only to stay within memory. The results are the same
-     * bits. */
+    /* Recompute layers in the backward instead of keeping their activations. GRAFT_AUTO: norms and activation functions
+     * always, whole layers only to stay within memory. GRAFT_NO: nothing. The results are the same bits. */
     graft_choice gradient_checkpointing;
     /* Bytes that the process may use, 0: what the machine has. To fit, graft computes fewer records at a time and
      * recomputes (the results stay the same), or fails and says what would fit. */

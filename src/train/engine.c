@@ -47,7 +47,7 @@ void gr_engine_free(gr_engine *e) {
     gr_free(e->a, e);
 }
 
-void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, bool recompute) {
+void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, gr_recompute recompute) {
     e->o.max_seqs = max_seqs;
     e->o.max_tokens = max_tokens;
     e->o.recompute = recompute;
@@ -69,7 +69,7 @@ graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err
 static graft_status get_tape(gr_engine *e, bool record, gr_tape **out, graft_error *err) {
     GR_TRY(gr_engine_reserve(e, 0, err));
     gr_tape **tape = record ? &e->tape : &e->eval_tape;
-    const gr_tape_options o = {.record = record};
+    const gr_tape_options o = {.record = record, .recompute_cheap = e->o.recompute != GR_RECOMPUTE_NOTHING};
     if (!*tape) GR_TRY(gr_tape_new(gr_model_device(e->model), e->pool, &o, tape, err));
     *out = *tape;
     return GRAFT_OK;
@@ -158,7 +158,7 @@ static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool
                         graft_error *err) {
     gr_tape *tape;
     GR_TRY(get_tape(e, train, &tape, err));
-    const gr_pass_options po = {.hooks = e->o.hooks, .recompute = train && e->o.recompute};
+    const gr_pass_options po = {.hooks = e->o.hooks, .recompute = train && e->o.recompute == GR_RECOMPUTE_LAYERS};
     for (size_t from = 0, end; from < b->n_seqs; from = end) {
         gr_batch micro;
         gr_loss loss = {0};
@@ -191,7 +191,9 @@ graft_status gr_engine_eval(gr_engine *e, const gr_data_batch *b, gr_tally *tall
 }
 
 graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward, size_t *pool_bytes, graft_error *err) {
-    const gr_pass_options po = {.hooks = e->o.hooks, .recompute = backward && e->o.recompute};
+    const gr_pass_options po = {.hooks = e->o.hooks,
+                                .recompute = backward && e->o.recompute == GR_RECOMPUTE_LAYERS,
+                                .recompute_cheap = e->o.recompute != GR_RECOMPUTE_NOTHING};
     size_t peak = 0;
     for (size_t from = 0, end; from < b->n_seqs; from = end) {
         gr_batch micro;

@@ -10,13 +10,20 @@
 #include "data/loader.h"
 #include "model/model.h"
 
+/* What the backward computes again instead of having it kept. No bit depends on it. */
+typedef enum gr_recompute {
+    GR_RECOMPUTE_NOTHING,
+    GR_RECOMPUTE_CHEAP, /* norms and activations */
+    GR_RECOMPUTE_LAYERS /* whole layers */
+} gr_recompute;
+
 typedef struct gr_engine_options {
     const gr_hooks *hooks; /* NULL: the bare model */
     int32_t adapter;       /* for every sequence, -1: none */
     uint64_t seed;         /* of dropout */
     size_t max_seqs;       /* of a micro-batch; 0: any number */
     size_t max_tokens;     /* of a micro-batch, where it has more than one sequence; 0: any number */
-    bool recompute;
+    gr_recompute recompute;
     gr_param *tied; /* gr_variant_tied_table of what is trained, NULL: none */
 } gr_engine_options;
 
@@ -29,7 +36,8 @@ typedef struct gr_tally {
 typedef struct gr_engine gr_engine;
 graft_status gr_engine_new(gr_model *m, const gr_engine_options *o, gr_engine **out, graft_error *err);
 void gr_engine_free(gr_engine *e);
-void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, bool recompute);
+/* Before the first batch. */
+void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, gr_recompute recompute);
 
 /* Adds the gradient of the mean loss over the batch's labels to the parameters' gradients; one call a step gives the same
  * bits for any cut of its batch. `step` makes dropout differ

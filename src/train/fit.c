@@ -8,9 +8,10 @@
 
 enum {
     CANDIDATES = 6,       /* heaviest steps that are planned exactly */
-    MICRO_TOKENS = 2048,  /* more tokens at a time make no product faster */
+    MICRO_TOKENS = 1024,  /* more tokens at a time make no product faster */
     LEAST_TOKENS = 256,   /* fewer make them slow */
-    SCAN_TOKENS = 1 << 27 /* of the data order */
+    SCAN_TOKENS = 1 << 27, /* of the data order */
+    CODE_BYTES = 3 << 20   /* code and small objects that a run touches later than here */
 };
 
 typedef struct heavy {
@@ -60,7 +61,7 @@ static graft_status arena_peak(const gr_trainer *t, gr_loader *loader, int64_t s
 static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     const gr_weights *w = gr_model_weights(t->model);
     const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
-    p->program = t->resident_start;
+    p->program = t->resident_start + CODE_BYTES;
     p->tokenizer = t->resident_tokenizer;
     p->data = t->resident_data;
     p->model_mapped = 0;
@@ -75,7 +76,7 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
            p->optimizer;
 }
 
-static graft_status try_cut(gr_trainer *t, size_t seqs, size_t tokens, bool recompute, graft_train_plan *p,
+static graft_status try_cut(gr_trainer *t, size_t seqs, size_t tokens, gr_recompute recompute, graft_train_plan *p,
                             graft_error *err) {
     size_t eval = 0, unused;
     gr_engine_set_limits(t->engine, seqs, tokens, recompute);
@@ -88,7 +89,7 @@ static graft_status try_cut(gr_trainer *t, size_t seqs, size_t tokens, bool reco
     t->recompute = recompute;
     p->step = t->pool_bytes;
     p->micro_tokens = (int64_t)t->micro_tokens;
-    p->gradient_checkpointing = recompute;
+    p->gradient_checkpointing = recompute == GR_RECOMPUTE_LAYERS;
     p->peak = fixed_bytes(t, p) + p->step;
     return GRAFT_OK;
 }
@@ -98,21 +99,23 @@ static graft_status choose(gr_trainer *t, size_t limit, graft_train_plan *p, gra
     size_t rows = (size_t)o->per_device_train_batch_size, longest = t->stats.longest;
     size_t row = o->packing && o->max_length > 0 ? (size_t)o->max_length : longest;
     size_t most = GR_MIN(rows * row, (size_t)MICRO_TOKENS), seqs = o->packing ? 0 : rows;
-    for (int recompute = 0; recompute < 2; recompute++) {
-        if (o->gradient_checkpointing == (recompute ? GRAFT_NO : GRAFT_YES)) continue;
-        bool last = recompute || o->gradient_checkpointing == GRAFT_NO;
+    /* Level by level: GRAFT_NO has the first alone, GRAFT_YES the last, GRAFT_AUTO the last two. */
+    int first = o->gradient_checkpointing == GRAFT_NO    ? GR_RECOMPUTE_NOTHING
+                : o->gradient_checkpointing == GRAFT_YES ? GR_RECOMPUTE_LAYERS
+                                                         : GR_RECOMPUTE_CHEAP;
+    int final = o->gradient_checkpointing == GRAFT_NO ? GR_RECOMPUTE_NOTHING : GR_RECOMPUTE_LAYERS;
+    for (int level = first; level <= final; level++)
         for (size_t tokens = GR_MAX(most, (size_t)1);; tokens /= 2) {
-            if (tokens < LEAST_TOKENS && tokens < most && !last) break;
-            GR_TRY(try_cut(t, seqs, tokens, recompute, p, err));
+            if (tokens < LEAST_TOKENS && tokens < most && level < final) break;
+            GR_TRY(try_cut(t, seqs, tokens, (gr_recompute)level, p, err));
             if (p->peak <= limit) return GRAFT_OK;
-            if (tokens <= 1 || t->micro_tokens <= 1 || tokens < longest) break;
+            if (tokens <= 1 || tokens < longest) break;
         }
-    }
     return gr_fail(err, GRAFT_ERR_LIMIT,
                    "memory: expected at most %.1f MiB, found %.1f MiB even with one record of %zu tokens at a time%s: "
                    "shorter records (max_length), a smaller rank or method lora would need less",
                    (double)limit / 1048576, (double)p->peak / 1048576, longest,
-                   t->recompute ? " and recomputation" : "");
+                   t->recompute == GR_RECOMPUTE_LAYERS ? " and recomputation" : "");
 }
 
 graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *err) {

@@ -37,7 +37,7 @@ typedef struct gr_trainer {
     const char *metric; /* with "eval_" in front */
     bool greater;
     size_t micro_seqs, micro_tokens, pool_bytes;
-    bool recompute;
+    gr_recompute recompute;
 
     /* The run. */
     gr_train_state state;

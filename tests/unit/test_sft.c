@@ -47,6 +47,7 @@ static void micro_batches_change_no_bit(void **state) {
         cut.o.per_device_train_batch_size = 4;
         cut.o.gradient_accumulation_steps = 3;
         again.o.per_device_train_batch_size = 12;
+        whole.o.gradient_checkpointing = GRAFT_NO;
         again.o.gradient_checkpointing = GRAFT_YES;
         whole.o.method = cut.o.method = again.o.method = methods[m];
         assert_ok(sft_run(&whole, 1, NULL, &err));
