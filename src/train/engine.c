@@ -194,11 +194,12 @@ graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward,
     const gr_pass_options po = {.hooks = e->o.hooks,
                                 .recompute = backward && e->o.recompute == GR_RECOMPUTE_LAYERS,
                                 .recompute_cheap = e->o.recompute != GR_RECOMPUTE_NOTHING};
-    size_t peak = 0;
+    size_t peak = 0, largest = gr_engine_largest_micro(e, b, NULL);
     for (size_t from = 0, end; from < b->n_seqs; from = end) {
         gr_batch micro;
         size_t bytes;
         end = micro_end(e, b, from);
+        if ((size_t)(b->bounds[end] - b->bounds[from]) < largest - largest / 4) continue;
         GR_TRY(cut(e, b, from, end, 0, &micro, err));
         micro.training = backward;
         GR_TRY(gr_pass_plan(e->pass, &micro, &po, backward, &bytes, err));

@@ -47,8 +47,8 @@ graft_status gr_engine_train(gr_engine *e, const gr_data_batch *b, int64_t step,
 graft_status gr_engine_eval(gr_engine *e, const gr_data_batch *b, gr_tally *tally, graft_error *err);
 uint32_t gr_engine_bad_example(const gr_engine *e);
 
-/* Peak of the step arena over the micro-batches of this batch, and the most tokens of one of them, without running
- * anything. */
+/* Peak of the step arena over the larger micro-batches of this batch, without running anything; and the most tokens
+ * (and sequences) of one. */
 graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward, size_t *pool_bytes, graft_error *err);
 size_t gr_engine_largest_micro(const gr_engine *e, const gr_data_batch *b, size_t *n_seqs);
 /* Takes the step arena's memory now, and that of a tied table's second gradient. */

@@ -325,6 +325,29 @@ static void a_loss_that_is_not_finite_stops_the_run(void **state) {
     gr_free(NULL, steps);
 }
 
+static void copy_file(const char *from, const char *to, const char *name, bool plant) {
+    size_t len;
+    char *bytes = sft_read(test_path("%s/%s", from, name), &len);
+    const float infinite = INFINITY;
+    /* The last tensor of the file is the final norm's weight. */
+    if (plant) memcpy(bytes + len - sizeof infinite, &infinite, sizeof infinite);
+    assert_ok(gr_write_file(NULL, test_path("%s/%s", to, name), bytes, len, &err));
+    gr_free(NULL, bytes);
+}
+
+static void a_weight_that_is_not_finite_names_the_record(void **state) {
+    (void)state;
+    sft_case c;
+    sft_case_init(&c, "pairs.jsonl", "inf");
+    const char *to = test_path("%s/inf_model", test_temp_dir());
+    assert_ok(gr_make_dirs(to, &err));
+    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"};
+    for (size_t i = 0; i < GR_COUNT(names); i++) copy_file(c.o.model, to, names[i], i == 3);
+    c.o.model = to;
+    expect_failure(&c, GRAFT_ERR_NUMERIC, "pairs.jsonl:1: the loss is");
+    expect_failure(&c, GRAFT_ERR_NUMERIC, "no checkpoint was saved before");
+}
+
 static void a_full_disk_keeps_the_last_checkpoint(void **state) {
     (void)state;
     sft_case c;
@@ -416,6 +439,7 @@ int main(void) {
         cmocka_unit_test(bad_data_and_folders_are_named),
         cmocka_unit_test(long_records_are_cut),
         cmocka_unit_test(a_loss_that_is_not_finite_stops_the_run),
+        cmocka_unit_test(a_weight_that_is_not_finite_names_the_record),
         cmocka_unit_test(a_full_disk_keeps_the_last_checkpoint),
         cmocka_unit_test(failing_allocations_leak_nothing),
         cmocka_unit_test(plan_counts_what_a_run_sees),
