@@ -25,7 +25,7 @@ typedef struct graft_hub_options {
     int offline; /* 1: only look into the cache */
     graft_hub_progress_fn progress;
     void *progress_user;
-    int max_retries;       /* of a request that fails for a passing reason; 0: 5; below 0: none */
+    int max_retries;        /* of a request that fails for a passing reason; 0: 5; below 0: none */
     int retry_milliseconds; /* before the first retry, doubled for each further one; 0: 1000 */
 } graft_hub_options;
 

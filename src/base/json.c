@@ -12,7 +12,7 @@
 enum { MAX_NUMBER = 400 };
 
 const char *gr_json_kind_name(gr_json_kind kind) {
-    static const char *const names[] = {"nothing", "null",     "false",    "true",
+    static const char *const names[] = {"nothing",  "null",     "false",    "true",
                                         "a number", "a string", "an array", "an object"};
     return names[kind];
 }
@@ -50,10 +50,10 @@ gr_json_kind gr_json_peek(gr_json_reader *r) {
     case 't': return GR_JSON_TRUE;
     case 'f': return GR_JSON_FALSE;
     case 'n': return GR_JSON_NULL;
-    case '-': case 'N': case 'I':
-    case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': case '8': case '9':
-        return GR_JSON_NUMBER;
-    default: return GR_JSON_NONE;
+    case '-':
+    case 'N': /* NaN */
+    case 'I': return GR_JSON_NUMBER; /* Infinity */
+    default: return r->text[r->at] >= '0' && r->text[r->at] <= '9' ? GR_JSON_NUMBER : GR_JSON_NONE;
     }
 }
 
@@ -71,7 +71,10 @@ static int32_t hex4(const char *text, size_t len, size_t at) {
     int32_t v = 0;
     for (size_t i = at; i < at + 4; i++) {
         char c = text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) return -1;
         v = v * 16 + digit;
     }
@@ -190,7 +193,8 @@ graft_status gr_json_read_number(gr_json_reader *r, gr_json_number *out, graft_e
     int64_t value = 0;
     bool fits = true;
     for (size_t i = 0; i < n && fits; i++)
-        fits = !__builtin_mul_overflow(value, 10, &value) && !__builtin_sub_overflow(value, r->text[at + i] - '0', &value);
+        fits =
+            !__builtin_mul_overflow(value, 10, &value) && !__builtin_sub_overflow(value, r->text[at + i] - '0', &value);
     if (fits && !negative) fits = !__builtin_sub_overflow(0, value, &value);
     at += n;
     if (at < r->len && r->text[at] == '.') {

@@ -2,8 +2,8 @@
  * Both take their memory, if any, from the library's allocator, which a general JSON library cannot promise.
  *
  * Accepted beyond the RFC: NaN, Infinity and -Infinity as numbers, which Python writes. Refused: more than
- * GR_JSON_DEPTH levels, ill-formed UTF-8, lone surrogates, raw control characters, numbers of over 400 characters. Errors
- * name the file and the byte offset. */
+ * GR_JSON_DEPTH levels, ill-formed UTF-8, lone surrogates, raw control characters, numbers of over 400 characters.
+ * Errors name the file and the byte offset. */
 #ifndef GR_BASE_JSON_H
 #define GR_BASE_JSON_H
 
@@ -29,9 +29,9 @@ typedef enum gr_json_kind {
 const char *gr_json_kind_name(gr_json_kind kind); /* "a string", "null" */
 
 typedef struct gr_json_number {
-    bool is_int;   /* written without fraction or exponent, and fits */
-    int64_t i;     /* valid when is_int */
-    double d;      /* always valid */
+    bool is_int; /* written without fraction or exponent, and fits */
+    int64_t i;   /* valid when is_int */
+    double d;    /* always valid */
 } gr_json_number;
 
 /* The characters between the quotes, checked but with escapes as written. */
@@ -46,7 +46,7 @@ typedef struct gr_json_reader {
     const char *text;
     size_t len, at;
     int depth;
-    bool first;                            /* just after an opening bracket */
+    bool first;                             /* just after an opening bracket */
     uint64_t is_object[GR_JSON_DEPTH / 64]; /* one bit a level */
 } gr_json_reader;
 
@@ -63,7 +63,8 @@ graft_status gr_json_next(gr_json_reader *r, bool *more, graft_error *err);
 graft_status gr_json_read_key(gr_json_reader *r, gr_json_text *out, graft_error *err);
 graft_status gr_json_end(gr_json_reader *r, graft_error *err); /* nothing but spaces may follow */
 
-/* Writes the meaning of the text (escapes resolved) into out, which holds at least text->len bytes. Returns the length. */
+/* Writes the meaning of the text (escapes resolved) into out, which holds at least text->len bytes. Returns the length.
+ */
 size_t gr_json_unescape(const gr_json_text *text, char *out);
 /* Compares the meaning with a C string. */
 bool gr_json_text_is(const gr_json_text *text, const char *with);

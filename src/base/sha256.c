@@ -38,7 +38,8 @@ static void compress(uint32_t h[8], const unsigned char *p) {
 }
 
 void gr_sha256_init(gr_sha256 *s) {
-    *s = (gr_sha256){.h = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
+    *s = (gr_sha256){
+        .h = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
 }
 
 void gr_sha256_add(gr_sha256 *s, const void *bytes, size_t n) {

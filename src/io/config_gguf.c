@@ -42,8 +42,8 @@ static double optional_float(source *s, const char *name, double absent, double 
     if (s->st != GRAFT_OK || !has(s, name)) return absent;
     s->st = gr_gguf_get_float(s->g, s->key, &v, s->err);
     if (s->st == GRAFT_OK && !(v >= min && v <= max))
-        s->st = gr_fail(s->err, GRAFT_ERR_FORMAT, "%s: key %s: expected %g to %g, found %g", gr_gguf_path(s->g), s->key, min,
-                        max, v);
+        s->st = gr_fail(s->err, GRAFT_ERR_FORMAT, "%s: key %s: expected %g to %g, found %g", gr_gguf_path(s->g), s->key,
+                        min, max, v);
     return v;
 }
 
@@ -63,7 +63,10 @@ static bool has_tensor(const source *s, const char *name) {
 }
 
 static graft_status read_type(source *s, gr_model_type *out) {
-    static const struct { const char *arch; gr_model_type type; } known[] = {
+    static const struct {
+        const char *arch;
+        gr_model_type type;
+    } known[] = {
         {"llama", GR_MODEL_LLAMA}, {"qwen2", GR_MODEL_QWEN2}, {"qwen3", GR_MODEL_QWEN3}, {"smollm3", GR_MODEL_SMOLLM3}};
     gr_text arch;
     GR_TRY(gr_gguf_get_text(s->g, "general.architecture", &arch, s->err));
@@ -83,22 +86,26 @@ static void read_sizes(source *s, gr_model_config *c) {
     c->intermediate_size = required_int(s, "feed_forward_length", 1 << 24);
     c->n_layers = (int)required_int(s, "block_count", GR_MAX_LAYERS);
     c->n_heads = (int)required_int(s, "attention.head_count", 65536);
-    c->n_kv_heads = has(s, "attention.head_count_kv") ? (int)required_int(s, "attention.head_count_kv", 65536) : c->n_heads;
+    c->n_kv_heads =
+        has(s, "attention.head_count_kv") ? (int)required_int(s, "attention.head_count_kv", 65536) : c->n_heads;
     c->max_position_embeddings = required_int(s, "context_length", INT32_MAX);
     c->rms_norm_eps = shortest(optional_float(s, "attention.layer_norm_rms_epsilon", 1e-6, 0, 1));
     c->initializer_range = 0.02;
     int64_t rotated = optional_int(s, "rope.dimension_count", 0, GR_MAX_HEAD_DIM);
     if (s->st == GRAFT_OK && !has(s, "attention.key_length") && !rotated && c->hidden_size % c->n_heads)
-        s->st = gr_fail(s->err, GRAFT_ERR_FORMAT, "%s: key %s.embedding_length: expected a multiple of %d heads, found %lld",
-                        gr_gguf_path(s->g), s->arch, c->n_heads, (long long)c->hidden_size);
+        s->st = gr_fail(s->err, GRAFT_ERR_FORMAT,
+                        "%s: key %s.embedding_length: expected a multiple of %d heads, found %lld", gr_gguf_path(s->g),
+                        s->arch, c->n_heads, (long long)c->hidden_size);
     int64_t derived = rotated ? rotated : c->hidden_size / c->n_heads;
-    c->head_dim = has(s, "attention.key_length") ? (int)required_int(s, "attention.key_length", GR_MAX_HEAD_DIM) : (int)derived;
+    c->head_dim =
+        has(s, "attention.key_length") ? (int)required_int(s, "attention.key_length", GR_MAX_HEAD_DIM) : (int)derived;
     int64_t value_dim = optional_int(s, "attention.value_length", c->head_dim, 65536);
     if (s->st == GRAFT_OK && (value_dim != c->head_dim || (rotated && rotated != c->head_dim)))
-        s->st = gr_fail(s->err, GRAFT_ERR_UNSUPPORTED,
-                        "%s: keys %s.attention.value_length, %s.rope.dimension_count: expected %d as the key length, found "
-                        "%lld, %lld",
-                        gr_gguf_path(s->g), s->arch, s->arch, c->head_dim, (long long)value_dim, (long long)rotated);
+        s->st =
+            gr_fail(s->err, GRAFT_ERR_UNSUPPORTED,
+                    "%s: keys %s.attention.value_length, %s.rope.dimension_count: expected %d as the key length, found "
+                    "%lld, %lld",
+                    gr_gguf_path(s->g), s->arch, s->arch, c->head_dim, (long long)value_dim, (long long)rotated);
     if (s->st == GRAFT_OK && optional_int(s, "expert_count", 0, INT32_MAX) > 0)
         s->st = gr_fail(s->err, GRAFT_ERR_UNSUPPORTED, "%s: key %s.expert_count: mixtures of experts are not supported",
                         gr_gguf_path(s->g), s->arch);
@@ -135,7 +142,8 @@ static void read_yarn(source *s, gr_rope_config *rope) {
     if (s->st == GRAFT_OK && ext != 1 && ext != -1)
         s->st = gr_fail(s->err, GRAFT_ERR_UNSUPPORTED, "%s: key %s.rope.scaling.yarn_ext_factor: expected 1, found %g",
                         gr_gguf_path(s->g), s->arch, ext);
-    const char *key = has(s, "rope.scaling.yarn_attn_factor") ? "rope.scaling.yarn_attn_factor" : "rope.scaling.attn_factor";
+    const char *key =
+        has(s, "rope.scaling.yarn_attn_factor") ? "rope.scaling.yarn_attn_factor" : "rope.scaling.attn_factor";
     double attention = shortest(optional_float(s, key, 1, 1e-6, 1e6));
     /* llama.cpp multiplies the paper's factor; transformers replaces it. */
     if (attention != 1) rope->attention_factor = attention * (0.1 * log(rope->factor) + 1);
@@ -151,8 +159,9 @@ static void read_rope(source *s, gr_model_config *c) {
     if (s->st != GRAFT_OK || (type.len == 4 && memcmp(type.text, "none", 4) == 0 && linear == 1)) return;
     bool yarn = type.len == 4 && memcmp(type.text, "yarn", 4) == 0;
     if (!yarn && !(type.len == 6 && memcmp(type.text, "linear", 6) == 0) && linear == 1) {
-        s->st = gr_fail(s->err, GRAFT_ERR_UNSUPPORTED, "%s: key %s.rope.scaling.type: expected none, linear or yarn, found %.*s",
-                        gr_gguf_path(s->g), s->arch, (int)GR_MIN(type.len, (size_t)60), type.text);
+        s->st = gr_fail(s->err, GRAFT_ERR_UNSUPPORTED,
+                        "%s: key %s.rope.scaling.type: expected none, linear or yarn, found %.*s", gr_gguf_path(s->g),
+                        s->arch, (int)GR_MIN(type.len, (size_t)60), type.text);
         return;
     }
     if (factor <= 1 && !yarn) return; /* 0 and 1 mean no scaling */
@@ -160,7 +169,8 @@ static void read_rope(source *s, gr_model_config *c) {
     rope->factor = factor < 1 ? 1 : factor;
     rope->original_max_position_embeddings =
         optional_int(s, "rope.scaling.original_context_length", c->max_position_embeddings, INT32_MAX);
-    if (rope->original_max_position_embeddings == 0) rope->original_max_position_embeddings = c->max_position_embeddings;
+    if (rope->original_max_position_embeddings == 0)
+        rope->original_max_position_embeddings = c->max_position_embeddings;
     if (yarn) read_yarn(s, rope);
 }
 
@@ -171,7 +181,8 @@ static void read_freqs(source *s, gr_model_config *c) {
     int half = c->head_dim / 2;
     gr_shape expected = gr_shape1(half);
     if (t->view.dtype != GR_F32 || !gr_shape_equal(&t->view.shape, &expected)) {
-        s->st = gr_fail(s->err, GRAFT_ERR_MISMATCH, "%s: tensor rope_freqs.weight: expected F32 of %d elements", t->file, half);
+        s->st = gr_fail(s->err, GRAFT_ERR_MISMATCH, "%s: tensor rope_freqs.weight: expected F32 of %d elements",
+                        t->file, half);
         return;
     }
     float last = 1, f;
@@ -180,16 +191,21 @@ static void read_freqs(source *s, gr_model_config *c) {
     for (int i = 0; i < half; i++) {
         memcpy(&f, (const char *)t->view.data + 4 * i, 4);
         if (!(f >= 1e-6f && f <= 1e6f)) {
-            s->st = gr_fail(s->err, GRAFT_ERR_NUMERIC, "%s: tensor rope_freqs.weight: element %d: expected 1e-6 to 1e6, found %g",
-                            t->file, i, (double)f);
+            s->st = gr_fail(s->err, GRAFT_ERR_NUMERIC,
+                            "%s: tensor rope_freqs.weight: element %d: expected 1e-6 to 1e6, found %g", t->file, i,
+                            (double)f);
             return;
         }
         ones = ones && f == 1;
         last = f;
     }
     if (ones) return;
-    gr_rope_config try = {.type = GR_ROPE_LLAMA3, .theta = c->rope.theta, .factor = shortest((double)last), .low_freq_factor = 1,
-                          .high_freq_factor = 4, .original_max_position_embeddings = 8192};
+    gr_rope_config try = {.type = GR_ROPE_LLAMA3,
+                          .theta = c->rope.theta,
+                          .factor = shortest((double)last),
+                          .low_freq_factor = 1,
+                          .high_freq_factor = 4,
+                          .original_max_position_embeddings = 8192};
     gr_llama3_divisors(&try, c->head_dim, divisors);
     for (int i = 0; i < half; i++) {
         memcpy(&f, (const char *)t->view.data + 4 * i, 4);

@@ -17,8 +17,8 @@ static bool read_type(gr_fields *r, gr_rope_type *out) {
     if (!text) return r->st == GRAFT_OK;
     for (size_t i = 0; i < GR_COUNT(names); i++)
         if (strcmp(text, names[i]) == 0) return *out = (gr_rope_type)i, true;
-    gr_field_fail(r, GRAFT_ERR_UNSUPPORTED, key,
-                  "expected default, linear, dynamic, llama3 or yarn, found \"%.60s\"", text);
+    gr_field_fail(r, GRAFT_ERR_UNSUPPORTED, key, "expected default, linear, dynamic, llama3 or yarn, found \"%.60s\"",
+                  text);
     return false;
 }
 
@@ -52,8 +52,8 @@ static void read_scaled(gr_fields *f, gr_fields *r, gr_model_config *c) {
     if (rope->type == GR_ROPE_LLAMA3 || rope->type == GR_ROPE_YARN) {
         /* The same key beside the object wins, as in the reference. */
         bool outside = gr_field(f, "original_max_position_embeddings") != NULL;
-        rope->original_max_position_embeddings = gr_field_int(outside ? f : r, "original_max_position_embeddings",
-                                                              c->max_position_embeddings, 1, INT32_MAX);
+        rope->original_max_position_embeddings =
+            gr_field_int(outside ? f : r, "original_max_position_embeddings", c->max_position_embeddings, 1, INT32_MAX);
         if (f->st != GRAFT_OK) return;
     }
     if (rope->type == GR_ROPE_YARN && !gr_field(r, "factor")) {
@@ -84,11 +84,11 @@ void gr_rope_from_json(gr_fields *f, double default_theta, gr_model_config *c) {
     if (gr_field(&r, "full_attention") || gr_field(&r, "sliding_attention"))
         gr_field_fail(&r, GRAFT_ERR_UNSUPPORTED, "full_attention", "parameters for each layer type are not supported");
     double partial = gr_field_double(gr_field(&r, "partial_rotary_factor") ? &r : f, "partial_rotary_factor", 1, 0, 1);
-    if (partial != 1) gr_field_fail(&r, GRAFT_ERR_UNSUPPORTED, "partial_rotary_factor", "expected 1, found %g", partial);
+    if (partial != 1)
+        gr_field_fail(&r, GRAFT_ERR_UNSUPPORTED, "partial_rotary_factor", "expected 1, found %g", partial);
     c->rope.theta = gr_field_double(gr_field(&r, "rope_theta") ? &r : f, "rope_theta", default_theta, 1e-3, 1e15);
     if (f->st != GRAFT_OK) return;
-    if (r.st == GRAFT_OK && read_type(&r, &c->rope.type) && c->rope.type != GR_ROPE_DEFAULT)
-        read_scaled(f, &r, c);
+    if (r.st == GRAFT_OK && read_type(&r, &c->rope.type) && c->rope.type != GR_ROPE_DEFAULT) read_scaled(f, &r, c);
     if (f->st == GRAFT_OK) f->st = r.st;
 }
 

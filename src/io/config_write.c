@@ -79,7 +79,8 @@ static void add_layers(gr_buf *b, const gr_model_config *c) {
     key(b, 2, "layer_types");
     gr_buf_add_char(b, '[');
     for (int i = 0; i < c->n_layers; i++)
-        gr_buf_add_format(b, "%s\n    \"%s\"", i ? "," : "", c->layer_sliding[i] ? "sliding_attention" : "full_attention");
+        gr_buf_add_format(b, "%s\n    \"%s\"", i ? "," : "",
+                          c->layer_sliding[i] ? "sliding_attention" : "full_attention");
     gr_buf_add_text(b, "\n  ]");
 }
 
@@ -91,10 +92,11 @@ static void add_rope_layers(gr_buf *b, const gr_model_config *c) {
 }
 
 static const char *architecture(gr_model_type type) {
-    static const char *const names[] = {
-        [GR_MODEL_LLAMA] = "LlamaForCausalLM", [GR_MODEL_MISTRAL] = "MistralForCausalLM",
-        [GR_MODEL_QWEN2] = "Qwen2ForCausalLM", [GR_MODEL_QWEN3] = "Qwen3ForCausalLM",
-        [GR_MODEL_SMOLLM3] = "SmolLM3ForCausalLM"};
+    static const char *const names[] = {[GR_MODEL_LLAMA] = "LlamaForCausalLM",
+                                        [GR_MODEL_MISTRAL] = "MistralForCausalLM",
+                                        [GR_MODEL_QWEN2] = "Qwen2ForCausalLM",
+                                        [GR_MODEL_QWEN3] = "Qwen3ForCausalLM",
+                                        [GR_MODEL_SMOLLM3] = "SmolLM3ForCausalLM"};
     return names[type];
 }
 
@@ -134,7 +136,8 @@ static void add_all(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
 graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *c, gr_dtype dtype, char **out,
                                      graft_error *err) {
     if (c->rope.freq_factors)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "config.json has no place for the frequency factors of this GGUF file");
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "config.json has no place for the frequency factors of this GGUF file");
     bool llama_biases = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_QWEN3 || c->type == GR_MODEL_SMOLLM3;
     bool mlp_allowed = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_SMOLLM3;
     bool fits = llama_biases ? c->qkv_bias == c->o_bias : !c->o_bias && c->qkv_bias == (c->type == GR_MODEL_QWEN2);

@@ -32,8 +32,12 @@ static graft_status read_json(const graft_allocator *a, const char *path, const 
 
 graft_status gr_generation_config_load(const graft_allocator *a, const char *dir, const gr_model_config *config,
                                        gr_generation_config *out, graft_error *err) {
-    gr_generation_config c = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .top_k = 50,
-                              .bos_token_id = config->bos_token_id, .pad_token_id = config->pad_token_id,
+    gr_generation_config c = {.temperature = 1,
+                              .top_p = 1,
+                              .repetition_penalty = 1,
+                              .top_k = 50,
+                              .bos_token_id = config->bos_token_id,
+                              .pad_token_id = config->pad_token_id,
                               .n_eos = config->n_eos};
     memcpy(c.eos_token_ids, config->eos_token_ids, sizeof c.eos_token_ids);
     char *path = gr_path_join(a, dir, "generation_config.json"), *text = NULL;
@@ -60,14 +64,18 @@ graft_status gr_generation_config_to_json(const graft_allocator *a, const gr_gen
     if (c->n_eos == 1) gr_buf_add_format(&b, "  \"eos_token_id\": %lld,\n", (long long)c->eos_token_ids[0]);
     if (c->n_eos > 1) {
         gr_buf_add_text(&b, "  \"eos_token_id\": [");
-        for (int i = 0; i < c->n_eos; i++) gr_buf_add_format(&b, "%s\n    %lld", i ? "," : "", (long long)c->eos_token_ids[i]);
+        for (int i = 0; i < c->n_eos; i++)
+            gr_buf_add_format(&b, "%s\n    %lld", i ? "," : "", (long long)c->eos_token_ids[i]);
         gr_buf_add_text(&b, "\n  ],\n");
     }
     if (c->pad_token_id >= 0) gr_buf_add_format(&b, "  \"pad_token_id\": %lld,\n", (long long)c->pad_token_id);
-    const struct { const char *name; double value, plain; } numbers[] = {{"min_p", c->min_p, 0},
-                                                                         {"repetition_penalty", c->repetition_penalty, 1},
-                                                                         {"temperature", c->temperature, 1},
-                                                                         {"top_p", c->top_p, 1}};
+    const struct {
+        const char *name;
+        double value, plain;
+    } numbers[] = {{"min_p", c->min_p, 0},
+                   {"repetition_penalty", c->repetition_penalty, 1},
+                   {"temperature", c->temperature, 1},
+                   {"top_p", c->top_p, 1}};
     for (size_t i = 0; i < GR_COUNT(numbers); i++) {
         if (numbers[i].value == numbers[i].plain) continue;
         gr_buf_add_format(&b, "  \"%s\": ", numbers[i].name);

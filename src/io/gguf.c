@@ -37,8 +37,11 @@ typedef struct cursor {
     size_t size, at;
 } cursor;
 
-static const struct { const char *name; int size; } types[GR_GGUF_TYPE_COUNT] = {
-    {"u8", 1}, {"i8", 1}, {"u16", 2}, {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
+static const struct {
+    const char *name;
+    int size;
+} types[GR_GGUF_TYPE_COUNT] = {
+    {"u8", 1},   {"i8", 1},     {"u16", 2},   {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
     {"bool", 1}, {"string", 0}, {"array", 0}, {"u64", 8}, {"i64", 8}, {"f64", 8},
 };
 
@@ -91,8 +94,8 @@ static graft_status read_array(cursor *c, const char *key, gr_gguf_array *out, g
     GR_TRY(take(c, 4, key, &type, err));
     GR_TRY(take(c, 8, key, &n, err));
     if (type >= GR_GGUF_TYPE_COUNT || type == GR_GGUF_ARRAY)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: key %s: arrays of type %llu (%s) are not supported", c->path, key,
-                       (unsigned long long)type, gr_gguf_type_name((uint32_t)type));
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: key %s: arrays of type %llu (%s) are not supported", c->path,
+                       key, (unsigned long long)type, gr_gguf_type_name((uint32_t)type));
     gr_gguf_array array = {(gr_gguf_type)type, n, c->data + c->at};
     size_t left = c->size - c->at, each = type == GR_GGUF_STRING ? 8 : (size_t)types[type].size;
     if (n > left / each)
@@ -141,8 +144,8 @@ static graft_status read_info(cursor *c, gr_named_tensor *t, uint64_t *offset, g
     GR_TRY(take_name(c, "a tensor name", &t->name, err));
     GR_TRY(take(c, 4, t->name, &n, err));
     if (n > GR_MAX_DIMS)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "%s: tensor %s: expected at most %d dimensions, found %llu", c->path, t->name,
-                       GR_MAX_DIMS, (unsigned long long)n);
+        return gr_fail(err, GRAFT_ERR_LIMIT, "%s: tensor %s: expected at most %d dimensions, found %llu", c->path,
+                       t->name, GR_MAX_DIMS, (unsigned long long)n);
     t->view.shape.n = (int)n;
     for (int i = (int)n - 1; i >= 0; i--) { /* the file has the innermost first */
         GR_TRY(take(c, 8, t->name, &dim, err));
@@ -154,8 +157,8 @@ static graft_status read_info(cursor *c, gr_named_tensor *t, uint64_t *offset, g
     GR_TRY(take(c, 4, t->name, &type, err));
     GR_TRY(take(c, 8, t->name, offset, err));
     if (!gr_dtype_by_gguf((uint32_t)type, &t->view.dtype))
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: GGUF tensor type %llu is not supported", c->path, t->name,
-                       (unsigned long long)type);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: GGUF tensor type %llu is not supported", c->path,
+                       t->name, (unsigned long long)type);
     graft_status st = gr_tensor_bytes(t->view.dtype, &t->view.shape, &t->view.bytes, err);
     return st == GRAFT_OK ? st : gr_error_prefix(err, st, "%s: tensor %s", c->path, t->name);
 }
@@ -173,12 +176,13 @@ static graft_status place_tensors(cursor *c, const uint64_t *offsets, gr_named_t
     for (size_t i = 0; i < n; i++) {
         gr_named_tensor *t = &items[i];
         if (offsets[i] % alignment)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: expected an offset aligned to %llu, found %llu", c->path,
-                           t->name, (unsigned long long)alignment, (unsigned long long)offsets[i]);
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: expected an offset aligned to %llu, found %llu",
+                           c->path, t->name, (unsigned long long)alignment, (unsigned long long)offsets[i]);
         if (offsets[i] > room || t->view.bytes > room - offsets[i])
-            return gr_fail(err, GRAFT_ERR_FORMAT,
-                           "%s: tensor %s: expected its %zu bytes at offset %llu within %zu bytes of data (is the file cut?)",
-                           c->path, t->name, t->view.bytes, (unsigned long long)offsets[i], room);
+            return gr_fail(
+                err, GRAFT_ERR_FORMAT,
+                "%s: tensor %s: expected its %zu bytes at offset %llu within %zu bytes of data (is the file cut?)",
+                c->path, t->name, t->view.bytes, (unsigned long long)offsets[i], room);
         /* An empty tensor after the last byte of a file without padding has no address. */
         t->view.data = t->view.bytes ? c->data + start + padding + offsets[i] : c->data;
     }
@@ -286,8 +290,8 @@ static graft_status check_split(const char *path, const pair_table *pairs, int n
     if (found_count == 0) found_count = 1;
     if (found_no == (uint64_t)no && found_count == (uint64_t)count) return GRAFT_OK;
     return gr_fail(err, GRAFT_ERR_MISMATCH,
-                   "%s: expected part %d of %d as its name says (NAME-00001-of-00003.gguf), found part %llu of %llu", path,
-                   no + 1, count, (unsigned long long)found_no + 1, (unsigned long long)found_count);
+                   "%s: expected part %d of %d as its name says (NAME-00001-of-00003.gguf), found part %llu of %llu",
+                   path, no + 1, count, (unsigned long long)found_no + 1, (unsigned long long)found_count);
 }
 
 static graft_status add_part(gr_gguf *g, const char *path, int no, int count, graft_error *err) {
@@ -328,8 +332,9 @@ static graft_status open_split(gr_gguf *g, const char *path, size_t stem, int co
     gr_free(g->a, name);
     const gr_gguf_pair *total = find_pair(&g->pairs, "split.tensors.count");
     if (st == GRAFT_OK && total && total->type == GR_GGUF_I32 && load(total->data, 4) != g->list.n)
-        st = gr_fail(err, GRAFT_ERR_MISMATCH, "%s: key split.tensors.count: expected %llu tensors in %d parts, found %zu",
-                     path, (unsigned long long)load(total->data, 4), count, g->list.n);
+        st = gr_fail(err, GRAFT_ERR_MISMATCH,
+                     "%s: key split.tensors.count: expected %llu tensors in %d parts, found %zu", path,
+                     (unsigned long long)load(total->data, 4), count, g->list.n);
     return st;
 }
 

@@ -61,12 +61,13 @@ const char *gr_gguf_path(const gr_gguf *g);
 const gr_tensor_list *gr_gguf_tensors(const gr_gguf *g);
 
 size_t gr_gguf_n_pairs(const gr_gguf *g);
-const gr_gguf_pair *gr_gguf_pair_at(const gr_gguf *g, size_t i); /* in the file's order */
+const gr_gguf_pair *gr_gguf_pair_at(const gr_gguf *g, size_t i);     /* in the file's order */
 const gr_gguf_pair *gr_gguf_find(const gr_gguf *g, const char *key); /* NULL when absent */
 
 /* Typed access. GRAFT_ERR_NOT_FOUND when the key is absent, GRAFT_ERR_FORMAT when its value has another kind or does
  * not fit; out is untouched then. Integers of any width are accepted for int, f32 and f64 for float. */
-graft_status gr_gguf_get_int(const gr_gguf *g, const char *key, int64_t min, int64_t max, int64_t *out, graft_error *err);
+graft_status gr_gguf_get_int(const gr_gguf *g, const char *key, int64_t min, int64_t max, int64_t *out,
+                             graft_error *err);
 graft_status gr_gguf_get_float(const gr_gguf *g, const char *key, double *out, graft_error *err);
 graft_status gr_gguf_get_bool(const gr_gguf *g, const char *key, bool *out, graft_error *err);
 graft_status gr_gguf_get_text(const gr_gguf *g, const char *key, gr_text *out, graft_error *err);
@@ -99,7 +100,8 @@ graft_status gr_gguf_add_array(gr_gguf_writer *w, const char *key, gr_gguf_type 
 graft_status gr_gguf_add_texts(gr_gguf_writer *w, const char *key, const gr_text *texts, uint64_t n, graft_error *err);
 /* Copies a pair of another file as it stands. */
 graft_status gr_gguf_add_pair(gr_gguf_writer *w, const gr_gguf_pair *pair, graft_error *err);
-graft_status gr_gguf_declare(gr_gguf_writer *w, const char *name, gr_dtype dtype, const gr_shape *shape, graft_error *err);
+graft_status gr_gguf_declare(gr_gguf_writer *w, const char *name, gr_dtype dtype, const gr_shape *shape,
+                             graft_error *err);
 graft_status gr_gguf_writer_begin(gr_gguf_writer *w, graft_error *err);
 graft_status gr_gguf_write(gr_gguf_writer *w, const void *bytes, size_t n, graft_error *err);
 graft_status gr_gguf_writer_commit(gr_gguf_writer *w, graft_error *err); /* frees w either way */

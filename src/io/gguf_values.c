@@ -115,8 +115,8 @@ graft_status gr_gguf_get_array(const gr_gguf *g, const char *key, gr_gguf_type t
     GR_TRY(find(g, key, &p, err));
     if (p->type != GR_GGUF_ARRAY) return wrong(g, p, "an array", err);
     if (type != GR_GGUF_TYPE_COUNT && p->array.type != type)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: key %s: expected an array of %s, found an array of %s", gr_gguf_path(g),
-                       key, gr_gguf_type_name(type), gr_gguf_type_name(p->array.type));
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: key %s: expected an array of %s, found an array of %s",
+                       gr_gguf_path(g), key, gr_gguf_type_name(type), gr_gguf_type_name(p->array.type));
     *out = p->array;
     return GRAFT_OK;
 }

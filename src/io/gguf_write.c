@@ -61,7 +61,8 @@ static void add_string(gr_buf *b, const char *text, size_t len) {
 /* Starts a pair: key and type. The caller appends the value and checks the buffer. */
 static graft_status add_key(gr_gguf_writer *w, const char *key, gr_gguf_type type, graft_error *err) {
     if (w->begun || gr_map_get_text(&w->keys, key, NULL))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "GGUF key %s: %s", key, w->begun ? "added after writing began" : "added twice");
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "GGUF key %s: %s", key,
+                       w->begun ? "added after writing began" : "added twice");
     GR_TRY(gr_map_set(&w->keys, key, strlen(key), 0, err));
     add_string(&w->pairs, key, strlen(key));
     add_le(&w->pairs, type, 4);

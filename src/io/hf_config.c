@@ -35,7 +35,8 @@ static graft_status find_type(const char *file, const char *name, gr_model_type 
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", types[i].name);
     }
     if (!name) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: model_type is missing (known: %s)", file, known);
-    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: model_type \"%.100s\" is not supported (known: %s)", file, name, known);
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: model_type \"%.100s\" is not supported (known: %s)", file, name,
+                   known);
 }
 
 static void read_sizes(gr_fields *f, const struct defaults *d, gr_model_config *c) {
@@ -46,11 +47,13 @@ static void read_sizes(gr_fields *f, const struct defaults *d, gr_model_config *
     c->n_heads = (int)gr_field_int(f, "num_attention_heads", d->heads, 1, 65536);
     bool kv_as_heads = d->kv_heads == 0 || gr_field_is_null(f, "num_key_value_heads");
     c->n_kv_heads = (int)gr_field_int(f, "num_key_value_heads", kv_as_heads ? c->n_heads : d->kv_heads, 1, 65536);
-    c->head_dim = (int)gr_field_int(f, "head_dim", d->head_dim && !gr_field_is_null(f, "head_dim") ? d->head_dim : 0, 1, GR_MAX_HEAD_DIM);
+    c->head_dim = (int)gr_field_int(f, "head_dim", d->head_dim && !gr_field_is_null(f, "head_dim") ? d->head_dim : 0, 1,
+                                    GR_MAX_HEAD_DIM);
     if (c->head_dim == 0) {
         if (f->st == GRAFT_OK && c->hidden_size % c->n_heads)
-            gr_field_fail(f, GRAFT_ERR_FORMAT, "hidden_size", "expected a multiple of num_attention_heads (%d), found %lld",
-                          c->n_heads, (long long)c->hidden_size);
+            gr_field_fail(f, GRAFT_ERR_FORMAT, "hidden_size",
+                          "expected a multiple of num_attention_heads (%d), found %lld", c->n_heads,
+                          (long long)c->hidden_size);
         c->head_dim = (int)(c->hidden_size / c->n_heads);
     }
     c->max_position_embeddings = gr_field_int(f, "max_position_embeddings", d->positions, 1, INT32_MAX);
@@ -60,8 +63,10 @@ static void read_sizes(gr_fields *f, const struct defaults *d, gr_model_config *
 }
 
 static void read_dtype(gr_fields *f, gr_model_config *c) {
-    static const struct { const char *name; gr_dtype dtype; } names[] = {
-        {"float32", GR_F32}, {"float16", GR_F16}, {"bfloat16", GR_BF16}, {"auto", GR_F32}};
+    static const struct {
+        const char *name;
+        gr_dtype dtype;
+    } names[] = {{"float32", GR_F32}, {"float16", GR_F16}, {"bfloat16", GR_BF16}, {"auto", GR_F32}};
     const char *key = gr_field(f, "dtype") ? "dtype" : "torch_dtype", *text = gr_field_text(f, key);
     c->dtype = GR_F32;
     if (!text) return;
@@ -117,8 +122,8 @@ static bool read_layer_types(gr_fields *f, gr_model_config *c) {
     return true;
 }
 
-/* Which layers see a window only. mistral: all. qwen2 and qwen3: those from max_window_layers on, if use_sliding_window.
- * smollm3: those without rotary embedding. layer_types overrides the latter three. */
+/* Which layers see a window only. mistral: all. qwen2 and qwen3: those from max_window_layers on, if
+ * use_sliding_window. smollm3: those without rotary embedding. layer_types overrides the latter three. */
 static void read_windows(gr_fields *f, const struct defaults *d, gr_model_config *c) {
     if (c->type == GR_MODEL_LLAMA) return;
     bool is_null = gr_field_is_null(f, "sliding_window");
@@ -136,7 +141,8 @@ static void read_windows(gr_fields *f, const struct defaults *d, gr_model_config
             c->layer_sliding[i] = use && window > 0 && (smollm ? !c->layer_rope[i] : i >= first);
     for (int i = 0; i < c->n_layers; i++) any = any || c->layer_sliding[i];
     if (any && window == 0)
-        gr_field_fail(f, GRAFT_ERR_FORMAT, "sliding_window", "expected a window, because layer_types names sliding_attention");
+        gr_field_fail(f, GRAFT_ERR_FORMAT, "sliding_window",
+                      "expected a window, because layer_types names sliding_attention");
     c->sliding_window = any ? window : 0;
 }
 
@@ -152,7 +158,8 @@ static void read_rope_layers(gr_fields *f, gr_model_config *c) {
     const gr_json_value *v = list->kind == GR_JSON_ARRAY ? list->child : NULL;
     for (int i = 0; i < c->n_layers; i++, v = v->next) {
         if (!v || v->kind != GR_JSON_NUMBER) {
-            gr_field_fail(f, GRAFT_ERR_FORMAT, "no_rope_layers", "expected a list of %d numbers, one a layer", c->n_layers);
+            gr_field_fail(f, GRAFT_ERR_FORMAT, "no_rope_layers", "expected a list of %d numbers, one a layer",
+                          c->n_layers);
             return;
         }
         c->layer_rope[i] = v->number.d != 0; /* despite its name, 1 means "with" */
@@ -171,8 +178,9 @@ static void refuse_unknown_kinds(gr_fields *f) {
 
 graft_status gr_model_config_check(const char *file, const gr_model_config *c, graft_error *err) {
     if (c->n_heads % c->n_kv_heads)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: num_key_value_heads: expected a divisor of num_attention_heads (%d), found %d",
-                       file, c->n_heads, c->n_kv_heads);
+        return gr_fail(err, GRAFT_ERR_FORMAT,
+                       "%s: num_key_value_heads: expected a divisor of num_attention_heads (%d), found %d", file,
+                       c->n_heads, c->n_kv_heads);
     if (c->head_dim < 2 || c->head_dim % 2 || c->head_dim > GR_MAX_HEAD_DIM)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: head_dim: expected an even number up to %d, found %d", file,
                        GR_MAX_HEAD_DIM, c->head_dim);

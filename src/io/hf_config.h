@@ -17,7 +17,13 @@ typedef enum gr_model_type {
 } gr_model_type;
 const char *gr_model_type_name(gr_model_type type);
 
-typedef enum gr_rope_type { GR_ROPE_DEFAULT, GR_ROPE_LINEAR, GR_ROPE_DYNAMIC, GR_ROPE_LLAMA3, GR_ROPE_YARN } gr_rope_type;
+typedef enum gr_rope_type {
+    GR_ROPE_DEFAULT,
+    GR_ROPE_LINEAR,
+    GR_ROPE_DYNAMIC,
+    GR_ROPE_LLAMA3,
+    GR_ROPE_YARN
+} gr_rope_type;
 const char *gr_rope_type_name(gr_rope_type type);
 
 /* Parameters of rotary position embedding, named as transformers names them (modeling_rope_utils). Fields that a type
@@ -25,15 +31,16 @@ const char *gr_rope_type_name(gr_rope_type type);
 typedef struct gr_rope_config {
     gr_rope_type type;
     double theta;
-    double factor;                                                 /* all but default; >= 1 */
-    double low_freq_factor, high_freq_factor;                      /* llama3 */
-    int64_t original_max_position_embeddings;                      /* llama3, yarn, dynamic */
-    double attention_factor;                                       /* yarn; 0: derived from factor and mscale* */
-    double beta_fast, beta_slow;                                   /* yarn */
-    double mscale, mscale_all_dim;                                 /* yarn; 0: absent */
-    bool truncate;                                                 /* yarn: correction range rounded to whole dimensions */
+    double factor;                            /* all but default; >= 1 */
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    int64_t original_max_position_embeddings; /* llama3, yarn, dynamic */
+    double attention_factor;                  /* yarn; 0: derived from factor and mscale* */
+    double beta_fast, beta_slow;              /* yarn */
+    double mscale, mscale_all_dim;            /* yarn; 0: absent */
+    bool truncate;                            /* yarn: correction range rounded to whole dimensions */
     /* GGUF only, and only where the file's rope_freqs.weight is not what llama3 scaling gives (that is turned into type
-     * LLAMA3): inverse frequency i, scaled as `type` says, is divided by element i of that tensor (head_dim/2 floats). */
+     * LLAMA3): inverse frequency i, scaled as `type` says, is divided by element i of that tensor (head_dim/2 floats).
+     */
     bool freq_factors;
 } gr_rope_config;
 
@@ -46,7 +53,8 @@ typedef struct gr_model_config {
     double rms_norm_eps;
     gr_rope_config rope;
     int64_t max_position_embeddings;
-    /* Attention sees the last `sliding_window` positions (itself included) in layers where layer_sliding is set; 0: none. */
+    /* Attention sees the last `sliding_window` positions (itself included) in layers where layer_sliding is set; 0:
+     * none. */
     int64_t sliding_window;
     bool layer_sliding[GR_MAX_LAYERS];
     bool qkv_bias, o_bias, mlp_bias; /* biases of q/k/v, of o, of gate/up/down */
@@ -56,7 +64,7 @@ typedef struct gr_model_config {
     int64_t bos_token_id, pad_token_id; /* -1: none */
     int n_eos;
     int64_t eos_token_ids[GR_MAX_EOS];
-    gr_dtype dtype;          /* of the stored weights as config.json says; F32 when it says nothing, F16 for GGUF */
+    gr_dtype dtype; /* of the stored weights as config.json says; F32 when it says nothing, F16 for GGUF */
     bool layer_rope[GR_MAX_LAYERS]; /* false: the layer has no position embedding (smollm3) */
 } gr_model_config;
 
@@ -70,15 +78,15 @@ graft_status gr_model_config_from_json(const graft_allocator *a, const char *nam
 graft_status gr_model_config_from_gguf(const gr_gguf *g, gr_model_config *out, graft_error *err);
 
 /* config.json text that transformers loads as the same model (freed with gr_free). Weights are named `dtype`. */
-graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *config, gr_dtype dtype, char **out,
-                                     graft_error *err);
+graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *config, gr_dtype dtype,
+                                     char **out, graft_error *err);
 
 /* What generation_config.json (or GGUF metadata) suggests for sampling. */
 typedef struct gr_generation_config {
     bool do_sample;
     double temperature, top_p, min_p, repetition_penalty; /* 1, 1, 0, 1 where absent */
-    int64_t top_k;                                         /* 50 where absent */
-    int64_t bos_token_id, pad_token_id;                    /* -1: none */
+    int64_t top_k;                                        /* 50 where absent */
+    int64_t bos_token_id, pad_token_id;                   /* -1: none */
     int n_eos;
     int64_t eos_token_ids[GR_MAX_EOS];
 } gr_generation_config;

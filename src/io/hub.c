@@ -57,18 +57,23 @@ graft_status gr_hub_fail(const gr_hub_session *s, const char *file, const gr_htt
     if (strcmp(code, "RevisionNotFound") == 0)
         return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: has no revision %s", s->name, revision);
     if (strcmp(code, "GatedRepo") == 0)
-        return gr_fail(err, GRAFT_ERR_NETWORK, "%s: access is restricted: accept the model's terms on its page of the Hub and "
-                       "give an access token (HF_TOKEN)", s->name);
+        return gr_fail(err, GRAFT_ERR_NETWORK,
+                       "%s: access is restricted: accept the model's terms on its page of the Hub and "
+                       "give an access token (HF_TOKEN)",
+                       s->name);
     if (reply->status == 404 && file && strcmp(code, "RepoNotFound") != 0)
         return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: has no file %s in revision %s", s->name, file, revision);
     if (reply->status == 404 || strcmp(code, "RepoNotFound") == 0)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: the Hub at %s has no such model, or only for those with another access "
-                       "token (HF_TOKEN)", s->name, s->endpoint);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                       "%s: the Hub at %s has no such model, or only for those with another access "
+                       "token (HF_TOKEN)",
+                       s->name, s->endpoint);
     if (reply->status == 401 || reply->status == 403)
-        return gr_fail(err, GRAFT_ERR_NETWORK, "%s: the Hub at %s denies access (status %d): check the access token (HF_TOKEN)",
-                       s->name, s->endpoint, reply->status);
-    return gr_fail(err, GRAFT_ERR_NETWORK, "%s%s%s: the Hub at %s answered with status %d", file ? file : "", file ? " of " : "",
-                   s->name, s->endpoint, reply->status);
+        return gr_fail(err, GRAFT_ERR_NETWORK,
+                       "%s: the Hub at %s denies access (status %d): check the access token (HF_TOKEN)", s->name,
+                       s->endpoint, reply->status);
+    return gr_fail(err, GRAFT_ERR_NETWORK, "%s%s%s: the Hub at %s answered with status %d", file ? file : "",
+                   file ? " of " : "", s->name, s->endpoint, reply->status);
 }
 
 static graft_status collect(void *user, const gr_http_reply *reply, const void *bytes, size_t n, graft_error *err) {
@@ -125,8 +130,8 @@ static graft_status add_gguf(const gr_hub_session *s, wanted *w, const gr_json_v
 /* Checks the list and chooses. Names come from the network: nothing outside the snapshot may be named. */
 static graft_status choose(gr_hub_session *s, const gr_json_value *root, wanted *w, graft_error *err) {
     const gr_json_value *sha = gr_json_get(root, "sha"), *siblings = gr_json_get(root, "siblings");
-    if (!sha || sha->kind != GR_JSON_STRING || !gr_hub_is_hex(sha->text, 40) || !siblings || siblings->kind != GR_JSON_ARRAY ||
-        siblings->len > MAX_FILES)
+    if (!sha || sha->kind != GR_JSON_STRING || !gr_hub_is_hex(sha->text, 40) || !siblings ||
+        siblings->kind != GR_JSON_ARRAY || siblings->len > MAX_FILES)
         return gr_fail(err, GRAFT_ERR_FORMAT, "%s: the Hub at %s sent no list of files", s->name, s->endpoint);
     memcpy(s->commit, sha->text, 41);
     bool standard = false, weights = false, binary = false;
@@ -135,7 +140,8 @@ static graft_status choose(gr_hub_session *s, const gr_json_value *root, wanted 
         if (!name || name->kind != GR_JSON_STRING || strlen(name->text) != name->len || !gr_hub_valid_path(name->text))
             return gr_fail(err, GRAFT_ERR_FORMAT, "%s: the list of files holds an unsafe name: \"%.200s\"", s->name,
                            name && name->kind == GR_JSON_STRING ? name->text : "(none)");
-        standard = standard || !strcmp(name->text, "model.safetensors") || !strcmp(name->text, "model.safetensors.index.json");
+        standard =
+            standard || !strcmp(name->text, "model.safetensors") || !strcmp(name->text, "model.safetensors.index.json");
         binary = binary || !strncmp(name->text, "pytorch_model", 13);
     }
     for (const gr_json_value *v = siblings->child; v; v = v->next) {
@@ -150,7 +156,8 @@ static graft_status choose(gr_hub_session *s, const gr_json_value *root, wanted 
         size_t before = w->n;
         GR_TRY(add_gguf(s, w, siblings, err));
         if (w->n == before && binary)
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: holds pytorch_model.bin only: expected safetensors or GGUF", s->name);
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: holds pytorch_model.bin only: expected safetensors or GGUF",
+                           s->name);
     }
     if (w->n == 0) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: no file of the model is wanted", s->name);
     return GRAFT_OK;
@@ -163,7 +170,8 @@ static graft_status note_revision(const gr_hub_session *s, graft_error *err) {
     char *path = gr_format_path(s->a, "%s/refs/%s", s->model, revision), *dir = path ? gr_path_dir(s->a, path) : NULL;
     char *old = NULL;
     graft_status st = dir ? GRAFT_OK : gr_fail_memory(err);
-    if (st == GRAFT_OK && gr_read_file(s->a, path, 256, &old, NULL, NULL) == GRAFT_OK && strcmp(old, s->commit) == 0) goto done;
+    if (st == GRAFT_OK && gr_read_file(s->a, path, 256, &old, NULL, NULL) == GRAFT_OK && strcmp(old, s->commit) == 0)
+        goto done;
     if (st == GRAFT_OK) st = gr_make_dirs(dir, err);
     if (st == GRAFT_OK) st = gr_write_file(s->a, path, s->commit, 40, err);
 done:
@@ -197,7 +205,8 @@ static graft_status download(gr_hub_session *s, char **local_path, graft_error *
     gr_arena_init(&arena, s->a, (size_t)512 << 20);
     graft_status st = list_files(s, &arena, &w, err);
     for (size_t i = 0; i < w.n && st == GRAFT_OK; i++) st = gr_hub_fetch(s, w.names[i], err);
-    if (st == GRAFT_OK && !(snapshot = gr_format_path(s->a, "%s/snapshots/%s", s->model, s->commit))) st = gr_fail_memory(err);
+    if (st == GRAFT_OK && !(snapshot = gr_format_path(s->a, "%s/snapshots/%s", s->model, s->commit)))
+        st = gr_fail_memory(err);
     if (st == GRAFT_OK) st = note_revision(s, err);
     if (st == GRAFT_OK)
         *local_path = snapshot;
@@ -225,7 +234,8 @@ graft_status graft_hub_download(graft_context *ctx, const char *name, const graf
     char *token = NULL, *endpoint = NULL;
     graft_status st;
     if (!gr_hub_valid_name(name) || !gr_hub_valid_path(revision))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%.200s (revision %.200s): expected a model's name, ORG/NAME", name, revision);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%.200s (revision %.200s): expected a model's name, ORG/NAME", name,
+                       revision);
     if (gr_hub_offline(&given)) return graft_hub_find(ctx, name, &given, local_path, err);
     if (!(endpoint = endpoint_of(s.a, given.endpoint))) {
         st = gr_fail_memory(err);
@@ -238,7 +248,8 @@ graft_status graft_hub_download(graft_context *ctx, const char *name, const graf
     GR_GO(done, gr_http_new(ctx, endpoint, token, &s.http, err));
     st = download(&s, local_path, err);
     if (st == GRAFT_ERR_NETWORK && !s.commit[0] && graft_hub_find(ctx, name, &given, local_path, NULL) == GRAFT_OK) {
-        gr_log(ctx, GRAFT_LOG_WARNING, "%s: the Hub at %s cannot be asked for news; taking the model from the cache", name, endpoint);
+        gr_log(ctx, GRAFT_LOG_WARNING, "%s: the Hub at %s cannot be asked for news; taking the model from the cache",
+               name, endpoint);
         st = GRAFT_OK;
     }
 done:

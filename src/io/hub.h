@@ -11,7 +11,8 @@
 #include "base/base.h"
 #include "graft/hub.h"
 
-/* "ORG/NAME" or "NAME" as the Hub allows them (letters, digits, '-', '_', '.'). Used to tell a model's name from a path. */
+/* "ORG/NAME" or "NAME" as the Hub allows them (letters, digits, '-', '_', '.'). Used to tell a model's name from a
+ * path. */
 bool gr_hub_valid_name(const char *name);
 /* A relative path whose every segment is a plain file name without control characters: safe below a directory. */
 bool gr_hub_valid_path(const char *path);
@@ -19,7 +20,8 @@ bool gr_hub_is_hex(const char *text, size_t digits);
 
 /* The directory CACHE/models--ORG--NAME, and CACHE. Freed with gr_free. */
 graft_status gr_hub_cache_dir(const graft_allocator *a, const char *given, char **out, graft_error *err);
-graft_status gr_hub_model_dir(const graft_allocator *a, const char *cache, const char *name, char **out, graft_error *err);
+graft_status gr_hub_model_dir(const graft_allocator *a, const char *cache, const char *name, char **out,
+                              graft_error *err);
 /* The token to send, NULL when there is none. */
 graft_status gr_hub_token(const graft_allocator *a, const char *given, char **out, graft_error *err);
 bool gr_hub_offline(const graft_hub_options *options);
@@ -42,7 +44,8 @@ typedef struct gr_http_reply {
 } gr_http_reply;
 
 /* Receives the body of a 200 or 206 response in pieces; `reply` is filled up to there. */
-typedef graft_status (*gr_http_sink)(void *user, const gr_http_reply *reply, const void *bytes, size_t n, graft_error *err);
+typedef graft_status (*gr_http_sink)(void *user, const gr_http_reply *reply, const void *bytes, size_t n,
+                                     graft_error *err);
 
 /* HEAD (sink NULL) or GET. Redirects: within the endpoint's host they are followed with the token; to another host
  * without it, and only by GET (HEAD stops there: the Hub describes the file in the redirect itself). From https to

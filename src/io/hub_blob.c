@@ -1,4 +1,5 @@
-/* One file: ask what it is (HEAD), load it under a lock into blobs/ETAG.incomplete, check it, give it its name, link it. */
+/* One file: ask what it is (HEAD), load it under a lock into blobs/ETAG.incomplete, check it, give it its name, link
+ * it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -46,8 +47,8 @@ static graft_status check_start(transfer *t, const gr_http_reply *reply, graft_e
     if (t->from == 0) return GRAFT_OK;
     if (reply->status == 200) return start_over(t, err);
     if (reply->range_start == t->from) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected bytes from %lld on, the server sent them from %lld", t->file,
-                   t->s->name, (long long)t->from, (long long)reply->range_start);
+    return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected bytes from %lld on, the server sent them from %lld",
+                   t->file, t->s->name, (long long)t->from, (long long)reply->range_start);
 }
 
 static graft_status on_bytes(void *user, const gr_http_reply *reply, const void *bytes, size_t n, graft_error *err) {
@@ -55,8 +56,8 @@ static graft_status on_bytes(void *user, const gr_http_reply *reply, const void 
     const char *p = bytes;
     if (!t->started) GR_TRY(check_start(t, reply, err));
     if (t->size >= 0 && (int64_t)n > t->size - t->have)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected %lld bytes, the server sends more", t->file, t->s->name,
-                       (long long)t->size);
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected %lld bytes, the server sends more", t->file,
+                       t->s->name, (long long)t->size);
     while (n) {
         ssize_t w = write(t->fd, p, n);
         if (w < 0 && errno == EINTR) continue;
@@ -107,7 +108,8 @@ static graft_status load(transfer *t, const char *url, graft_error *err) {
         if (t->have > before) attempt = 0;
         if (st != GRAFT_OK && !gr_hub_passing(st, &reply)) return st;
         if (attempt >= gr_hub_max_retries(t->s))
-            return st != GRAFT_OK ? st : gr_fail(err, GRAFT_ERR_NETWORK, "%s: the server refuses to send the rest", what);
+            return st != GRAFT_OK ? st
+                                  : gr_fail(err, GRAFT_ERR_NETWORK, "%s: the server refuses to send the rest", what);
         GR_TRY(gr_hub_wait(t->s, attempt++, err));
     }
     report(t, true);
@@ -125,10 +127,12 @@ static graft_status check_hash(transfer *t, const char *expected, graft_error *e
     gr_sha256_end_hex(&hash, hex);
     gr_unmap_file(&map);
     if (strcmp(hex, expected) == 0) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected SHA-256 %s, found %s", t->file, t->s->name, expected, hex);
+    return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected SHA-256 %s, found %s", t->file, t->s->name, expected,
+                   hex);
 }
 
-/* Loads and checks; a file that an earlier call began and that is wrong in the end is loaded once more from the start. */
+/* Loads and checks; a file that an earlier call began and that is wrong in the end is loaded once more from the start.
+ */
 static graft_status load_checked(transfer *t, const char *url, const char *etag, graft_error *err) {
     bool hashed = gr_hub_is_hex(etag, 64);
     for (int round = 0;; round++) {
@@ -148,7 +152,8 @@ static graft_status load_blob(gr_hub_session *s, const char *file, const char *u
                               int64_t size, graft_error *err) {
     char *path = gr_format_path(s->a, "%s.incomplete", blob);
     if (!path) return gr_fail_memory(err);
-    transfer t = {.s = s, .file = file, .path = path, .size = size, .fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666)};
+    transfer t = {
+        .s = s, .file = file, .path = path, .size = size, .fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666)};
     graft_status st = t.fd < 0 ? io_fail(err, errno, path, "cannot create") : GRAFT_OK;
     if (st == GRAFT_OK) {
         t.have = lseek(t.fd, 0, SEEK_END);
@@ -218,8 +223,8 @@ static graft_status clean_etag(const gr_hub_session *s, const char *file, const 
     if (*from == '"') from++;
     size_t n = strspn(from, allowed);
     if (n == 0 || n > 128 || (from[n] && strcmp(from + n, "\"") != 0))
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected a plain ETag in the Hub's answer, found \"%.100s\"", file,
-                       s->name, from);
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected a plain ETag in the Hub's answer, found \"%.100s\"",
+                       file, s->name, from);
     memcpy(out, from, n);
     out[n] = '\0';
     return GRAFT_OK;
@@ -231,19 +236,21 @@ static graft_status describe(gr_hub_session *s, const char *file, const char *ur
     gr_http_reply reply;
     GR_TRY(gr_hub_get(s, file, url, NULL, &reply, err));
     if (reply.commit[0] && strcmp(reply.commit, s->commit) != 0)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected commit %s, the Hub answered for %s", file, s->name, s->commit,
-                       reply.commit);
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s of %s: expected commit %s, the Hub answered for %s", file, s->name,
+                       s->commit, reply.commit);
     GR_TRY(clean_etag(s, file, &reply, etag, err));
     *size = reply.linked_size >= 0 ? reply.linked_size : reply.status == 200 ? reply.length : -1;
     return GRAFT_OK;
 }
 
-static graft_status fetch_to(gr_hub_session *s, const char *file, const char *url, const char *pointer, graft_error *err) {
+static graft_status fetch_to(gr_hub_session *s, const char *file, const char *url, const char *pointer,
+                             graft_error *err) {
     char etag[256];
     int64_t size;
     int lock = -1;
     GR_TRY(describe(s, file, url, etag, &size, err));
-    char *blob = gr_format_path(s->a, "%s/blobs/%s", s->model, etag), *blobs = gr_format_path(s->a, "%s/blobs", s->model);
+    char *blob = gr_format_path(s->a, "%s/blobs/%s", s->model, etag),
+         *blobs = gr_format_path(s->a, "%s/blobs", s->model);
     char *dir = gr_path_dir(s->a, pointer);
     graft_status st = blob && blobs && dir ? GRAFT_OK : gr_fail_memory(err);
     if (st == GRAFT_OK) st = gr_make_dirs(blobs, err);

@@ -40,7 +40,8 @@ static graft_status index_complete(const graft_allocator *a, const char *dir, bo
 /* A snapshot is good when the weights that it announces are all there. */
 static graft_status snapshot_complete(const graft_allocator *a, const char *dir, bool *out, graft_error *err) {
     bool config = has(a, dir, "config.json") || has(a, dir, "adapter_config.json");
-    if (config && (has(a, dir, "model.safetensors") || has(a, dir, "adapter_model.safetensors"))) return *out = true, GRAFT_OK;
+    if (config && (has(a, dir, "model.safetensors") || has(a, dir, "adapter_model.safetensors")))
+        return *out = true, GRAFT_OK;
     if (config && has(a, dir, "model.safetensors.index.json")) return index_complete(a, dir, out, err);
     char **names;
     size_t n;
@@ -83,7 +84,8 @@ graft_status graft_hub_find(graft_context *ctx, const char *name, const graft_hu
     bool complete = false;
     graft_status st;
     if (!gr_hub_valid_name(name) || !gr_hub_valid_path(revision))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%.200s (revision %.200s): expected a model's name, ORG/NAME", name, revision);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%.200s (revision %.200s): expected a model's name, ORG/NAME", name,
+                       revision);
     GR_GO(done, gr_hub_cache_dir(a, given.cache_dir, &cache, err));
     GR_GO(done, gr_hub_model_dir(a, cache, name, &model, err));
     GR_GO(done, cached_commit(a, model, revision, &commit, err));

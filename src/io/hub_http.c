@@ -171,7 +171,8 @@ static void set_options(gr_http *h, const char *url, int64_t from) {
 }
 
 /* One request without redirects. `next` gets the redirect's target (valid until the next request) or NULL. */
-static graft_status perform(gr_http *h, const char *what, const char *url, int64_t from, char **next, graft_error *err) {
+static graft_status perform(gr_http *h, const char *what, const char *url, int64_t from, char **next,
+                            graft_error *err) {
     struct curl_slist *headers = NULL;
     char line[4200];
     set_options(h, url, from);

@@ -66,7 +66,8 @@ bool gr_hub_offline(const graft_hub_options *options) {
 /* A path with a leading "~" resolved. */
 static char *expand(const graft_allocator *a, const char *path, const char *tail) {
     const char *home = variable("HOME");
-    if (path[0] == '~' && (path[1] == '/' || !path[1]) && home) return gr_format_path(a, "%s%s%s", home, path + 1, tail);
+    if (path[0] == '~' && (path[1] == '/' || !path[1]) && home)
+        return gr_format_path(a, "%s%s%s", home, path + 1, tail);
     return gr_format_path(a, "%s%s", path, tail);
 }
 
@@ -78,7 +79,9 @@ static char *hub_home(const graft_allocator *a, const char *tail) {
 }
 
 graft_status gr_hub_cache_dir(const graft_allocator *a, const char *given, char **out, graft_error *err) {
-    const char *cache = given ? given : variable("HF_HUB_CACHE") ? variable("HF_HUB_CACHE") : variable("HUGGINGFACE_HUB_CACHE");
+    const char *cache = given                      ? given
+                        : variable("HF_HUB_CACHE") ? variable("HF_HUB_CACHE")
+                                                   : variable("HUGGINGFACE_HUB_CACHE");
     char *path = cache ? expand(a, cache, "") : hub_home(a, "/hub");
     if (!path) return gr_fail_memory(err);
     *out = path;
@@ -114,7 +117,8 @@ graft_status gr_hub_token(const graft_allocator *a, const char *given, char **ou
     if (is_true(variable("HF_HUB_DISABLE_IMPLICIT_TOKEN"))) return *out = NULL, GRAFT_OK;
     const char *token = variable("HF_TOKEN") ? variable("HF_TOKEN") : variable("HUGGING_FACE_HUB_TOKEN");
     if (token) return clean_token(a, token, out, err);
-    char *path = variable("HF_TOKEN_PATH") ? expand(a, variable("HF_TOKEN_PATH"), "") : hub_home(a, "/token"), *text = NULL;
+    char *path = variable("HF_TOKEN_PATH") ? expand(a, variable("HF_TOKEN_PATH"), "") : hub_home(a, "/token"),
+         *text = NULL;
     if (!path) return gr_fail_memory(err);
     graft_status st = gr_path_exists(path) ? gr_read_file(a, path, 4096, &text, NULL, err) : GRAFT_OK;
     if (st == GRAFT_OK) st = clean_token(a, text ? text : "", out, err);
@@ -124,7 +128,8 @@ graft_status gr_hub_token(const graft_allocator *a, const char *given, char **ou
 }
 
 bool gr_hub_wanted(const char *name, const char *const *patterns) {
-    static const char *const standard[] = {"*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt", NULL};
+    static const char *const standard[] = {"*.json",     "*.safetensors", "*.jinja", "*.model",
+                                           "merges.txt", "vocab.txt",     NULL};
     if (!patterns && strchr(name, '/')) return false; /* other formats lie in folders of their own */
     for (const char *const *p = patterns ? patterns : standard; *p; p++)
         if (fnmatch(*p, name, 0) == 0) return true;

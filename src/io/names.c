@@ -3,11 +3,15 @@
 
 #include "io/weights.h"
 
-static const struct { const char *gguf, *hf; } globals[] = {
+static const struct {
+    const char *gguf, *hf;
+} globals[] =
+    {
 #define GLOBAL(gguf, hf) {gguf, hf},
 #include "io/names.def"
 #undef GLOBAL
-}, layers[] = {
+},
+  layers[] = {
 #define LAYER(gguf, hf) {gguf, hf},
 #include "io/names.def"
 #undef LAYER

@@ -80,10 +80,11 @@ static graft_status read_sizes(parse *p, const char *name, const char *key, int 
         if (!more) break;
         GR_TRY(gr_json_read_number(&p->r, &number, err));
         if (count == max)
-            return gr_fail(err, GRAFT_ERR_LIMIT, "%s: tensor %s: %s: expected at most %d numbers", p->path, name, key, max);
+            return gr_fail(err, GRAFT_ERR_LIMIT, "%s: tensor %s: %s: expected at most %d numbers", p->path, name, key,
+                           max);
         if (!number.is_int || number.i < 0)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: %s: expected non-negative integers, found %g", p->path,
-                           name, key, number.d);
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: %s: expected non-negative integers, found %g",
+                           p->path, name, key, number.d);
         out[count++] = number.i;
     }
     *n = count;
@@ -123,12 +124,16 @@ static graft_status read_tensor(parse *p, gr_named_tensor *t, range *where, graf
             GR_TRY(read_sizes(p, t->name, "shape", GR_MAX_DIMS, t->view.shape.d, &t->view.shape.n, err));
         } else {
             GR_TRY(read_sizes(p, t->name, "data_offsets", 2, offsets, &n, err));
-            if (n != 2) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: data_offsets: expected 2 numbers, found %d", p->path, t->name, n);
+            if (n != 2)
+                return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: data_offsets: expected 2 numbers, found %d",
+                               p->path, t->name, n);
         }
     }
     if (!has_dtype || !has_shape || !has_offsets)
         return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: %s is missing", p->path, t->name,
-                       !has_dtype ? "dtype" : !has_shape ? "shape" : "data_offsets");
+                       !has_dtype   ? "dtype"
+                       : !has_shape ? "shape"
+                                    : "data_offsets");
     where->begin = (uint64_t)offsets[0];
     where->end = (uint64_t)offsets[1];
     return GRAFT_OK;
@@ -145,8 +150,8 @@ static graft_status check_tensor(parse *p, gr_named_tensor *t, const range *wher
                        (unsigned long long)p->data_size);
     if (where->end - where->begin != bytes) {
         char text[GR_SHAPE_TEXT];
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: expected %zu bytes for %s %s, found %llu", p->path, t->name,
-                       bytes, gr_dtype_name(t->view.dtype), gr_shape_format(&t->view.shape, text, sizeof text),
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: expected %zu bytes for %s %s, found %llu", p->path,
+                       t->name, bytes, gr_dtype_name(t->view.dtype), gr_shape_format(&t->view.shape, text, sizeof text),
                        (unsigned long long)(where->end - where->begin));
     }
     t->view.data = p->data + where->begin;
@@ -194,19 +199,20 @@ static graft_status check_tiling(parse *p, graft_error *err) {
     if (p->n) qsort(p->ranges, p->n, sizeof *p->ranges, by_offset);
     for (size_t i = 0; i < p->n; at = p->ranges[i++].end)
         if (p->ranges[i].begin != at)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: expected its data at offset %llu, found %llu (%s)", p->path,
-                           p->f->items[p->ranges[i].item].name, (unsigned long long)at,
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensor %s: expected its data at offset %llu, found %llu (%s)",
+                           p->path, p->f->items[p->ranges[i].item].name, (unsigned long long)at,
                            (unsigned long long)p->ranges[i].begin, p->ranges[i].begin < at ? "overlap" : "hole");
     if (at != p->data_size)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected %llu bytes of data, found %llu", p->path, (unsigned long long)at,
-                       (unsigned long long)p->data_size);
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected %llu bytes of data, found %llu", p->path,
+                       (unsigned long long)at, (unsigned long long)p->data_size);
     return GRAFT_OK;
 }
 
 /* Adds the tensors of one file image. */
 static graft_status add_image(gr_safetensors *f, const char *path, const unsigned char *data, size_t size,
                               graft_error *err) {
-    if (size < 8) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected a safetensors header of 8 bytes, found %zu", path, size);
+    if (size < 8)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected a safetensors header of 8 bytes, found %zu", path, size);
     uint64_t header = 0;
     for (int i = 7; i >= 0; i--) header = header << 8 | data[i];
     if (header > MAX_HEADER || header > size - 8)
@@ -214,7 +220,10 @@ static graft_status add_image(gr_safetensors *f, const char *path, const unsigne
                        "%s: header size %llu: expected at most %d and at most the %zu bytes that follow", path,
                        (unsigned long long)header, MAX_HEADER, size - 8);
     if (header == 0 || data[8] != '{') return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected '{' at byte 8", path);
-    parse p = {.f = f, .path = path, .data = data + 8 + header, .data_size = size - 8 - header,
+    parse p = {.f = f,
+               .path = path,
+               .data = data + 8 + header,
+               .data_size = size - 8 - header,
                .first_file = f->list.n == 0 && f->n_metadata == 0};
     gr_json_init(&p.r, path, (const char *)data + 8, header);
     graft_status st = read_header(&p, err);
@@ -276,8 +285,8 @@ static graft_status index_entry(index_walk *w, gr_json_reader *r, graft_error *e
     }
     if (gr_map_get_text(&w->files, file, &shard_index)) return GRAFT_OK;
     if (!gr_plain_file_name(file))
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: weight_map: expected a file name without directories, found %s", w->path,
-                       file);
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: weight_map: expected a file name without directories, found %s",
+                       w->path, file);
     char *path = gr_path_join(w->f->a, w->dir, file);
     if (!path) return gr_fail_memory(err);
     graft_status st = gr_map_set(&w->files, file, strlen(file), (int64_t)w->f->n_shards, err);
@@ -336,7 +345,8 @@ done:
 }
 
 static graft_status open_dir(gr_safetensors *f, const char *dir, graft_error *err) {
-    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"};
+    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json",
+                                        "adapter_model.safetensors"};
     for (size_t i = 0; i < GR_COUNT(names); i++) {
         char *path = gr_path_join(f->a, dir, names[i]);
         if (!path) return gr_fail_memory(err);
@@ -346,9 +356,9 @@ static graft_status open_dir(gr_safetensors *f, const char *dir, graft_error *er
         if (there && st == GRAFT_OK && i != 1) st = finish(f, err);
         if (there) return st;
     }
-    return gr_fail(err, GRAFT_ERR_NOT_FOUND,
-                   "%s: expected model.safetensors, model.safetensors.index.json or adapter_model.safetensors, found none",
-                   dir);
+    return gr_fail(
+        err, GRAFT_ERR_NOT_FOUND,
+        "%s: expected model.safetensors, model.safetensors.index.json or adapter_model.safetensors, found none", dir);
 }
 
 graft_status gr_safetensors_open(const graft_allocator *a, const char *path, gr_safetensors **out, graft_error *err) {

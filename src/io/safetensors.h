@@ -12,9 +12,9 @@
 
 typedef struct gr_safetensors gr_safetensors;
 
-/* `path`: a .safetensors file, an index file (NAME.safetensors.index.json), or a directory that holds (tried in this order, as
- * transformers does) model.safetensors, model.safetensors.index.json or adapter_model.safetensors. The mappings live until close. With
- * an index every name of its weight_map must be in the shard that it names. */
+/* `path`: a .safetensors file, an index file (NAME.safetensors.index.json), or a directory that holds (tried in this
+ * order, as transformers does) model.safetensors, model.safetensors.index.json or adapter_model.safetensors. The
+ * mappings live until close. With an index every name of its weight_map must be in the shard that it names. */
 graft_status gr_safetensors_open(const graft_allocator *a, const char *path, gr_safetensors **out, graft_error *err);
 void gr_safetensors_close(gr_safetensors *f);
 const gr_tensor_list *gr_safetensors_tensors(const gr_safetensors *f);
@@ -29,13 +29,13 @@ graft_status gr_safetensors_parse(const graft_allocator *a, const char *name, co
                                   gr_safetensors **out, graft_error *err);
 
 /* Writing. Declare every tensor, then begin, then write each tensor's bytes in the order that
- * gr_safetensors_writer_begin gives. Within a file that is the library's own order (widest dtype first, then by name), so
- * that the same tensors give the same bytes as safetensors.serialize_file. Files appear only on commit. */
+ * gr_safetensors_writer_begin gives. Within a file that is the library's own order (widest dtype first, then by name),
+ * so that the same tensors give the same bytes as safetensors.serialize_file. Files appear only on commit. */
 typedef struct gr_safetensors_writer gr_safetensors_writer;
 
 typedef struct gr_safetensors_options {
-    const char *stem;         /* file name without ".safetensors"; NULL: "model" */
-    uint64_t max_shard_bytes; /* 0: one file. Else shards "STEM-00001-of-00003.safetensors" and an index file */
+    const char *stem;            /* file name without ".safetensors"; NULL: "model" */
+    uint64_t max_shard_bytes;    /* 0: one file. Else shards "STEM-00001-of-00003.safetensors" and an index file */
     const char *const *metadata; /* key, value, key, value, ..., NULL; NULL: {"format": "pt"} */
 } gr_safetensors_options;
 

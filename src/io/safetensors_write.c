@@ -90,11 +90,13 @@ graft_status gr_safetensors_writer_new(const graft_allocator *a, const char *dir
 graft_status gr_safetensors_declare(gr_safetensors_writer *w, const char *name, gr_dtype dtype, const gr_shape *shape,
                                     graft_error *err) {
     tensor t = {.dtype = dtype, .shape = *shape, .index = w->n, .rank = dtype_rank(dtype)};
-    if (w->begun) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s is declared after writing began", w->dir, name);
+    if (w->begun)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s is declared after writing began", w->dir, name);
     if (t.rank < 0)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: safetensors cannot hold %s", w->dir, name,
                        gr_dtype_name(dtype));
-    if (gr_map_get_text(&w->names, name, NULL) || strcmp(name, "__metadata__") == 0 || !gr_utf8_valid(name, strlen(name)))
+    if (gr_map_get_text(&w->names, name, NULL) || strcmp(name, "__metadata__") == 0 ||
+        !gr_utf8_valid(name, strlen(name)))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s: expected a new name in UTF-8", w->dir, name);
     graft_status st = gr_tensor_bytes(dtype, shape, &t.bytes, err);
     if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s: tensor %s", w->dir, name);
@@ -231,7 +233,9 @@ graft_status gr_safetensors_write(gr_safetensors_writer *w, const void *bytes, s
     return advance(w, err);
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const tensor *)a)->name, ((const tensor *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const tensor *)a)->name, ((const tensor *)b)->name);
+}
 
 static graft_status write_index(gr_safetensors_writer *w, const char *path, graft_error *err) {
     gr_buf b;

@@ -59,8 +59,9 @@ static graft_status translate(gr_weights *w, const gr_named_tensor *t, int64_t n
         item.permuted_heads = permuted(name, (int)n_heads, (int)n_kv_heads);
         int64_t rows = t->view.shape.n ? t->view.shape.d[0] : 0;
         if (item.permuted_heads && rows % (2 * item.permuted_heads))
-            return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor %s: expected rows of %d heads of even size, found %lld rows",
-                           t->file, t->name, item.permuted_heads, (long long)rows);
+            return gr_fail(err, GRAFT_ERR_MISMATCH,
+                           "%s: tensor %s: expected rows of %d heads of even size, found %lld rows", t->file, t->name,
+                           item.permuted_heads, (long long)rows);
     }
     *out = item;
     return GRAFT_OK;
@@ -71,8 +72,7 @@ static graft_status fill(gr_weights *w, graft_error *err) {
     int64_t n_heads = 0, n_kv_heads = 0;
     if (w->gguf) GR_TRY(read_heads(w->gguf, &n_heads, &n_kv_heads, err));
     if (!(w->items = gr_calloc(w->a, list->n, sizeof *w->items))) return gr_fail_memory(err);
-    for (; w->n < list->n; w->n++)
-        GR_TRY(translate(w, &list->items[w->n], n_heads, n_kv_heads, &w->items[w->n], err));
+    for (; w->n < list->n; w->n++) GR_TRY(translate(w, &list->items[w->n], n_heads, n_kv_heads, &w->items[w->n], err));
     if (w->gguf && w->n) qsort(w->items, w->n, sizeof *w->items, by_name);
     for (size_t i = 1; i < w->n; i++)
         if (strcmp(w->items[i - 1].name, w->items[i].name) == 0)
@@ -127,10 +127,11 @@ static graft_status open_dir(gr_weights *w, const char *dir, graft_error *err) {
             return st;
         }
         if (has_file(w->a, dir, "pytorch_model.bin") || has_file(w->a, dir, "pytorch_model.bin.index.json"))
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
-                           "%s: holds pytorch_model.bin only, which can run code when loaded: save the model again with "
-                           "safe_serialization=True to get model.safetensors",
-                           dir);
+            return gr_fail(
+                err, GRAFT_ERR_UNSUPPORTED,
+                "%s: holds pytorch_model.bin only, which can run code when loaded: save the model again with "
+                "safe_serialization=True to get model.safetensors",
+                dir);
     }
     if (st != GRAFT_OK && err) *err = first;
     return st;

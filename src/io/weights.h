@@ -1,5 +1,6 @@
 /* One view of a model's weights, whatever holds them: a Hugging Face directory (safetensors) or a GGUF file, with
- * Hugging Face tensor names ("model.layers.0.self_attn.q_proj.weight") for both. Data stays mapped and is never copied. */
+ * Hugging Face tensor names ("model.layers.0.self_attn.q_proj.weight") for both. Data stays mapped and is never copied.
+ */
 #ifndef GR_IO_WEIGHTS_H
 #define GR_IO_WEIGHTS_H
 
@@ -7,7 +8,7 @@
 #include "io/safetensors.h"
 
 typedef struct gr_weight {
-    const char *name;        /* Hugging Face's; a GGUF tensor that has no such name keeps its own ("rope_freqs.weight") */
+    const char *name; /* Hugging Face's; a GGUF tensor that has no such name keeps its own ("rope_freqs.weight") */
     const char *stored_name; /* as the file has it */
     const char *file;
     gr_tensor_view view;
@@ -33,7 +34,7 @@ void gr_weights_close(gr_weights *w);
 const char *gr_weights_path(const gr_weights *w);
 const gr_gguf *gr_weights_gguf(const gr_weights *w); /* NULL when the weights are safetensors */
 size_t gr_weights_count(const gr_weights *w);
-const gr_weight *gr_weights_at(const gr_weights *w, size_t i); /* ascending bytewise by name */
+const gr_weight *gr_weights_at(const gr_weights *w, size_t i);           /* ascending bytewise by name */
 const gr_weight *gr_weights_find(const gr_weights *w, const char *name); /* NULL when absent */
 /* As find, but absent or of another shape (NULL: any) is an error that names file, tensor, expected and found. */
 graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shape *shape, const gr_weight **out,

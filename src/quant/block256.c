@@ -108,8 +108,7 @@ void gr_dequantize_Q5_K(const void *blocks, size_t n, float *out) {
             q4_scale_min(b->scales, sub, &scale, &min);
             float ds = d * (float)scale, dm = dmin * (float)min;
             const uint8_t *qs = b->qs + 32 * (sub / 2);
-            for (int k = 0; k < 32; k++)
-                out[k] = ds * (float)((qs[k] >> shift & 15) | (b->qh[k] >> sub & 1) << 4) - dm;
+            for (int k = 0; k < 32; k++) out[k] = ds * (float)((qs[k] >> shift & 15) | (b->qh[k] >> sub & 1) << 4) - dm;
         }
     }
 }

@@ -35,8 +35,8 @@ static graft_status check_row(gr_dtype dtype, size_t n, graft_error *err) {
     const gr_dtype_info *d = gr_dtype_get(dtype);
     if (!gr_can_dequantize(dtype)) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s cannot be decoded to float", d->name);
     if (n % (size_t)d->block_elements)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected a multiple of %d elements for %s, found %zu", d->block_elements,
-                       d->name, n);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected a multiple of %d elements for %s, found %zu",
+                       d->block_elements, d->name, n);
     return GRAFT_OK;
 }
 

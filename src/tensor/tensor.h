@@ -71,7 +71,9 @@ typedef struct gr_tensor_view {
 
 static inline bool gr_tensor_aligned(const gr_tensor_view *v, size_t to) { return (uintptr_t)v->data % to == 0; }
 /* Elements of one row (the innermost dimension; 1 for a scalar) and the number of rows. */
-static inline int64_t gr_tensor_row_size(const gr_tensor_view *v) { return v->shape.n ? v->shape.d[v->shape.n - 1] : 1; }
+static inline int64_t gr_tensor_row_size(const gr_tensor_view *v) {
+    return v->shape.n ? v->shape.d[v->shape.n - 1] : 1;
+}
 int64_t gr_tensor_rows(const gr_tensor_view *v);
 /* Start of row i, 0 <= i < rows. */
 static inline const void *gr_tensor_row(const gr_tensor_view *v, int64_t i) {

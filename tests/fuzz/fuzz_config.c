@@ -10,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (gr_model_config_from_json(NULL, "fuzz", (const char *)data, size, &c, &err) != GRAFT_OK) return 0;
     if (gr_model_config_to_json(NULL, &c, c.dtype, &text, &err) != GRAFT_OK) return 0;
     if (gr_model_config_from_json(NULL, "written", text, strlen(text), &again, &err) != GRAFT_OK) __builtin_trap();
-    if (again.head_dim != c.head_dim || again.rope.type != c.rope.type || again.rope.theta != c.rope.theta) __builtin_trap();
+    if (again.head_dim != c.head_dim || again.rope.type != c.rope.type || again.rope.theta != c.rope.theta)
+        __builtin_trap();
     gr_free(NULL, text);
     return 0;
 }

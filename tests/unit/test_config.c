@@ -66,10 +66,12 @@ static void check_config(const gr_model_config *c, const gr_json_value *want) {
     assert_int_equal(c->n_eos, member(want, "eos")->len);
     for (int i = 0; i < c->n_eos; i++, v = v->next) assert_int_equal(c->eos_token_ids[i], v->number.i);
     int i = 0;
-    for (v = member(want, "layer_sliding")->child; v; v = v->next) assert_int_equal(c->layer_sliding[i++], v->kind == GR_JSON_TRUE);
+    for (v = member(want, "layer_sliding")->child; v; v = v->next)
+        assert_int_equal(c->layer_sliding[i++], v->kind == GR_JSON_TRUE);
     assert_int_equal(i, c->n_layers);
     i = 0;
-    for (v = member(want, "layer_rope")->child; v; v = v->next) assert_int_equal(c->layer_rope[i++], v->kind == GR_JSON_TRUE);
+    for (v = member(want, "layer_rope")->child; v; v = v->next)
+        assert_int_equal(c->layer_rope[i++], v->kind == GR_JSON_TRUE);
     const char *dtype = member(want, "dtype")->text;
     assert_int_equal(c->dtype, !strcmp(dtype, "bfloat16") ? GR_BF16 : !strcmp(dtype, "float16") ? GR_F16 : GR_F32);
 }
@@ -130,7 +132,11 @@ static void configs_mean_what_transformers_takes_them_for(void **state) {
 static void faults_are_named(void **state) {
     (void)state;
 #define HEAD "{\"model_type\":\"llama\",\"hidden_size\":64,\"num_attention_heads\":4,\"num_hidden_layers\":2,"
-    static const struct { const char *text; graft_status st; const char *says; } cases[] = {
+    static const struct {
+        const char *text;
+        graft_status st;
+        const char *says;
+    } cases[] = {
         {"{}", GRAFT_ERR_FORMAT, "model_type is missing (known: llama, mistral, qwen2, qwen3, smollm3)"},
         {"[]", GRAFT_ERR_FORMAT, "model_type is missing"},
         {"{\"model_type\":\"gpt_neox\"}", GRAFT_ERR_UNSUPPORTED, "\"gpt_neox\" is not supported (known: llama"},
@@ -139,9 +145,11 @@ static void faults_are_named(void **state) {
         {HEAD "\"vocab_size\":\"many\"}", GRAFT_ERR_FORMAT, "vocab_size: expected an integer, found a string"},
         {HEAD "\"vocab_size\":1.5}", GRAFT_ERR_FORMAT, "vocab_size"},
         {HEAD "\"vocab_size\":8.0}", GRAFT_OK, NULL},
-        {HEAD "\"num_key_value_heads\":3}", GRAFT_ERR_FORMAT, "num_key_value_heads: expected a divisor of num_attention_heads (4), found 3"},
+        {HEAD "\"num_key_value_heads\":3}", GRAFT_ERR_FORMAT,
+         "num_key_value_heads: expected a divisor of num_attention_heads (4), found 3"},
         {HEAD "\"num_key_value_heads\":0}", GRAFT_ERR_FORMAT, "num_key_value_heads: expected 1"},
-        {"{\"model_type\":\"llama\",\"hidden_size\":65,\"num_attention_heads\":4}", GRAFT_ERR_FORMAT, "hidden_size: expected a multiple of num_attention_heads (4), found 65"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":65,\"num_attention_heads\":4}", GRAFT_ERR_FORMAT,
+         "hidden_size: expected a multiple of num_attention_heads (4), found 65"},
         {HEAD "\"head_dim\":7}", GRAFT_ERR_UNSUPPORTED, "head_dim: expected an even number"},
         {HEAD "\"num_hidden_layers\":1000000}", GRAFT_ERR_FORMAT, "num_hidden_layers"},
         {HEAD "\"rms_norm_eps\":-1}", GRAFT_ERR_FORMAT, "rms_norm_eps"},
@@ -150,10 +158,14 @@ static void faults_are_named(void **state) {
         {HEAD "\"hidden_act\":\"gelu\"}", GRAFT_ERR_UNSUPPORTED, "hidden_act: expected silu, found \"gelu\""},
         {HEAD "\"quantization_config\":{\"quant_method\":\"gptq\"}}", GRAFT_ERR_UNSUPPORTED, "gptq"},
         {HEAD "\"rope_scaling\":[1]}", GRAFT_ERR_FORMAT, "rope_scaling: expected an object"},
-        {HEAD "\"rope_scaling\":{\"type\":\"longrope\"}}", GRAFT_ERR_UNSUPPORTED, "rope_scaling.type: expected default"},
+        {HEAD "\"rope_scaling\":{\"type\":\"longrope\"}}", GRAFT_ERR_UNSUPPORTED,
+         "rope_scaling.type: expected default"},
         {HEAD "\"rope_scaling\":{\"type\":\"linear\"}}", GRAFT_ERR_FORMAT, "rope_scaling.factor: is missing"},
-        {HEAD "\"rope_scaling\":{\"type\":\"linear\",\"factor\":0.5}}", GRAFT_ERR_FORMAT, "rope_scaling.factor: expected 1"},
-        {HEAD "\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":1}}", GRAFT_ERR_FORMAT, "rope_parameters.high_freq_factor: expected more than"},
+        {HEAD "\"rope_scaling\":{\"type\":\"linear\",\"factor\":0.5}}", GRAFT_ERR_FORMAT,
+         "rope_scaling.factor: expected 1"},
+        {HEAD
+         "\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":1}}",
+         GRAFT_ERR_FORMAT, "rope_parameters.high_freq_factor: expected more than"},
         {HEAD "\"partial_rotary_factor\":0.5}", GRAFT_ERR_UNSUPPORTED, "partial_rotary_factor"},
         {HEAD "\"rope_parameters\":{\"full_attention\":{}}}", GRAFT_ERR_UNSUPPORTED, "full_attention"},
         {HEAD "\"torch_dtype\":\"int8\"}", GRAFT_ERR_UNSUPPORTED, "torch_dtype"},
@@ -162,10 +174,14 @@ static void faults_are_named(void **state) {
         {HEAD "\"eos_token_id\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", GRAFT_ERR_LIMIT, "at most 16"},
         {HEAD "\"pad_token_id\":-1}", GRAFT_OK, NULL},
         {HEAD "\"tie_word_embeddings\":1}", GRAFT_ERR_FORMAT, "tie_word_embeddings: expected true or false"},
-        {"{\"model_type\":\"qwen2\",\"num_hidden_layers\":2,\"layer_types\":[\"full_attention\"]}", GRAFT_ERR_FORMAT, "layer_types: expected a list of 2"},
-        {"{\"model_type\":\"qwen2\",\"num_hidden_layers\":1,\"layer_types\":[\"mamba\"]}", GRAFT_ERR_UNSUPPORTED, "layer 0"},
-        {"{\"model_type\":\"qwen2\",\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", GRAFT_ERR_FORMAT, "sliding_window: expected a window"},
-        {"{\"model_type\":\"smollm3\",\"num_hidden_layers\":2,\"no_rope_layers\":[1]}", GRAFT_ERR_FORMAT, "no_rope_layers"},
+        {"{\"model_type\":\"qwen2\",\"num_hidden_layers\":2,\"layer_types\":[\"full_attention\"]}", GRAFT_ERR_FORMAT,
+         "layer_types: expected a list of 2"},
+        {"{\"model_type\":\"qwen2\",\"num_hidden_layers\":1,\"layer_types\":[\"mamba\"]}", GRAFT_ERR_UNSUPPORTED,
+         "layer 0"},
+        {"{\"model_type\":\"qwen2\",\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", GRAFT_ERR_FORMAT,
+         "sliding_window: expected a window"},
+        {"{\"model_type\":\"smollm3\",\"num_hidden_layers\":2,\"no_rope_layers\":[1]}", GRAFT_ERR_FORMAT,
+         "no_rope_layers"},
         {"{\"model_type\":\"llama\"", GRAFT_ERR_FORMAT, "c.json: JSON at byte 21"},
         {"", GRAFT_ERR_FORMAT, "c.json"},
     };
@@ -204,8 +220,11 @@ static void gguf_metadata_gives_the_same_model(void **state) {
 typedef graft_status (*adder)(gr_gguf_writer *w, const char *arch, graft_error *err);
 
 static graft_status write_head(const char *path, const char *arch, adder more, const float *freqs, graft_error *err) {
-    static const struct { const char *key; uint32_t value; } keys[] = {
-        {"embedding_length", 64}, {"feed_forward_length", 96}, {"block_count", 4}, {"attention.head_count", 4}, {"context_length", 8192}, {"vocab_size", 100}};
+    static const struct {
+        const char *key;
+        uint32_t value;
+    } keys[] = {{"embedding_length", 64},    {"feed_forward_length", 96}, {"block_count", 4},
+                {"attention.head_count", 4}, {"context_length", 8192},    {"vocab_size", 100}};
     gr_gguf_writer *w;
     char key[96];
     gr_shape half = gr_shape1(8);
@@ -272,17 +291,23 @@ static void gguf_rope_scaling_is_honoured(void **state) {
     assert_ok(write_head(path, "qwen2", add_yarn, NULL, &err));
     assert_ok(gr_model_config_load(NULL, path, &c, &err));
     assert_int_equal(c.rope.type, GR_ROPE_YARN);
-    assert_true(c.rope.factor == 4 && c.rope.original_max_position_embeddings == 2048 && c.rope.beta_fast == 32 && c.rope.truncate);
+    assert_true(c.rope.factor == 4 && c.rope.original_max_position_embeddings == 2048 && c.rope.beta_fast == 32 &&
+                c.rope.truncate);
     assert_true(c.qkv_bias && !c.o_bias && c.rope.attention_factor == 0);
     assert_ok(write_head(path, "llama", add_linear, NULL, &err));
     assert_ok(gr_model_config_load(NULL, path, &c, &err));
     assert_true(c.rope.type == GR_ROPE_LINEAR && c.rope.factor == 2.5);
-    static const struct { adder add; const char *arch; graft_status st; const char *says; } cases[] = {
-        {add_longrope, "llama", GRAFT_ERR_UNSUPPORTED, "llama.rope.scaling.type: expected none, linear or yarn, found longrope"},
-        {add_experts, "llama", GRAFT_ERR_UNSUPPORTED, "experts"},
-        {add_heads, "llama", GRAFT_ERR_FORMAT, "num_key_value_heads"},
-        {add_partial, "llama", GRAFT_ERR_UNSUPPORTED, "rope.dimension_count"},
-        {NULL, "mamba", GRAFT_ERR_UNSUPPORTED, "\"mamba\" is not supported"}};
+    static const struct {
+        adder add;
+        const char *arch;
+        graft_status st;
+        const char *says;
+    } cases[] = {{add_longrope, "llama", GRAFT_ERR_UNSUPPORTED,
+                  "llama.rope.scaling.type: expected none, linear or yarn, found longrope"},
+                 {add_experts, "llama", GRAFT_ERR_UNSUPPORTED, "experts"},
+                 {add_heads, "llama", GRAFT_ERR_FORMAT, "num_key_value_heads"},
+                 {add_partial, "llama", GRAFT_ERR_UNSUPPORTED, "rope.dimension_count"},
+                 {NULL, "mamba", GRAFT_ERR_UNSUPPORTED, "\"mamba\" is not supported"}};
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         assert_ok(write_head(path, cases[i].arch, cases[i].add, NULL, &err));
         graft_status st = gr_model_config_load(NULL, path, &c, &failure);
@@ -298,7 +323,11 @@ static void stored_frequency_factors_become_llama3(void **state) {
     double divisors[8];
     float freqs[8];
     snprintf(path, sizeof path, "%s/freqs.gguf", test_temp_dir());
-    gr_rope_config rope = {.theta = 500000, .factor = 32, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position_embeddings = 8192};
+    gr_rope_config rope = {.theta = 500000,
+                           .factor = 32,
+                           .low_freq_factor = 1,
+                           .high_freq_factor = 4,
+                           .original_max_position_embeddings = 8192};
     gr_llama3_divisors(&rope, 16, divisors);
     for (int i = 0; i < 8; i++) freqs[i] = (float)divisors[i];
     assert_true(freqs[0] == 1 && freqs[7] == 32 && freqs[4] != 1 && freqs[4] != 32);
@@ -349,17 +378,22 @@ static void generation_settings_are_read(void **state) {
     assert_ok(gr_make_dirs(dir, &err));
     assert_ok(gr_model_config_load(NULL, test_golden("formats/tiny/tiny.gguf"), &c, &err));
     assert_ok(gr_generation_config_load(NULL, dir, &c, &g, &err));
-    assert_true(!g.do_sample && g.temperature == 1 && g.top_p == 1 && g.top_k == 50 && g.n_eos == 1 && g.eos_token_ids[0] == 2);
-    static const char given[] = "{\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.9,\"top_k\":20,\"eos_token_id\":[2,5],\"pad_token_id\":0}";
+    assert_true(!g.do_sample && g.temperature == 1 && g.top_p == 1 && g.top_k == 50 && g.n_eos == 1 &&
+                g.eos_token_ids[0] == 2);
+    static const char given[] =
+        "{\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.9,\"top_k\":20,\"eos_token_id\":[2,5],\"pad_token_id\":0}";
     assert_ok(gr_write_file(NULL, path, given, sizeof given - 1, &err));
     assert_ok(gr_generation_config_load(NULL, dir, &c, &g, &err));
-    assert_true(g.do_sample && g.temperature == 0.6 && g.top_p == 0.9 && g.top_k == 20 && g.n_eos == 2 && g.pad_token_id == 0);
+    assert_true(g.do_sample && g.temperature == 0.6 && g.top_p == 0.9 && g.top_k == 20 && g.n_eos == 2 &&
+                g.pad_token_id == 0);
     assert_ok(gr_generation_config_to_json(NULL, &g, &text, &err));
     assert_ok(gr_write_file(NULL, path, text, strlen(text), &err));
     gr_free(NULL, text);
     assert_ok(gr_generation_config_load(NULL, dir, &c, &again, &err));
-    assert_true(again.do_sample && again.temperature == 0.6 && again.top_p == 0.9 && again.top_k == 20 && again.n_eos == 2);
-    assert_true(again.eos_token_ids[1] == 5 && again.pad_token_id == 0 && again.min_p == 0 && again.repetition_penalty == 1);
+    assert_true(again.do_sample && again.temperature == 0.6 && again.top_p == 0.9 && again.top_k == 20 &&
+                again.n_eos == 2);
+    assert_true(again.eos_token_ids[1] == 5 && again.pad_token_id == 0 && again.min_p == 0 &&
+                again.repetition_penalty == 1);
     assert_ok(gr_write_file(NULL, path, "{\"top_p\":2}", 11, &err));
     assert_int_equal(gr_generation_config_load(NULL, dir, &c, &g, &failure), GRAFT_ERR_FORMAT);
     assert_non_null(strstr(failure.text, "top_p: expected 0 to 1, found 2"));

@@ -11,9 +11,11 @@ static void metadata_of_every_type_is_read(void **state) {
     gr_text t;
     gr_gguf_array array;
     assert_ok(gr_gguf_open(NULL, test_golden("formats/kinds.gguf"), &g, &err));
-    static const struct { const char *key; int64_t value; } ints[] = {
-        {"a.u8", 200}, {"a.i8", -100}, {"a.u16", 60000}, {"a.i16", -30000}, {"a.u32", 4000000000}, {"a.i32", -2000000000},
-        {"a.u64", INT64_MAX}, {"a.i64", -((int64_t)1 << 62)}};
+    static const struct {
+        const char *key;
+        int64_t value;
+    } ints[] = {{"a.u8", 200},         {"a.i8", -100},         {"a.u16", 60000},     {"a.i16", -30000},
+                {"a.u32", 4000000000}, {"a.i32", -2000000000}, {"a.u64", INT64_MAX}, {"a.i64", -((int64_t)1 << 62)}};
     for (size_t k = 0; k < GR_COUNT(ints); k++) {
         assert_ok(gr_gguf_get_int(g, ints[k].key, INT64_MIN, INT64_MAX, &i, &err));
         assert_true(i == ints[k].value);
@@ -26,7 +28,10 @@ static void metadata_of_every_type_is_read(void **state) {
     assert_true(b);
     assert_ok(gr_gguf_get_text(g, "a.string", &t, &err));
     assert_int_equal(t.len, 12);
-    assert_memory_equal(t.text, "gr\xC3\xBC\xC3\x9F" "e \xF0\x9F\x98\x80", 12);
+    assert_memory_equal(t.text,
+                        "gr\xC3\xBC\xC3\x9F"
+                        "e \xF0\x9F\x98\x80",
+                        12);
     assert_ok(gr_gguf_get_array(g, "a.ints", GR_GGUF_I32, &array, &err));
     assert_int_equal(array.n, 3);
     assert_true(gr_gguf_array_int(&array, 1) == -2);
@@ -127,18 +132,21 @@ static graft_status copy_file(const graft_allocator *a, const char *from, const 
     size_t n = 0;
     for (size_t i = 0; i < list->n; i++) {
         size_t k = n++;
-        for (; k > 0 && (uintptr_t)in_order[k - 1]->view.data > (uintptr_t)list->items[i].view.data; k--) in_order[k] = in_order[k - 1];
+        for (; k > 0 && (uintptr_t)in_order[k - 1]->view.data > (uintptr_t)list->items[i].view.data; k--)
+            in_order[k] = in_order[k - 1];
         in_order[k] = &list->items[i];
     }
     graft_status st = gr_gguf_writer_new(a, to, &w, err);
-    for (size_t i = 0; st == GRAFT_OK && i < gr_gguf_n_pairs(g); i++) st = gr_gguf_add_pair(w, gr_gguf_pair_at(g, i), err);
+    for (size_t i = 0; st == GRAFT_OK && i < gr_gguf_n_pairs(g); i++)
+        st = gr_gguf_add_pair(w, gr_gguf_pair_at(g, i), err);
     for (size_t i = 0; st == GRAFT_OK && i < n; i++)
         st = gr_gguf_declare(w, in_order[i]->name, in_order[i]->view.dtype, &in_order[i]->view.shape, err);
     if (st == GRAFT_OK) st = gr_gguf_writer_begin(w, err);
     for (size_t i = 0; st == GRAFT_OK && i < n; i++) {
         st = gr_gguf_write(w, in_order[i]->view.data, in_order[i]->view.bytes / 2, err);
         size_t half = in_order[i]->view.bytes / 2;
-        if (st == GRAFT_OK) st = gr_gguf_write(w, (const char *)in_order[i]->view.data + half, in_order[i]->view.bytes - half, err);
+        if (st == GRAFT_OK)
+            st = gr_gguf_write(w, (const char *)in_order[i]->view.data + half, in_order[i]->view.bytes - half, err);
     }
     if (st == GRAFT_OK)
         st = gr_gguf_writer_commit(w, err);
@@ -212,7 +220,13 @@ static void faults_are_named(void **state) {
     (void)state;
     size_t n;
     unsigned char *good = test_read_file(test_golden("formats/kinds.gguf"), &n);
-    static const struct { size_t at; const char *bytes; size_t len; graft_status st; const char *text; } cases[] = {
+    static const struct {
+        size_t at;
+        const char *bytes;
+        size_t len;
+        graft_status st;
+        const char *text;
+    } cases[] = {
         {0, "GGML", 4, GRAFT_ERR_FORMAT, "starts with \"GGUF\""},
         {4, "\1\0\0\0", 4, GRAFT_ERR_UNSUPPORTED, "version 2 or 3, found 1"},
         {4, "\4\0\0\0", 4, GRAFT_ERR_UNSUPPORTED, "found 4"},
@@ -261,7 +275,12 @@ static void put_info(hand *h, const char *name, uint64_t dims, uint64_t d, uint6
 
 static void tensor_faults_are_named(void **state) {
     (void)state;
-    static const struct { uint64_t dims, d, type, offset, offset2; uint64_t alignment; graft_status st; const char *text; } cases[] = {
+    static const struct {
+        uint64_t dims, d, type, offset, offset2;
+        uint64_t alignment;
+        graft_status st;
+        const char *text;
+    } cases[] = {
         {1, 8, 0, 0, 32, 32, GRAFT_OK, NULL},
         {1, 8, 0, 32, 0, 32, GRAFT_OK, NULL},
         {0, 0, 0, 0, 32, 32, GRAFT_OK, NULL},
@@ -355,7 +374,8 @@ static void read_broken(const unsigned char *bytes, size_t n, void *arg) {
     if (gr_gguf_parse(NULL, "f", bytes, n, &g, &failure) != GRAFT_OK) return;
     const gr_tensor_list *list = gr_gguf_tensors(g);
     for (size_t i = 0; i < list->n; i++)
-        for (size_t k = 0; k < list->items[i].view.bytes; k++) *sum += ((const unsigned char *)list->items[i].view.data)[k];
+        for (size_t k = 0; k < list->items[i].view.bytes; k++)
+            *sum += ((const unsigned char *)list->items[i].view.data)[k];
     for (size_t i = 0; i < gr_gguf_n_pairs(g); i++) {
         const gr_gguf_pair *p = gr_gguf_pair_at(g, i);
         size_t at = 0;

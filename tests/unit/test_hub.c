@@ -18,11 +18,11 @@ typedef struct world {
     test_server hub, cdn;
     unsigned char large[LARGE];
     char sha[65];
-    const char *list;      /* answer to the list request */
-    int status;            /* of everything, when not 0; `error_code` with it */
+    const char *list; /* answer to the list request */
+    int status;       /* of everything, when not 0; `error_code` with it */
     const char *error_code;
-    int busy;              /* that many requests of the large file's content get 503 first */
-    int cut[8], n_cut;     /* the next contents end after that many bytes */
+    int busy;          /* that many requests of the large file's content get 503 first */
+    int cut[8], n_cut; /* the next contents end after that many bytes */
     bool no_range, bad_range, wrong_content, loop, slow, bad_etag, other_commit, no_size;
     /* What was asked. */
     int lists, heads, gets, cdn_gets;
@@ -32,9 +32,10 @@ typedef struct world {
     graft_hub_options options;
 } world;
 
-static const char list_two[] = "{\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\"siblings\":[{\"rfilename\":\".gitattributes\"},"
-                               "{\"rfilename\":\"README.md\"},{\"rfilename\":\"config.json\"},{\"rfilename\":\"model.safetensors\"},"
-                               "{\"rfilename\":\"consolidated.safetensors\"},{\"rfilename\":\"onnx/model.json\"}]}";
+static const char list_two[] =
+    "{\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\"siblings\":[{\"rfilename\":\".gitattributes\"},"
+    "{\"rfilename\":\"README.md\"},{\"rfilename\":\"config.json\"},{\"rfilename\":\"model.safetensors\"},"
+    "{\"rfilename\":\"consolidated.safetensors\"},{\"rfilename\":\"onnx/model.json\"}]}";
 
 static void serve_large(world *w, const test_request *r, int fd) {
     char headers[256] = "Accept-Ranges: bytes\r\n";
@@ -53,7 +54,9 @@ static void serve_large(world *w, const test_request *r, int fd) {
         test_respond(fd, r, 416, "", "", 0);
         return;
     }
-    if (from) snprintf(headers, sizeof headers, "Content-Range: bytes %ld-%d/%d\r\n", w->bad_range ? from + 1 : from, LARGE - 1, LARGE);
+    if (from)
+        snprintf(headers, sizeof headers, "Content-Range: bytes %ld-%d/%d\r\n", w->bad_range ? from + 1 : from,
+                 LARGE - 1, LARGE);
     unsigned char *body = w->large;
     if (w->wrong_content) {
         body = gr_alloc(NULL, LARGE);
@@ -62,7 +65,8 @@ static void serve_large(world *w, const test_request *r, int fd) {
     size_t n = (size_t)(LARGE - from);
     if (w->n_cut > 0) { /* promise all, send a part */
         char head[512];
-        int k = snprintf(head, sizeof head, "HTTP/1.1 %d X\r\n%sContent-Length: %zu\r\n\r\n", from ? 206 : 200, headers, n);
+        int k =
+            snprintf(head, sizeof head, "HTTP/1.1 %d X\r\n%sContent-Length: %zu\r\n\r\n", from ? 206 : 200, headers, n);
         test_send(fd, head, (size_t)k);
         test_send(fd, body + from, (size_t)w->cut[--w->n_cut]);
     } else if (w->slow) {
@@ -92,8 +96,8 @@ static void on_hub(test_server *s, const test_request *r, int fd, void *user) {
     char headers[1024];
     snprintf(w->hub_token, sizeof w->hub_token, "%s", r->authorization);
     if (w->status) {
-        snprintf(headers, sizeof headers, "%s%s%s", w->error_code ? "X-Error-Code: " : "", w->error_code ? w->error_code : "",
-                 w->error_code ? "\r\n" : "");
+        snprintf(headers, sizeof headers, "%s%s%s", w->error_code ? "X-Error-Code: " : "",
+                 w->error_code ? w->error_code : "", w->error_code ? "\r\n" : "");
         test_respond(fd, r, w->status, headers, "no", 2);
     } else if (w->loop) {
         test_respond(fd, r, 302, "Location: /again\r\n", "", 0);
@@ -101,7 +105,8 @@ static void on_hub(test_server *s, const test_request *r, int fd, void *user) {
         w->lists++;
         test_respond(fd, r, 200, "", w->list, strlen(w->list));
     } else if (strstr(r->path, "/config.json") && strncmp(r->path, "/api/resolve-cache/", 19) != 0) {
-        test_respond(fd, r, 307, "Location: /api/resolve-cache/config.json\r\n", "", 0); /* as the Hub does for small files */
+        test_respond(fd, r, 307, "Location: /api/resolve-cache/config.json\r\n", "",
+                     0); /* as the Hub does for small files */
     } else if (strcmp(r->path, "/api/resolve-cache/config.json") == 0) {
         *(strcmp(r->method, "HEAD") ? &w->gets : &w->heads) += 1;
         test_respond(fd, r, 200, "ETag: W/\"c0ffee\"\r\n", config_text, sizeof config_text - 1);
@@ -109,8 +114,10 @@ static void on_hub(test_server *s, const test_request *r, int fd, void *user) {
         *(strcmp(r->method, "HEAD") ? &w->gets : &w->heads) += 1;
         char size[64] = "";
         if (!w->no_size) snprintf(size, sizeof size, "X-Linked-Size: %d\r\n", LARGE);
-        snprintf(headers, sizeof headers, "X-Repo-Commit: %s\r\nX-Linked-Etag: \"%s%s\"\r\n%sLocation: %s/content?signed=1\r\n",
-                 w->other_commit ? "ffffffffffffffffffffffffffffffffffffffff" : commit, w->bad_etag ? "../" : "", w->sha, size, w->cdn.url);
+        snprintf(headers, sizeof headers,
+                 "X-Repo-Commit: %s\r\nX-Linked-Etag: \"%s%s\"\r\n%sLocation: %s/content?signed=1\r\n",
+                 w->other_commit ? "ffffffffffffffffffffffffffffffffffffffff" : commit, w->bad_etag ? "../" : "",
+                 w->sha, size, w->cdn.url);
         test_respond(fd, r, 302, headers, "", 0);
     } else {
         test_respond(fd, r, 404, "X-Error-Code: EntryNotFound\r\n", "", 0);
@@ -119,8 +126,20 @@ static void on_hub(test_server *s, const test_request *r, int fd, void *user) {
 }
 
 static void world_start(world *w, const char *name) {
-    static const char *const variables[] = {"HF_HOME", "HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME",
-                                            "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"};
+    static const char *const variables[] = {"HF_HOME",
+                                            "HF_TOKEN",
+                                            "HF_TOKEN_PATH",
+                                            "HF_ENDPOINT",
+                                            "HF_HUB_CACHE",
+                                            "HF_HUB_OFFLINE",
+                                            "XDG_CACHE_HOME",
+                                            "HUGGING_FACE_HUB_TOKEN",
+                                            "HUGGINGFACE_HUB_CACHE",
+                                            "TRANSFORMERS_OFFLINE",
+                                            "http_proxy",
+                                            "HTTP_PROXY",
+                                            "all_proxy",
+                                            "ALL_PROXY"};
     for (size_t i = 0; i < GR_COUNT(variables); i++) unsetenv(variables[i]);
     *w = (world){.list = list_two};
     setenv("HOME", test_temp_dir(), 1);
@@ -132,7 +151,8 @@ static void world_start(world *w, const char *name) {
     test_server_start(&w->hub, on_hub, w);
     test_server_start(&w->cdn, on_cdn, w);
     snprintf(w->cache, sizeof w->cache, "%s/%s", test_temp_dir(), name);
-    w->options = (graft_hub_options){.endpoint = w->hub.url, .cache_dir = w->cache, .token = "secret", .retry_milliseconds = 1};
+    w->options =
+        (graft_hub_options){.endpoint = w->hub.url, .cache_dir = w->cache, .token = "secret", .retry_milliseconds = 1};
     assert_ok(graft_context_new(NULL, &w->ctx, &err));
 }
 
@@ -315,7 +335,12 @@ static void wrong_hashes_are_refused(void **state) {
 
 static void answers_are_explained(void **state) {
     (void)state;
-    static const struct { int status; const char *code; graft_status st; const char *says; } cases[] = {
+    static const struct {
+        int status;
+        const char *code;
+        graft_status st;
+        const char *says;
+    } cases[] = {
         {401, NULL, GRAFT_ERR_NETWORK, "denies access (status 401): check the access token"},
         {401, "RepoNotFound", GRAFT_ERR_NOT_FOUND, "has no such model"},
         {403, "GatedRepo", GRAFT_ERR_NETWORK, "accept the model's terms"},
@@ -333,7 +358,8 @@ static void answers_are_explained(void **state) {
         w.status = cases[i].status;
         w.error_code = cases[i].code;
         graft_status st = get(&w, &failure);
-        if (st != cases[i].st || !strstr(failure.text, cases[i].says)) fail_msg("case %zu: %s: %s", i, graft_status_text(st), failure.text);
+        if (st != cases[i].st || !strstr(failure.text, cases[i].says))
+            fail_msg("case %zu: %s: %s", i, graft_status_text(st), failure.text);
         assert_null(strstr(failure.text, "secret"));
         world_stop(&w);
     }
@@ -361,15 +387,28 @@ static void busy_servers_are_asked_again(void **state) {
 
 static void hostile_answers_are_refused(void **state) {
     (void)state;
-#define LIST(name) "{\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\"siblings\":[{\"rfilename\":\"config.json\"},{\"rfilename\":\"" name "\"}]}"
-    static const struct { const char *list; graft_status st; const char *says; } cases[] = {
-        {LIST("../../evil.json"), GRAFT_ERR_FORMAT, "unsafe name: \"../../evil.json\""}, {LIST("/etc/x.json"), GRAFT_ERR_FORMAT, "unsafe name"},
-        {LIST("a/../b.json"), GRAFT_ERR_FORMAT, "unsafe name"},  {LIST("a//b.json"), GRAFT_ERR_FORMAT, "unsafe name"},
-        {LIST(".."), GRAFT_ERR_FORMAT, "unsafe name"},           {LIST(""), GRAFT_ERR_FORMAT, "unsafe name"},
-        {LIST("a\\\\b.json"), GRAFT_ERR_FORMAT, "unsafe name"},  {LIST("a\\u0000.json"), GRAFT_ERR_FORMAT, "unsafe name"},
-        {LIST("a\\n.json"), GRAFT_ERR_FORMAT, "unsafe name"},    {"{\"sha\":\"../../x\",\"siblings\":[]}", GRAFT_ERR_FORMAT, "no list of files"},
-        {"{\"siblings\":[]}", GRAFT_ERR_FORMAT, "no list of files"}, {"[]", GRAFT_ERR_FORMAT, "no list of files"},
-        {"<html>", GRAFT_ERR_FORMAT, "JSON at byte 0"},          {LIST("pytorch_model.bin"), GRAFT_ERR_UNSUPPORTED, "expected safetensors or GGUF"},
+#define LIST(name)                                                                                                               \
+    "{\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\"siblings\":[{\"rfilename\":\"config.json\"},{\"rfilename\":\"" name \
+    "\"}]}"
+    static const struct {
+        const char *list;
+        graft_status st;
+        const char *says;
+    } cases[] = {
+        {LIST("../../evil.json"), GRAFT_ERR_FORMAT, "unsafe name: \"../../evil.json\""},
+        {LIST("/etc/x.json"), GRAFT_ERR_FORMAT, "unsafe name"},
+        {LIST("a/../b.json"), GRAFT_ERR_FORMAT, "unsafe name"},
+        {LIST("a//b.json"), GRAFT_ERR_FORMAT, "unsafe name"},
+        {LIST(".."), GRAFT_ERR_FORMAT, "unsafe name"},
+        {LIST(""), GRAFT_ERR_FORMAT, "unsafe name"},
+        {LIST("a\\\\b.json"), GRAFT_ERR_FORMAT, "unsafe name"},
+        {LIST("a\\u0000.json"), GRAFT_ERR_FORMAT, "unsafe name"},
+        {LIST("a\\n.json"), GRAFT_ERR_FORMAT, "unsafe name"},
+        {"{\"sha\":\"../../x\",\"siblings\":[]}", GRAFT_ERR_FORMAT, "no list of files"},
+        {"{\"siblings\":[]}", GRAFT_ERR_FORMAT, "no list of files"},
+        {"[]", GRAFT_ERR_FORMAT, "no list of files"},
+        {"<html>", GRAFT_ERR_FORMAT, "JSON at byte 0"},
+        {LIST("pytorch_model.bin"), GRAFT_ERR_UNSUPPORTED, "expected safetensors or GGUF"},
         {"{\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\"siblings\":[]}", GRAFT_ERR_NOT_FOUND, "no file"},
         {LIST("a.gguf\"},{\"rfilename\":\"b.gguf"), GRAFT_ERR_ARGUMENT, "several .gguf files (a.gguf, b.gguf"},
     };
@@ -379,7 +418,8 @@ static void hostile_answers_are_refused(void **state) {
         world_start(&w, "hostile");
         w.list = cases[i].list;
         graft_status st = get(&w, &failure);
-        if (st != cases[i].st || !strstr(failure.text, cases[i].says)) fail_msg("%s: %s: %s", cases[i].list, graft_status_text(st), failure.text);
+        if (st != cases[i].st || !strstr(failure.text, cases[i].says))
+            fail_msg("%s: %s: %s", cases[i].list, graft_status_text(st), failure.text);
         world_stop(&w);
     }
     world w;
@@ -504,8 +544,8 @@ static void environment_is_honoured(void **state) {
 static void names_are_checked(void **state) {
     (void)state;
     static const char *const good[] = {"gpt2", "org/name", "HuggingFaceTB/SmolLM2-135M-Instruct", "a_b/c.d-e", "0/1"};
-    static const char *const bad[] = {"", "/", "a/", "/a", "a/b/c", "../x", "a/..", "a b", "a/b--c", "-a/b", "a/b.", "./a", "a/\xC3\xA4", "a\\b",
-                                      "~/model", "a/b\n"};
+    static const char *const bad[] = {"",       "/",    "a/",   "/a",  "a/b/c",      "../x", "a/..",    "a b",
+                                      "a/b--c", "-a/b", "a/b.", "./a", "a/\xC3\xA4", "a\\b", "~/model", "a/b\n"};
     for (size_t i = 0; i < GR_COUNT(good); i++) assert_true(gr_hub_valid_name(good[i]));
     for (size_t i = 0; i < GR_COUNT(bad); i++)
         if (gr_hub_valid_name(bad[i])) fail_msg("%s was accepted", bad[i]);

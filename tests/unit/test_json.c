@@ -15,18 +15,65 @@ static graft_status parse(const char *text, size_t n, graft_error *err) {
 
 static void well_formed_texts_parse(void **state) {
     (void)state;
-    static const char *const good[] = {"{}", "[]", " 1 ", "-0", "0.5e+10", "null", "true", "\"\"", "[1,2,[3,{}]]",
-                                       "{\"a\":{\"b\":[null]}}", "\"\\ud83d\\ude00\\n\"", "[NaN,Infinity,-Infinity]",
-                                       "{\"a\":1,\"a\":2}", "1e999", "123456789012345678901234567890"};
+    static const char *const good[] = {"{}",
+                                       "[]",
+                                       " 1 ",
+                                       "-0",
+                                       "0.5e+10",
+                                       "null",
+                                       "true",
+                                       "\"\"",
+                                       "[1,2,[3,{}]]",
+                                       "{\"a\":{\"b\":[null]}}",
+                                       "\"\\ud83d\\ude00\\n\"",
+                                       "[NaN,Infinity,-Infinity]",
+                                       "{\"a\":1,\"a\":2}",
+                                       "1e999",
+                                       "123456789012345678901234567890"};
     for (size_t i = 0; i < GR_COUNT(good); i++) assert_ok(parse(good[i], strlen(good[i]), &err));
 }
 
 static void ill_formed_texts_are_refused(void **state) {
     (void)state;
-    static const char *const bad[] = {"", " ", "{", "}", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{a:1}", "{\"a\":1,}", "[1 2]", "01", "1.",
-                                      ".5", "+1", "1e", "1e+", "-", "- 1", "tru", "nul", "\"", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"",
-                                      "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\x01\"", "\"\xff\"", "\"\xc0\xaf\"", "[1]]", "{} {}",
-                                      "nan", "-Inf", "[\"a\",", "{\"a\":1", "'a'", "\xEF\xBB\xBF{}", "\"a\nb\""};
+    static const char *const bad[] = {"",
+                                      " ",
+                                      "{",
+                                      "}",
+                                      "[1,]",
+                                      "[,1]",
+                                      "{\"a\"}",
+                                      "{\"a\":}",
+                                      "{a:1}",
+                                      "{\"a\":1,}",
+                                      "[1 2]",
+                                      "01",
+                                      "1.",
+                                      ".5",
+                                      "+1",
+                                      "1e",
+                                      "1e+",
+                                      "-",
+                                      "- 1",
+                                      "tru",
+                                      "nul",
+                                      "\"",
+                                      "\"\\x\"",
+                                      "\"\\u12\"",
+                                      "\"\\ud800\"",
+                                      "\"\\ud800\\u0041\"",
+                                      "\"\\udc00\"",
+                                      "\"\x01\"",
+                                      "\"\xff\"",
+                                      "\"\xc0\xaf\"",
+                                      "[1]]",
+                                      "{} {}",
+                                      "nan",
+                                      "-Inf",
+                                      "[\"a\",",
+                                      "{\"a\":1",
+                                      "'a'",
+                                      "\xEF\xBB\xBF{}",
+                                      "\"a\nb\""};
     for (size_t i = 0; i < GR_COUNT(bad); i++) {
         graft_error failure = {0};
         if (parse(bad[i], strlen(bad[i]), &failure) != GRAFT_ERR_FORMAT) fail_msg("%s: was not refused", bad[i]);
@@ -54,8 +101,9 @@ static void depth_and_memory_are_bounded(void **state) {
 
 static void values_have_their_meaning(void **state) {
     (void)state;
-    static const char text[] = "{\"i\": -9223372036854775808, \"big\": 9223372036854775808, \"d\": 1e-05, \"s\": \"\\u0041\\u00e4\\ud83d\\ude00\\/\","
-                               "\"t\": true, \"n\": null, \"list\": [1, 2], \"\\u006bey\": 3, \"i\": 5}";
+    static const char text[] =
+        "{\"i\": -9223372036854775808, \"big\": 9223372036854775808, \"d\": 1e-05, \"s\": \"\\u0041\\u00e4\\ud83d\\ude00\\/\","
+        "\"t\": true, \"n\": null, \"list\": [1, 2], \"\\u006bey\": 3, \"i\": 5}";
     gr_arena arena;
     const gr_json_value *root;
     gr_arena_init(&arena, NULL, 0);
@@ -98,10 +146,27 @@ static void skipping_equals_parsing(void **state) {
 
 static void doubles_print_as_python_does(void **state) {
     (void)state;
-    static const struct { double value; const char *text; } cases[] = {
-        {1e-05, "1e-05"}, {0.0001, "0.0001"}, {10000, "10000.0"}, {500000, "500000.0"}, {1e16, "1e+16"}, {0.1, "0.1"}, {1.0 / 3, "0.3333333333333333"},
-        {-2.5, "-2.5"}, {0, "0.0"}, {-0.0, "-0.0"}, {1e22, "1e+22"}, {123456789012345680.0, "1.2345678901234568e+17"}, {5e-324, "5e-324"},
-        {1.7976931348623157e308, "1.7976931348623157e+308"}, {1e15, "1000000000000000.0"}, {INFINITY, "Infinity"}, {NAN, "NaN"}, {12345.5, "12345.5"}};
+    static const struct {
+        double value;
+        const char *text;
+    } cases[] = {{1e-05, "1e-05"},
+                 {0.0001, "0.0001"},
+                 {10000, "10000.0"},
+                 {500000, "500000.0"},
+                 {1e16, "1e+16"},
+                 {0.1, "0.1"},
+                 {1.0 / 3, "0.3333333333333333"},
+                 {-2.5, "-2.5"},
+                 {0, "0.0"},
+                 {-0.0, "-0.0"},
+                 {1e22, "1e+22"},
+                 {123456789012345680.0, "1.2345678901234568e+17"},
+                 {5e-324, "5e-324"},
+                 {1.7976931348623157e308, "1.7976931348623157e+308"},
+                 {1e15, "1000000000000000.0"},
+                 {INFINITY, "Infinity"},
+                 {NAN, "NaN"},
+                 {12345.5, "12345.5"}};
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         gr_buf b;
         gr_buf_init(&b, NULL);
@@ -184,7 +249,8 @@ static void read_broken(const unsigned char *bytes, size_t n, void *arg) {
 
 static void broken_texts_never_crash(void **state) {
     (void)state;
-    static const char text[] = "{\"a\": [1.5e3, -2, \"\\u0041\\ud83d\\ude00\xC3\xA4\"], \"b\": {\"c\": [true, false, null, NaN]}}";
+    static const char text[] =
+        "{\"a\": [1.5e3, -2, \"\\u0041\\ud83d\\ude00\xC3\xA4\"], \"b\": {\"c\": [true, false, null, NaN]}}";
     test_truncations((const unsigned char *)text, sizeof text - 1, read_broken, NULL);
     test_flips((const unsigned char *)text, sizeof text - 1, 0, 20000, read_broken, NULL);
 }
@@ -192,10 +258,12 @@ static void broken_texts_never_crash(void **state) {
 static void sha256_known_answers(void **state) {
     (void)state;
     /* FIPS 180-4 examples and the NIST example of a million letters. */
-    static const struct { const char *text, *hash; } cases[] = {
-        {"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
-        {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
-        {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"}};
+    static const struct {
+        const char *text, *hash;
+    } cases[] = {{"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+                 {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+                 {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+                  "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"}};
     char hex[65], block[1000];
     gr_sha256 s;
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
@@ -219,11 +287,16 @@ static void sha256_known_answers(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(well_formed_texts_parse),       cmocka_unit_test(ill_formed_texts_are_refused),
-        cmocka_unit_test(depth_and_memory_are_bounded),  cmocka_unit_test(values_have_their_meaning),
-        cmocka_unit_test(skipping_equals_parsing),       cmocka_unit_test(doubles_print_as_python_does),
-        cmocka_unit_test(text_round_trips),              cmocka_unit_test(numbers_do_not_depend_on_the_locale),
-        cmocka_unit_test(failed_allocations_leak_nothing), cmocka_unit_test(broken_texts_never_crash),
+        cmocka_unit_test(well_formed_texts_parse),
+        cmocka_unit_test(ill_formed_texts_are_refused),
+        cmocka_unit_test(depth_and_memory_are_bounded),
+        cmocka_unit_test(values_have_their_meaning),
+        cmocka_unit_test(skipping_equals_parsing),
+        cmocka_unit_test(doubles_print_as_python_does),
+        cmocka_unit_test(text_round_trips),
+        cmocka_unit_test(numbers_do_not_depend_on_the_locale),
+        cmocka_unit_test(failed_allocations_leak_nothing),
+        cmocka_unit_test(broken_texts_never_crash),
         cmocka_unit_test(sha256_known_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

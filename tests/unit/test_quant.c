@@ -44,7 +44,8 @@ static void position_and_length_do_not_matter(void **state) {
     (void)state;
     for (size_t i = 0; i < GR_COUNT(formats); i++) {
         const gr_dtype_info *d = gr_dtype_get(formats[i]);
-        size_t block = (size_t)d->block_elements, n = 3 * GR_MAX(block, (size_t)100), bytes = gr_dtype_bytes(formats[i], n);
+        size_t block = (size_t)d->block_elements, n = 3 * GR_MAX(block, (size_t)100),
+               bytes = gr_dtype_bytes(formats[i], n);
         if (n % block) n -= n % block;
         unsigned char *at = gr_alloc(NULL, bytes + 1), *shifted = gr_alloc(NULL, bytes + 1);
         float *whole = gr_alloc(NULL, (n + 1) * 4), *parts = gr_alloc(NULL, (n + 1) * 4);
@@ -55,7 +56,8 @@ static void position_and_length_do_not_matter(void **state) {
         narrow[n] = 77;
         assert_ok(gr_dequantize_row(formats[i], at, n, whole, &err));
         for (size_t k = 0; k < n; k += block)
-            assert_ok(gr_dequantize_row(formats[i], shifted + 1 + gr_dtype_bytes(formats[i], k), block, parts + k, &err));
+            assert_ok(
+                gr_dequantize_row(formats[i], shifted + 1 + gr_dtype_bytes(formats[i], k), block, parts + k, &err));
         assert_memory_equal(whole, parts, (n + 1) * 4);
         assert_ok(gr_dequantize_row_bf16(formats[i], shifted + 1, n, narrow, &err));
         for (size_t k = 0; k < n; k++) assert_int_equal(narrow[k], gr_f32_to_bf16(whole[k]));

@@ -28,11 +28,23 @@ static graft_status parse(const char *header, size_t data, graft_error *err) {
 
 static void every_dtype_is_read(void **state) {
     (void)state;
-    static const struct { const char *name; gr_dtype dtype; gr_shape shape; const char *bytes; } expected[] = {
-        {"i64", GR_I64, {1, {2}}, "\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\0\0\0\0\0\1\0\0"}, {"i32", GR_I32, {2, {2, 1}}, "\7\0\0\0\xF9\xFF\xFF\xFF"},
-        {"i16", GR_I16, {1, {1}}, "\x2C\1"}, {"i8", GR_I8, {1, {2}}, "\x80\x7F"}, {"u8", GR_U8, {1, {1}}, "\xFF"},
-        {"bool", GR_BOOL, {1, {3}}, "\1\0\1"}, {"scalar", GR_F32, {0, {0}}, "\0\0\x20\x40"}, {"empty", GR_F32, {2, {0, 4}}, ""},
-        {"a\xC3\xA4\"\n", GR_F32, {1, {1}}, "\0\0\x80\x3F"}, {"u16", GR_U16, {1, {1}}, "\xFF\xFF"}, {"u32", GR_U32, {1, {1}}, "\0\0\0\x80"},
+    static const struct {
+        const char *name;
+        gr_dtype dtype;
+        gr_shape shape;
+        const char *bytes;
+    } expected[] = {
+        {"i64", GR_I64, {1, {2}}, "\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\0\0\0\0\0\1\0\0"},
+        {"i32", GR_I32, {2, {2, 1}}, "\7\0\0\0\xF9\xFF\xFF\xFF"},
+        {"i16", GR_I16, {1, {1}}, "\x2C\1"},
+        {"i8", GR_I8, {1, {2}}, "\x80\x7F"},
+        {"u8", GR_U8, {1, {1}}, "\xFF"},
+        {"bool", GR_BOOL, {1, {3}}, "\1\0\1"},
+        {"scalar", GR_F32, {0, {0}}, "\0\0\x20\x40"},
+        {"empty", GR_F32, {2, {0, 4}}, ""},
+        {"a\xC3\xA4\"\n", GR_F32, {1, {1}}, "\0\0\x80\x3F"},
+        {"u16", GR_U16, {1, {1}}, "\xFF\xFF"},
+        {"u32", GR_U32, {1, {1}}, "\0\0\0\x80"},
         {"u64", GR_U64, {1, {1}}, "\5\0\0\0\0\0\0\0"},
     };
     gr_safetensors *f;
@@ -56,7 +68,12 @@ static void every_dtype_is_read(void **state) {
 static void faults_are_named(void **state) {
     (void)state;
 #define T "\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]"
-    static const struct { const char *header; size_t data; graft_status st; const char *text; } cases[] = {
+    static const struct {
+        const char *header;
+        size_t data;
+        graft_status st;
+        const char *text;
+    } cases[] = {
         {"{\"t\":{" T "}}", 8, GRAFT_OK, NULL},
         {"{\"t\":{" T "}}   ", 8, GRAFT_OK, NULL},
         {"{}", 0, GRAFT_OK, NULL},
@@ -68,15 +85,22 @@ static void faults_are_named(void **state) {
         {"{\"t\":{" T "}}", 9, GRAFT_ERR_FORMAT, "expected 8 bytes of data, found 9"},
         {"{\"t\":{" T "}}", 7, GRAFT_ERR_FORMAT, "expected a range within 7 bytes"},
         {"{\"t\":{" T "},\"u\":{" T "}}", 8, GRAFT_ERR_FORMAT, "overlap"},
-        {"{\"t\":{" T "},\"u\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[9,10]}}", 10, GRAFT_ERR_FORMAT, "hole"},
-        {"{\"t\":{" T "},\"t\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, GRAFT_ERR_FORMAT, "stands twice"},
-        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_FORMAT, "tensor t: expected 12 bytes for F32 [3], found 8"},
-        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, GRAFT_ERR_FORMAT, "data_offsets [8, 0]"},
-        {"{\"t\":{\"dtype\":\"F8_E4M3\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_UNSUPPORTED, "dtype F8_E4M3"},
+        {"{\"t\":{" T "},\"u\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[9,10]}}", 10, GRAFT_ERR_FORMAT,
+         "hole"},
+        {"{\"t\":{" T "},\"t\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, GRAFT_ERR_FORMAT,
+         "stands twice"},
+        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_FORMAT,
+         "tensor t: expected 12 bytes for F32 [3], found 8"},
+        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, GRAFT_ERR_FORMAT,
+         "data_offsets [8, 0]"},
+        {"{\"t\":{\"dtype\":\"F8_E4M3\",\"shape\":[8],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_UNSUPPORTED,
+         "dtype F8_E4M3"},
         {"{\"t\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_FORMAT, "non-negative"},
         {"{\"t\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_FORMAT, "non-negative"},
-        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,0]}}", 0, GRAFT_ERR_LIMIT, "tensor t: shape"},
-        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_LIMIT, "at most 6"},
+        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,0]}}", 0, GRAFT_ERR_LIMIT,
+         "tensor t: shape"},
+        {"{\"t\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8, GRAFT_ERR_LIMIT,
+         "at most 6"},
         {"{\"t\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,9]}}", 8, GRAFT_ERR_LIMIT, "at most 2"},
         {"{\"t\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, GRAFT_ERR_FORMAT, "expected 2 numbers"},
         {"{\"t\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, GRAFT_ERR_FORMAT, "data_offsets is missing"},
@@ -140,12 +164,17 @@ static void wrong_indexes_are_refused(void **state) {
     float one[1] = {1};
     gr_named_tensor t = {.name = "t", .view = {GR_F32, gr_shape1(1), one, 4}};
     assert_ok(gr_safetensors_save(NULL, path, &t, 1, NULL, &err));
-    static const struct { const char *index; graft_status st; const char *text; } cases[] = {
+    static const struct {
+        const char *index;
+        graft_status st;
+        const char *text;
+    } cases[] = {
         {"{\"metadata\":{\"x\":[1]},\"weight_map\":{\"t\":\"a.safetensors\"}}", GRAFT_OK, NULL},
         {"{\"weight_map\":{\"t\":\"../a.safetensors\"}}", GRAFT_ERR_FORMAT, "without directories"},
         {"{\"weight_map\":{\"t\":\"/etc/passwd\"}}", GRAFT_ERR_FORMAT, "without directories"},
         {"{\"weight_map\":{\"t\":\"..\"}}", GRAFT_ERR_FORMAT, "without directories"},
-        {"{\"weight_map\":{\"u\":\"a.safetensors\"}}", GRAFT_ERR_MISMATCH, "tensor u: expected in a.safetensors, found nowhere"},
+        {"{\"weight_map\":{\"u\":\"a.safetensors\"}}", GRAFT_ERR_MISMATCH,
+         "tensor u: expected in a.safetensors, found nowhere"},
         {"{\"weight_map\":{\"t\":\"b.safetensors\"}}", GRAFT_ERR_NOT_FOUND, "b.safetensors"},
         {"{\"weight_map\":[]}", GRAFT_ERR_FORMAT, "expected an object"},
         {"{}", GRAFT_ERR_FORMAT, "weight_map is missing"},
@@ -185,7 +214,8 @@ static void written_bytes_equal_the_library_s(void **state) {
     size_t n, m;
     snprintf(to, sizeof to, "%s/copy.safetensors", test_temp_dir());
     assert_ok(copy_file(NULL, test_golden("formats/dtypes.safetensors"), to, &err));
-    unsigned char *expected = test_read_file(test_golden("formats/dtypes.safetensors"), &n), *got = test_read_file(to, &m);
+    unsigned char *expected = test_read_file(test_golden("formats/dtypes.safetensors"), &n),
+                  *got = test_read_file(to, &m);
     assert_int_equal(n, m);
     assert_memory_equal(expected, got, n);
     gr_free(NULL, expected);
@@ -272,7 +302,8 @@ static void wrong_use_of_the_writer_is_refused(void **state) {
     assert_int_equal(gr_safetensors_writer_commit(w, &failure), GRAFT_ERR_ARGUMENT);
     assert_non_null(strstr(failure.text, "tensor t"));
     assert_false(gr_path_exists(path)); /* nothing half written */
-    assert_int_equal(gr_safetensors_save(NULL, "/nonexistent/x.safetensors", NULL, 0, NULL, &failure), GRAFT_ERR_NOT_FOUND);
+    assert_int_equal(gr_safetensors_save(NULL, "/nonexistent/x.safetensors", NULL, 0, NULL, &failure),
+                     GRAFT_ERR_NOT_FOUND);
     assert_int_equal(gr_safetensors_save(NULL, "x.bin", NULL, 0, NULL, &failure), GRAFT_ERR_ARGUMENT);
     if (gr_path_exists("/dev/full")) { /* a full disk: its name stands in the sentence */
         snprintf(path, sizeof path, "%s/.full.safetensors.tmp-%ld", dir, (long)getpid());
@@ -311,7 +342,8 @@ static void read_broken(const unsigned char *bytes, size_t n, void *arg) {
     const gr_tensor_list *list = gr_safetensors_tensors(f);
     unsigned sum = 0;
     for (size_t i = 0; i < list->n; i++)
-        for (size_t k = 0; k < list->items[i].view.bytes; k++) sum += ((const unsigned char *)list->items[i].view.data)[k];
+        for (size_t k = 0; k < list->items[i].view.bytes; k++)
+            sum += ((const unsigned char *)list->items[i].view.data)[k];
     gr_safetensors_close(f);
     assert_true(sum != 1u << 31);
 }

@@ -106,7 +106,8 @@ static void halves_widen_by_definition(void **state) {
     }
 }
 
-/* Each half's neighbourhood: the value, both midpoints and their float neighbours round to the even of the nearest two. */
+/* Each half's neighbourhood: the value, both midpoints and their float neighbours round to the even of the nearest two.
+ */
 static void halves_round_to_nearest_even(void **state) {
     (void)state;
     for (uint32_t h = 0; h < 0x7C00; h++) {

@@ -51,13 +51,27 @@ static void missing_and_misshapen_tensors_are_named(void **state) {
 
 static void names_translate_both_ways(void **state) {
     (void)state;
-    static const char *const pairs[][2] = {
-        {"token_embd.weight", "model.embed_tokens.weight"}, {"output.weight", "lm_head.weight"}, {"output_norm.weight", "model.norm.weight"},
-        {"blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight"}, {"blk.17.attn_k.bias", "model.layers.17.self_attn.k_proj.bias"},
-        {"blk.3.attn_q_norm.weight", "model.layers.3.self_attn.q_norm.weight"}, {"blk.123.ffn_down.weight", "model.layers.123.mlp.down_proj.weight"},
-        {"blk.3.ffn_norm.weight", "model.layers.3.post_attention_layernorm.weight"}, {"blk.3.attn_norm.weight", "model.layers.3.input_layernorm.weight"}};
-    static const char *const none[] = {"", "blk", "blk.", "blk..attn_q.weight", "blk.x.attn_q.weight", "blk.1.attn_q", "blk.1.other.weight",
-                                       "rope_freqs.weight", "blk.99999999999.attn_q.weight", "blk.-1.attn_q.weight", "model.layers.1.", "model.norm"};
+    static const char *const pairs[][2] = {{"token_embd.weight", "model.embed_tokens.weight"},
+                                           {"output.weight", "lm_head.weight"},
+                                           {"output_norm.weight", "model.norm.weight"},
+                                           {"blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight"},
+                                           {"blk.17.attn_k.bias", "model.layers.17.self_attn.k_proj.bias"},
+                                           {"blk.3.attn_q_norm.weight", "model.layers.3.self_attn.q_norm.weight"},
+                                           {"blk.123.ffn_down.weight", "model.layers.123.mlp.down_proj.weight"},
+                                           {"blk.3.ffn_norm.weight", "model.layers.3.post_attention_layernorm.weight"},
+                                           {"blk.3.attn_norm.weight", "model.layers.3.input_layernorm.weight"}};
+    static const char *const none[] = {"",
+                                       "blk",
+                                       "blk.",
+                                       "blk..attn_q.weight",
+                                       "blk.x.attn_q.weight",
+                                       "blk.1.attn_q",
+                                       "blk.1.other.weight",
+                                       "rope_freqs.weight",
+                                       "blk.99999999999.attn_q.weight",
+                                       "blk.-1.attn_q.weight",
+                                       "model.layers.1.",
+                                       "model.norm"};
     char out[128], small[4];
     for (size_t i = 0; i < GR_COUNT(pairs); i++) {
         assert_true(gr_name_from_gguf(pairs[i][0], out, sizeof out));
