@@ -25,6 +25,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         headers = {}
         if self.path.startswith("/api/models/org/tiny/revision/"):
             body = json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": [{"rfilename": f} for f in FILES]}).encode()
+        elif "/resolve/" not in self.path:
+            self.send_error(404)
+            return
         else:
             body = FILES[self.path.rsplit("/", 1)[1]]
             headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
