@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Looks for templates that graft and transformers render differently.
 
-Usage: template_diff.py --library build/libgraft.so [--seed N] [--count N] [--seconds S]
+Usage: template_diff.py --library build/libgraft.so [--seed N] [--count N] [--seconds S] [--mutate]
 
-Writes random small templates from a grammar of the whole language, renders each with transformers' own function and
+Writes random small templates from a grammar of the whole language (with --mutate: the templates of
+tools/golden/chat_templates with a few random edits), renders each with transformers' own function and
 with graft_template_render, and prints those where one raises and the other does not, or where the texts or the
 generation spans differ. Not part of the tests: it needs transformers (made with 5.23.0 and Jinja2 3.1.6), and a
 difference may be one that include/graft/template.h names (integers over 64 bits, refused filters). Each difference
@@ -13,6 +14,7 @@ import ctypes
 import datetime
 import json
 import logging
+import pathlib
 import random
 import re
 import sys
@@ -44,6 +46,8 @@ VARIABLES = {
     "ed": {}, "ld": [{"a": 2, "b": "x", "c": {"d": 1}}, {"a": 1, "b": "Y", "c": {"d": 3}}, {"a": 2, "b": "z"}],
     "nn": None, "bos_token": "<s>", "eos_token": "</s>", "dd": {"items": 1, "get": 2, "x y": 3, "1": 4, "nested": {"a": {"b": "deep"}}},
 }
+PLAIN = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "héllo\n<b>"}, {"role": "assistant", "content": "Yes."},
+         {"role": "user", "content": "a b"}]
 NAMES = [k for k in VARIABLES if k != "messages"] + ["messages", "messages[0]", "messages[2]", "undef", "m"]
 STRINGS = ["'a'", "'b'", "''", "' '", "','", "'x,y'", "'é'", "'Ab c'", "'%s'", "'{}'", "'-'", "'1'", "'a.b'", "'\\n'", "'role'",
            "'content'", "'items'", "'a b c d'", "'{:>5}'", "'%d|%s'", "'<'", "'key'", "'b,a'", "'c.d'", "'abc'", "'upper'", "'\"'", '"it\'s"']
@@ -207,6 +211,30 @@ class Writer:
         return "".join(self.statement(3) for _ in range(self.r.randint(1, 4)))
 
 
+SNIPPETS = ["{%", "%}", "{{", "}}", "{#", "#}", "-", "+", "\n", "  ", "(", ")", "[", "]", "'", '"', "|trim", "|tojson", " is defined", " not ", " and ", ".x", "[0]",
+            "[1:]", "{% endif %}", "{% else %}", "{% if x %}", "{% endfor %}", "{%- set x = 1 -%}", "{% break %}", "loop.last", " ~ ", " + ", "none", "é", "%", "{% raw %}"]
+
+
+def mutate(rng, text):
+    """`text` with one to three pieces removed, doubled, exchanged or put in."""
+    for _ in range(rng.randint(1, 3)):
+        pieces = [p for p in re.split(r"(\{[%{#][-+]?|[-+]?[%}#]\}|\W)", text) if p]
+        i, k = rng.randrange(len(pieces)), rng.randrange(len(pieces))
+        edit = rng.randrange(5)
+        if edit == 0:
+            del pieces[i:i + rng.randint(1, 4)]
+        elif edit == 1:
+            pieces.insert(i, rng.choice(SNIPPETS))
+        elif edit == 2:
+            pieces[i], pieces[k] = pieces[k], pieces[i]
+        elif edit == 3:
+            pieces[i] = rng.choice(SNIPPETS + pieces)
+        else:
+            pieces[i:i] = pieces[k:k + rng.randint(1, 6)]
+        text = "".join(pieces)
+    return text
+
+
 class Span(ctypes.Structure):
     _fields_ = [("start", ctypes.c_size_t), ("end", ctypes.c_size_t)]
 
@@ -256,9 +284,9 @@ class Graft:
         return result
 
 
-def expected(text):
+def expected(text, variables):
     """(text, spans in bytes) or the exception as a string"""
-    variables = json.loads(json.dumps(VARIABLES))
+    variables = json.loads(json.dumps(variables))
     messages = variables.pop("messages")
     try:
         out, spans = reference.render_jinja_template([messages], chat_template=text, return_assistant_tokens_mask=True, **variables)
@@ -279,15 +307,19 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=10**9)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--mutate", action="store_true")
     args = parser.parse_args()
     graft, differences, tried, fine = Graft(args.library), 0, 0, 0
+    models = [p.read_text() for p in sorted(pathlib.Path(__file__).with_name("golden").glob("chat_templates/*.jinja"))]
     end = time.time() + args.seconds
     seed = args.seed
+    variables = {**VARIABLES, "messages": PLAIN} if args.mutate else VARIABLES
     while tried < args.count and time.time() < end:
-        text = Writer(random.Random(seed)).template()
+        rng = random.Random(seed)
+        text = mutate(rng, rng.choice(models)) if args.mutate else Writer(rng).template()
         seed += 1
         tried += 1
-        want, got = expected(text), graft.render(text, VARIABLES)
+        want, got = expected(text, variables), graft.render(text, variables)
         reference._compile_jinja_template.cache_clear()
         if isinstance(want, str) and isinstance(got, str):
             continue

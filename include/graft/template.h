@@ -36,7 +36,7 @@ typedef struct graft_template_options {
     size_t max_output;    /* bytes of rendered text; 0: 64 MiB */
     size_t max_memory;    /* bytes of values made while rendering; 0: 256 MiB */
     uint64_t max_steps;   /* evaluated nodes and touched 64-byte pieces of text; 0: 20 million (a few seconds) */
-    unsigned max_depth;   /* nested calls; 0: 200, at most 500 */
+    unsigned max_depth;   /* nested evaluations, a macro call being about three; 0: 2,000 (1 MiB of stack), at most 5,000 */
 } graft_template_options;
 
 /* Parses `text` (UTF-8, `len` bytes; at most 1 MiB). `name` stands in error messages as "name:line" (NULL:

@@ -244,6 +244,7 @@ graft_status gr_j_call_macro(gr_jrun *run, const gr_jmacro *m, const gr_jargs *g
     const gr_jmacro_code *code = m->code;
     gr_jargs args = *given;
     gr_jframe *frame;
+    GR_TRY(gr_j_enter(run));
     GR_TRY(gr_j_frame(run, m->frame, code->scope, &frame));
     size_t i = 0;
     for (const gr_jnode *p = code->params; p; p = p->next, i++) {
@@ -262,6 +263,7 @@ graft_status gr_j_call_macro(gr_jrun *run, const gr_jmacro *m, const gr_jargs *g
     run->to = &run->scratch;
     GR_TRY(gr_j_exec(run, frame, code->body, &flow));
     run->to = to;
+    run->depth--;
     GR_TRY(gr_j_take(run, mark, out));
     out->str->safe = run->autoescape;
     return GRAFT_OK;

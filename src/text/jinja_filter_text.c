@@ -41,6 +41,7 @@ GR_JFILTER(gr_j_filter_title) {
     GR_TRY(gr_j_soft_str(run, args[0], &v));
     const gr_jstr *s = v.str;
     size_t mark = gr_j_mark(run), from = 0, at = 0;
+    GR_TRY(gr_j_char_work(run, s->len));
     while (at < s->len) {
         int32_t cp;
         size_t k = gr_utf8_decode(s->p + at, s->len - at, &cp);
@@ -236,5 +237,5 @@ GR_JFILTER(gr_j_filter_wordcount) {
         inside = word;
     }
     *out = gr_j_int(n);
-    return gr_j_work(run, v.str->len);
+    return gr_j_char_work(run, v.str->len);
 }

@@ -8,7 +8,7 @@ static graft_status add_quoted(gr_jrun *run, gr_jv v, bool query) {
     static const char hex[] = "0123456789ABCDEF";
     gr_jv text;
     GR_TRY(gr_j_to_str(run, v, &text));
-    GR_TRY(gr_j_work(run, text.str->len));
+    GR_TRY(gr_j_char_work(run, text.str->len));
     for (size_t i = 0; i < text.str->len; i++) {
         unsigned char c = (unsigned char)text.str->p[i];
         bool plain = (c < 0x80 && gr_u_is_alnum(c)) || (c && strchr("_.-~", c)) || (c == '/' && !query);
@@ -152,6 +152,7 @@ GR_JFILTER(gr_j_filter_striptags) {
     GR_TRY(gr_j_str_text(run, " ", &space));
     GR_TRY(gr_j_join(run, space, words, &v));
     size_t mark = gr_j_mark(run);
+    GR_TRY(gr_j_char_work(run, v.str->len));
     for (size_t i = 0; i < v.str->len;) {
         size_t used;
         int32_t cp = v.str->p[i] == '&' ? entity(v.str->p + i + 1, v.str->len - i - 1, &used) : 0;

@@ -72,7 +72,7 @@ static graft_status split(wrapper *w) {
         w->chunks[w->n_chunks++] = (chunk){i, end};
         i = end;
     }
-    return gr_j_work(w->run, w->n);
+    return gr_j_char_work(w->run, w->n);
 }
 
 static bool is_blank(const wrapper *w, chunk c) {

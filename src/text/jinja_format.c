@@ -95,19 +95,14 @@ static graft_status read_directive(percent *p, const char **at, const char *end,
 
 /* text with its sign and prefix of `head` bytes, padded to the width. */
 static graft_status add_padded(percent *p, const directive *d, const gr_jstr *text, size_t head, bool zero_fill) {
-    gr_buf *b = &p->run->scratch;
+    gr_jrun *run = p->run;
     gr_jstr copy = *text;
     int64_t pad = d->width - (int64_t)gr_j_chars(&copy);
-    if (pad < 0) pad = 0;
-    if ((uint64_t)pad > b->limit)
-        return gr_j_fail(p->run, GRAFT_ERR_LIMIT, "text takes more than the limit of %zu bytes", b->limit);
-    GR_TRY(gr_j_work(p->run, (size_t)pad));
-    if (zero_fill) gr_buf_add(b, text->p, head);
-    for (int64_t i = 0; i < pad && !d->left && !b->failed; i++) gr_buf_add_char(b, zero_fill ? '0' : ' ');
-    if (zero_fill) head = GR_MIN(head, text->len);
-    gr_buf_add(b, text->p + (zero_fill ? head : 0), text->len - (zero_fill ? head : 0));
-    for (int64_t i = 0; i < pad && d->left && !b->failed; i++) gr_buf_add_char(b, ' ');
-    return GRAFT_OK;
+    if (!zero_fill) head = 0;
+    gr_buf_add(&run->scratch, text->p, head);
+    if (!d->left) GR_TRY(gr_j_add_fill(run, zero_fill ? "0" : " ", 1, pad));
+    gr_buf_add(&run->scratch, text->p + head, text->len - head);
+    return d->left ? gr_j_add_fill(run, " ", 1, pad) : GRAFT_OK;
 }
 
 graft_status gr_j_add_ascii(gr_jrun *run, gr_jv v) {
@@ -164,8 +159,6 @@ static graft_status add_int(percent *p, const directive *d, gr_jv v) {
     int64_t i;
     char digits[64];
     GR_TRY(int_of(p, d, v, &i));
-    if ((uint64_t)GR_MAX(d->precision, 0) > run->scratch.limit)
-        return gr_j_fail(run, GRAFT_ERR_LIMIT, "text takes more than the limit of %zu bytes", run->scratch.limit);
     unsigned base = d->type == 'o' ? 8 : d->type == 'x' || d->type == 'X' ? 16 : 10;
     size_t n = gr_j_digits(i, base, d->type == 'X', digits), mark = gr_j_mark(run);
     size_t head = add_sign(&run->scratch, d, i < 0);
@@ -173,8 +166,7 @@ static graft_status add_int(percent *p, const directive *d, gr_jv v) {
         gr_buf_add_text(&run->scratch, base == 8 ? "0o" : d->type == 'X' ? "0X" : "0x");
         head += 2;
     }
-    GR_TRY(gr_j_work(run, (size_t)GR_MAX(d->precision, 0)));
-    for (int64_t k = (int64_t)n; k < d->precision && !run->scratch.failed; k++) gr_buf_add_char(&run->scratch, '0');
+    GR_TRY(gr_j_add_fill(run, "0", 1, d->precision - (int64_t)n));
     gr_buf_add(&run->scratch, digits, n);
     GR_TRY(gr_j_take(run, mark, &v));
     return add_padded(p, d, v.str, head, d->zero && !d->left);

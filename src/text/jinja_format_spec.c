@@ -61,11 +61,7 @@ graft_status gr_j_parse_spec(gr_jrun *run, const char *spec, size_t n, gr_jspec 
 static graft_status add_fill(gr_jrun *run, const gr_jspec *s, int64_t n) {
     char utf8[4];
     size_t k = gr_utf8_encode((uint32_t)s->fill, utf8);
-    if (n > 0 && (uint64_t)n > run->scratch.limit)
-        return gr_j_fail(run, GRAFT_ERR_LIMIT, "text takes more than the limit of %zu bytes", run->scratch.limit);
-    GR_TRY(gr_j_work(run, n > 0 ? (size_t)n : 0));
-    for (int64_t i = 0; i < n && !run->scratch.failed; i++) gr_buf_add(&run->scratch, utf8, k);
-    return GRAFT_OK;
+    return gr_j_add_fill(run, utf8, k, n);
 }
 
 /* text, of `chars` characters, its first `prefix` bytes (sign, 0x) before a fill of '=' alignment. */
@@ -167,42 +163,47 @@ static graft_status format_int(gr_jrun *run, int64_t v, const gr_jspec *s) {
     return add_number(run, s, v < 0, prefix, digits, n, "", 0);
 }
 
-/* The digits of a float for a format type: without sign, split before the point. */
-static void write_float(gr_buf *b, double f, const gr_jspec *s) {
-    char type = s->type;
-    int precision = (int)s->precision;
-    if (!type && precision < 0 && !s->alternate) {
+/* Removes the zeros at the end of the mantissa that was written from `from` on, and a point that nothing follows. */
+static void strip_zeros(gr_buf *b, size_t from) {
+    if (b->failed) return;
+    const char *e = memchr(b->data + from, 'e', b->len - from);
+    size_t end = e ? (size_t)(e - b->data) : b->len, keep = end;
+    if (!memchr(b->data + from, '.', end - from)) return;
+    while (b->data[keep - 1] == '0') keep--;
+    if (b->data[keep - 1] == '.') keep--;
+    memmove(b->data + keep, b->data + end, b->len - end);
+    b->len -= end - keep;
+}
+
+/* No type: as repr does or, with a precision, like g, but with a digit after the point and the exponent one power of
+ * ten earlier. */
+static void write_plain_float(gr_buf *b, double f, const gr_jspec *s) {
+    if (s->precision < 0) {
         gr_j_add_float(b, f);
         return;
     }
-    if (!type) {
-        /* Like g, but with at least one digit after the point, and an exponent one power earlier. */
-        if (precision < 0) precision = 17;
-        if (!precision) precision = 1;
-        size_t from = b->len;
-        int exponent = 0;
-        if (f != 0) {
-            gr_j_add_decimal(b, 'e', precision - 1, false, f);
-            const char *e = b->failed ? NULL : memchr(b->data + from, 'e', b->len - from);
-            exponent = e ? atoi(e + 1) : 0;
-            b->len = from;
-        }
-        bool scientific = exponent < -4 || exponent >= precision - (s->precision >= 0);
-        if (s->precision < 0) scientific = exponent < -4 || exponent >= 16;
-        if (scientific) {
-            gr_j_add_decimal(b, 'g', precision, s->alternate, f);
-            if (!b->failed && !memchr(b->data + from, 'e', b->len - from)) {
-                /* 123 with .3: g writes it in full, this type does not. */
-                b->len = from;
-                gr_j_add_decimal(b, 'e', precision - 1, s->alternate, f);
-            }
-            return;
-        }
-        gr_j_add_decimal(b, 'g', precision, s->alternate, f);
-        if (!b->failed && !memchr(b->data + from, '.', b->len - from)) gr_buf_add_text(b, ".0");
+    int precision = s->precision ? (int)s->precision : 1, exponent = 0;
+    size_t from = b->len;
+    gr_j_add_decimal(b, 'e', precision - 1, s->alternate, f);
+    const char *e = b->failed ? NULL : memchr(b->data + from, 'e', b->len - from);
+    if (e) exponent = atoi(e + 1);
+    if (exponent < -4 || exponent >= precision - 1) {
+        if (!s->alternate) strip_zeros(b, from);
         return;
     }
-    if (precision < 0) precision = 6;
+    b->len = from;
+    gr_j_add_decimal(b, 'g', precision, s->alternate, f);
+    if (!b->failed && !memchr(b->data + from, '.', b->len - from)) gr_buf_add_text(b, ".0");
+}
+
+/* The digits of a float for a format type, without sign. */
+static void write_float(gr_buf *b, double f, const gr_jspec *s) {
+    char type = s->type;
+    int precision = s->precision < 0 ? 6 : (int)s->precision;
+    if (!type) {
+        write_plain_float(b, f, s);
+        return;
+    }
     if (type == '%') f *= 100;
     char c = type == '%' ? 'f' : type == 'n' ? 'g' : type;
     gr_j_add_decimal(b, c, c == 'g' || c == 'G' ? GR_MAX(precision, 1) : precision, s->alternate, f);

@@ -183,7 +183,7 @@ static graft_status add_json(const writer *w, gr_jv v, size_t level) {
     case GR_JFLOAT: add_json_float(w, v.f); break;
     case GR_JSTR:
         add_json_string(w, v.str);
-        GR_TRY(gr_j_work(w->run, v.str->len));
+        GR_TRY(gr_j_char_work(w->run, v.str->len));
         break;
     case GR_JLIST:
     case GR_JTUPLE: GR_TRY(add_json_list(w, v.seq, level)); break;

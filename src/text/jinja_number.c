@@ -56,14 +56,37 @@ static int split_e(double f, int precision, char *digits, int *exponent) {
     return n;
 }
 
+static bool reads_back(const char *digits, int n, int exponent, double f) {
+    char text[40];
+    snprintf(text, sizeof text, "%.*se%d", n, digits, exponent - (n - 1));
+    return strtod(text, NULL) == f;
+}
+
+/* Adds one to the last of n decimal digits; true when it became a one more digit (all nines). */
+static bool increment(char *digits, int n) {
+    for (int i = n; i-- > 0;) {
+        if (digits[i] != '9') {
+            digits[i]++;
+            return false;
+        }
+        digits[i] = '0';
+    }
+    digits[0] = '1';
+    return true;
+}
+
 int gr_j_float_digits(double f, char digits[20], int *point) {
     int exponent = 0, n = 0;
+    f = fabs(f);
     /* 15 digits survive in every normal number, so that a shorter form is the 15 without their trailing zeros. */
-    for (int precision = fabs(f) < DBL_MIN ? 0 : 14; precision <= 16; precision++) {
+    for (int precision = f < DBL_MIN ? 0 : 14; precision <= 16; precision++) {
         n = split_e(f, precision, digits, &exponent);
-        char text[40];
-        snprintf(text, sizeof text, "%.*se%d", n, digits, exponent - (n - 1));
-        if (precision == 16 || strtod(text, NULL) == fabs(f)) break;
+        if (precision == 16 || reads_back(digits, n, exponent, f)) break;
+        if (precision < 15) continue;
+        /* Above a power of two the neighbours are twice as far as below it: there the next 16 digits may read back
+         * where the nearest do not. */
+        exponent += increment(digits, n);
+        if (reads_back(digits, n, exponent, f)) break;
     }
     while (n > 1 && digits[n - 1] == '0') n--;
     *point = exponent + 1;
@@ -249,24 +272,17 @@ graft_status gr_j_float_to_int(gr_jrun *run, double f, gr_jv *out) {
 
 /* Digits of the integer part, rounded to `drop` zeros at its end: half to even, where a fraction counts as more. */
 static double round_left(double f, int64_t drop) {
-    char digits[400];
-    int n = snprintf(digits, sizeof digits, "%.0f", trunc(fabs(f)));
+    char text[402] = "0", *digits = text + 1; /* room for a carry */
+    int n = snprintf(digits, sizeof text - 1, "%.0f", trunc(fabs(f)));
     if (drop > n) return copysign(0.0, f);
     int keep = n - (int)drop;
-    bool fraction = fabs(f) != trunc(fabs(f)), more = fraction;
+    bool more = fabs(f) != trunc(fabs(f));
     char first = digits[keep];
     for (int i = keep + 1; i < n; i++) more |= digits[i] != '0';
     bool odd = keep > 0 && (digits[keep - 1] - '0') % 2;
-    bool up = first > '5' || (first == '5' && (more || odd));
-    for (int i = keep; i < n; i++) digits[i] = '0';
-    double value = strtod(digits, NULL);
-    if (up) {
-        char one[400] = "1";
-        memset(one + 1, '0', (size_t)drop);
-        one[drop + 1] = '\0';
-        value += strtod(one, NULL);
-    }
-    return copysign(value, f);
+    memset(digits + keep, '0', (size_t)drop);
+    if (first > '5' || (first == '5' && (more || odd))) increment(text, keep + 1);
+    return copysign(strtod(text, NULL), f);
 }
 
 double gr_j_round(double f, int64_t ndigits) {

@@ -11,6 +11,7 @@ graft_status gr_jp_fail(gr_jparse *p, graft_status status, uint32_t line, const 
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    gr_j_repair(text);
     return gr_fail(p->err, status, "%s:%u: %s", p->t->name, (unsigned)line, text);
 }
 

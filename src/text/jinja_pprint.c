@@ -101,6 +101,7 @@ static graft_status pretty_dict(gr_jrun *run, const gr_jdict *d, size_t indent, 
 
 static graft_status quoted(gr_jrun *run, const char *p, size_t n, gr_jv *out) {
     size_t mark = gr_j_mark(run);
+    GR_TRY(gr_j_char_work(run, n));
     gr_j_add_quoted(&run->scratch, p, n, false);
     return gr_j_take(run, mark, out);
 }

@@ -78,7 +78,7 @@ static graft_status add_scalar_repr(gr_jrun *run, gr_buf *to, gr_jv v) {
         if (v.str->safe) gr_buf_add_text(to, "Markup(");
         gr_j_add_quoted(to, v.str->p, v.str->len, false);
         if (v.str->safe) gr_buf_add_char(to, ')');
-        return gr_j_work(run, v.str->len);
+        return gr_j_char_work(run, v.str->len);
     case GR_JRANGE:
         gr_buf_add_format(to, "range(%lld, %lld", (long long)v.range->start, (long long)v.range->stop);
         if (v.range->step != 1) gr_buf_add_format(to, ", %lld", (long long)v.range->step);
@@ -169,6 +169,7 @@ graft_status gr_j_escape(gr_jrun *run, gr_jv v, gr_jv *out) {
     gr_jv text;
     GR_TRY(gr_j_to_str(run, v, &text));
     size_t mark = gr_j_mark(run);
+    GR_TRY(gr_j_char_work(run, text.str->len));
     gr_j_add_escaped(&run->scratch, text.str->p, text.str->len);
     GR_TRY(gr_j_take(run, mark, out));
     out->str->safe = true;

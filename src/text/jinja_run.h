@@ -52,6 +52,8 @@ graft_status gr_j_fail(gr_jrun *run, graft_status status, const char *format, ..
 graft_status gr_j_raise_undefined(gr_jrun *run, gr_jv v);
 /* Counts work: n bytes or items looked at. An error over the limit or when the context was cancelled. */
 graft_status gr_j_work(gr_jrun *run, size_t n);
+/* The same for n bytes that are decoded and looked up one character at a time, which costs about 16 times as much. */
+static inline graft_status gr_j_char_work(gr_jrun *run, size_t n) { return gr_j_work(run, n < SIZE_MAX / 16 ? n * 16 : n); }
 /* Guards recursion over nested values; leave with run->value_depth--. */
 graft_status gr_j_enter_value(gr_jrun *run);
 
@@ -192,6 +194,8 @@ graft_status gr_j_case(gr_jrun *run, gr_jstr *s, gr_jcase how, gr_jv *out);
 graft_status gr_j_strip(gr_jrun *run, gr_jstr *s, const gr_jstr *chars, int sides, gr_jv *out); /* 1 left, 2 right */
 graft_status gr_j_replace(gr_jrun *run, gr_jstr *s, const gr_jstr *from, const gr_jstr *to, int64_t count, gr_jv *out);
 graft_status gr_j_pad(gr_jrun *run, gr_jstr *s, int64_t width, const gr_jstr *fill, char side, gr_jv *out);
+/* Appends the k bytes of `fill` n times to run->scratch. */
+graft_status gr_j_add_fill(gr_jrun *run, const char *fill, size_t k, int64_t n);
 graft_status gr_j_splitlines(gr_jrun *run, gr_jstr *s, bool keep, gr_jv *out);
 graft_status gr_j_join(gr_jrun *run, gr_jv sep, gr_jv items, gr_jv *out); /* str.join: items must be strings */
 graft_status gr_j_repeat(gr_jrun *run, gr_jstr *s, int64_t times, gr_jv *out);

@@ -117,7 +117,7 @@ static graft_status split_at(gr_jrun *run, gr_jstr *s, const gr_jstr *sep, int64
 graft_status gr_j_split(gr_jrun *run, gr_jstr *s, const gr_jstr *sep, int64_t max, bool from_right, gr_jv *out) {
     if (sep && !sep->len) return gr_j_raise(run, "empty separator");
     gr_jv list;
-    GR_TRY(gr_j_work(run, s->len));
+    GR_TRY(sep ? gr_j_work(run, s->len) : gr_j_char_work(run, s->len));
     GR_TRY(gr_j_seq(run, GR_JLIST, 0, &list));
     if (sep)
         GR_TRY(split_at(run, s, sep, max, from_right, list));
@@ -148,6 +148,7 @@ graft_status gr_j_partition(gr_jrun *run, gr_jstr *s, const gr_jstr *sep, bool f
 
 graft_status gr_j_splitlines(gr_jrun *run, gr_jstr *s, bool keep, gr_jv *out) {
     gr_jv list;
+    GR_TRY(gr_j_char_work(run, s->len));
     GR_TRY(gr_j_seq(run, GR_JLIST, 0, &list));
     for (size_t from = 0, at = 0; at < s->len;) {
         int32_t cp;
@@ -190,13 +191,20 @@ graft_status gr_j_replace(gr_jrun *run, gr_jstr *s, const gr_jstr *from, const g
     return GRAFT_OK;
 }
 
-static graft_status add_fill(gr_jrun *run, const gr_jstr *fill, int64_t n) {
-    if (n > 0 && (uint64_t)n > run->scratch.limit)
+graft_status gr_j_add_fill(gr_jrun *run, const char *fill, size_t k, int64_t n) {
+    size_t total;
+    if (n <= 0) return GRAFT_OK;
+    if (__builtin_mul_overflow((size_t)n, k, &total) || total > run->scratch.limit)
         return gr_j_fail(run, GRAFT_ERR_LIMIT, "text takes more than the limit of %zu bytes", run->scratch.limit);
-    for (int64_t i = 0; i < n && !run->scratch.failed; i++) {
-        gr_buf_add(&run->scratch, fill->p, fill->len);
-        if (i % 64 == 63) GR_TRY(gr_j_work(run, 64));
-    }
+    GR_TRY(gr_j_work(run, total));
+    char *to = gr_buf_reserve(&run->scratch, total);
+    if (!to) return GRAFT_OK; /* told by gr_j_take */
+    if (k == 1)
+        memset(to, *fill, total);
+    else
+        for (size_t i = 0; i < total; i += k) memcpy(to + i, fill, k);
+    run->scratch.len += total;
+    run->scratch.data[run->scratch.len] = '\0';
     return GRAFT_OK;
 }
 
@@ -209,9 +217,9 @@ graft_status gr_j_pad(gr_jrun *run, gr_jstr *s, int64_t width, const gr_jstr *fi
     int64_t left = side == 'l' ? 0 : side == 'r' ? pad : pad / 2 + (pad & width & 1);
     size_t mark = gr_j_mark(run);
     bool safe = s->safe;
-    GR_TRY(add_fill(run, fill, left));
+    GR_TRY(gr_j_add_fill(run, fill->p, fill->len, left));
     gr_buf_add(&run->scratch, s->p, s->len);
-    GR_TRY(add_fill(run, fill, pad - left));
+    GR_TRY(gr_j_add_fill(run, fill->p, fill->len, pad - left));
     GR_TRY(gr_j_take(run, mark, out));
     out->str->safe = safe;
     return GRAFT_OK;
@@ -257,14 +265,14 @@ graft_status gr_j_repeat(gr_jrun *run, gr_jstr *s, int64_t times, gr_jv *out) {
 graft_status gr_j_expandtabs(gr_jrun *run, gr_jstr *s, int64_t size, gr_jv *out) {
     size_t mark = gr_j_mark(run);
     bool safe = s->safe;
+    GR_TRY(gr_j_char_work(run, s->len));
     int64_t column = 0;
-    static const gr_jstr space = {.p = " ", .len = 1, .chars = 1};
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
         size_t k = gr_utf8_decode(s->p + i, s->len - i, &cp);
         if (cp == '\t') {
             int64_t fill = size > 0 ? size - column % size : 0;
-            GR_TRY(add_fill(run, &space, fill));
+            GR_TRY(gr_j_add_fill(run, " ", 1, fill));
             column = size > 0 ? 0 : column;
         } else {
             gr_buf_add(&run->scratch, s->p + i, k);

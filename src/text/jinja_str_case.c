@@ -74,7 +74,9 @@ static void add_ascii_cased(gr_buf *to, const gr_jstr *s, bool upper) {
 
 graft_status gr_j_case(gr_jrun *run, gr_jstr *s, gr_jcase how, gr_jv *out) {
     size_t mark = gr_j_mark(run);
-    if ((how == GR_JUPPER || how == GR_JLOWER) && gr_j_chars(s) == s->len)
+    bool ascii = gr_j_chars(s) == s->len;
+    GR_TRY(ascii ? gr_j_work(run, s->len) : gr_j_char_work(run, s->len));
+    if ((how == GR_JUPPER || how == GR_JLOWER) && ascii)
         add_ascii_cased(&run->scratch, s, how == GR_JUPPER);
     else
         add_cased(&run->scratch, s, how);

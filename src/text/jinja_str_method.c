@@ -18,20 +18,34 @@ static graft_status is(bool value, gr_jv *out) {
     return GRAFT_OK;
 }
 
+static graft_status all(gr_jrun *run, gr_jv self, bool (*property)(int32_t cp), bool when_empty, gr_jv *out) {
+    GR_TRY(gr_j_char_work(run, self.str->len));
+    return is(gr_j_is_all(self.str, property, when_empty), out);
+}
+
+static graft_status cased(gr_jrun *run, gr_jv self, gr_jcase how, gr_jv *out) {
+    GR_TRY(gr_j_char_work(run, self.str->len));
+    return is(gr_j_is_cased_as(self.str, how), out);
+}
+
 static bool is_ascii(int32_t cp) { return cp >= 0 && cp < 0x80; }
 
-METHOD(str_isalpha) { UNUSED; return is(gr_j_is_all(self.str, gr_u_is_alpha, false), out); }
-METHOD(str_isalnum) { UNUSED; return is(gr_j_is_all(self.str, gr_u_is_alnum, false), out); }
-METHOD(str_isdigit) { UNUSED; return is(gr_j_is_all(self.str, gr_u_is_digit, false), out); }
-METHOD(str_isdecimal) { UNUSED; return is(gr_j_is_all(self.str, gr_u_is_decimal, false), out); }
-METHOD(str_isnumeric) { UNUSED; return is(gr_j_is_all(self.str, gr_u_is_numeric, false), out); }
-METHOD(str_isspace) { UNUSED; return is(gr_j_is_all(self.str, gr_u_is_space, false), out); }
-METHOD(str_isascii) { UNUSED; return is(gr_j_is_all(self.str, is_ascii, true), out); }
-METHOD(str_isprintable) { UNUSED; return is(gr_j_is_all(self.str, gr_u_is_printable, true), out); }
-METHOD(str_isidentifier) { UNUSED; return is(gr_j_is_identifier(self.str), out); }
-METHOD(str_islower) { UNUSED; return is(gr_j_is_cased_as(self.str, GR_JLOWER), out); }
-METHOD(str_isupper) { UNUSED; return is(gr_j_is_cased_as(self.str, GR_JUPPER), out); }
-METHOD(str_istitle) { UNUSED; return is(gr_j_is_cased_as(self.str, GR_JTITLE), out); }
+METHOD(str_isalpha) { UNUSED; return all(run, self, gr_u_is_alpha, false, out); }
+METHOD(str_isalnum) { UNUSED; return all(run, self, gr_u_is_alnum, false, out); }
+METHOD(str_isdigit) { UNUSED; return all(run, self, gr_u_is_digit, false, out); }
+METHOD(str_isdecimal) { UNUSED; return all(run, self, gr_u_is_decimal, false, out); }
+METHOD(str_isnumeric) { UNUSED; return all(run, self, gr_u_is_numeric, false, out); }
+METHOD(str_isspace) { UNUSED; return all(run, self, gr_u_is_space, false, out); }
+METHOD(str_isascii) { UNUSED; return all(run, self, is_ascii, true, out); }
+METHOD(str_isprintable) { UNUSED; return all(run, self, gr_u_is_printable, true, out); }
+METHOD(str_isidentifier) {
+    UNUSED;
+    GR_TRY(gr_j_char_work(run, self.str->len));
+    return is(gr_j_is_identifier(self.str), out);
+}
+METHOD(str_islower) { UNUSED; return cased(run, self, GR_JLOWER, out); }
+METHOD(str_isupper) { UNUSED; return cased(run, self, GR_JUPPER, out); }
+METHOD(str_istitle) { UNUSED; return cased(run, self, GR_JTITLE, out); }
 
 static graft_status strip(gr_jrun *run, gr_jv self, gr_jv *args, int sides, gr_jv *out) {
     gr_jstr *chars = NULL;
@@ -172,6 +186,7 @@ static graft_status find(gr_jrun *run, gr_jv self, gr_jv *args, bool from_right,
     GR_TRY(range_of(run, self.str, args[1], args[2], &piece, &first, &valid));
     *out = -1;
     if (!valid) return GRAFT_OK;
+    if (from_right) GR_TRY(gr_j_char_work(run, piece.len));
     const char *hit = from_right ? gr_j_rfind(piece.p, piece.len, what->p, what->len)
                                  : gr_j_find(piece.p, piece.len, what->p, what->len);
     if (!hit) return GRAFT_OK;

@@ -43,7 +43,7 @@ TEST(test_divisibleby) { return modulo_is(run, args[0], args[1], 0, out); }
 static graft_status cased(gr_jrun *run, gr_jv v, gr_jcase how, bool *out) {
     GR_TRY(gr_j_soft_str(run, v, &v));
     *out = gr_j_is_cased_as(v.str, how);
-    return gr_j_work(run, v.str->len);
+    return gr_j_char_work(run, v.str->len);
 }
 TEST(test_lower) { return cased(run, args[0], GR_JLOWER, out); }
 TEST(test_upper) { return cased(run, args[0], GR_JUPPER, out); }

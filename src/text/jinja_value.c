@@ -17,12 +17,22 @@ graft_status gr_j_no_memory(gr_jrun *run) {
     return gr_fail_memory(run->err);
 }
 
+void gr_j_repair(char *text) {
+    for (size_t i = 0, n = strlen(text); i < n;) {
+        int32_t cp;
+        size_t k = gr_utf8_decode(text + i, n - i, &cp);
+        if (cp < 0) memset(text + i, '?', k);
+        i += k;
+    }
+}
+
 graft_status gr_j_fail(gr_jrun *run, graft_status status, const char *format, ...) {
     char text[768];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    gr_j_repair(text);
     return gr_fail(run->err, status, "%s:%u: %s", run->t->name, (unsigned)run->line, text);
 }
 

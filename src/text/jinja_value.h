@@ -148,6 +148,8 @@ struct gr_jiter {
 void *gr_j_new(gr_jrun *run, size_t n); /* zeroed; NULL: return gr_j_no_memory(run) */
 graft_status gr_j_no_memory(gr_jrun *run);
 
+void gr_j_repair(char *text); /* bytes of a cut character become '?' */
+
 static inline gr_jv gr_j_none(void) { return (gr_jv){.kind = GR_JNONE}; }
 static inline gr_jv gr_j_bool(bool b) { return (gr_jv){.kind = GR_JBOOL, .b = b}; }
 static inline gr_jv gr_j_int(int64_t i) { return (gr_jv){.kind = GR_JINT, .i = i}; }
