@@ -13,6 +13,7 @@ typedef struct lora_pair {
     double scale;
     gr_param *a, *b;
     uint64_t stream;
+    void *identity; /* head: (r, r) */
 } lora_pair;
 
 struct lora {
@@ -27,11 +28,29 @@ static void free_state(gr_adapter *a) {
     gr_lora_free_config(&s->config);
 }
 
-/* peft's reset_lora_parameters: A as nn.Linear begins (Kaiming uniform with a = sqrt(5) is +-1/sqrt(in)), B zero. */
+/* peft's reset_lora_parameters: A as nn.Linear begins (Kaiming uniform with a = sqrt(5) is +-1/sqrt(in)), B zero. On an
+ * embedding it is A that is zero, and B normal. */
 static void initialise(const struct lora *s, const lora_pair *p, uint64_t seed) {
     bool normal = s->config.init == GR_LORA_GAUSSIAN;
+    if (p->site->role == GR_ROLE_EMBED) {
+        gr_adapter_fill(p->b, seed, true, 1);
+        if (s->config.init == GR_LORA_RANDOM) gr_adapter_fill(p->a, seed, true, 1);
+        return;
+    }
     gr_adapter_fill(p->a, seed, normal, normal ? 1.0 / (double)p->r : 1 / sqrt((double)p->site->in));
     if (s->config.init == GR_LORA_RANDOM) gr_adapter_fill(p->b, seed, false, 1 / sqrt((double)p->r));
+}
+
+static graft_status make_identity(gr_adapter *a, lora_pair *p, graft_error *err) {
+    size_t r = (size_t)p->r;
+    bool wide = p->a->dtype == GR_F64;
+    if (!(p->identity = gr_arena_alloc(&a->arena, r * r * (wide ? sizeof(double) : sizeof(float))))) return gr_fail_memory(err);
+    for (size_t i = 0; i < r; i++)
+        if (wide)
+            ((double *)p->identity)[i * r + i] = 1;
+        else
+            ((float *)p->identity)[i * r + i] = 1;
+    return GRAFT_OK;
 }
 
 static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *err) {
@@ -44,16 +63,18 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *er
     p->r = (int64_t)r;
     p->scale = alpha / (s->config.rslora ? sqrt(r) : r) * a->scale;
     p->stream = gr_rng_stream(GR_RNG_DROPOUT, gr_hash_bytes(site->name, strlen(site->name), 0));
-    const char *name_a = gr_adapter_text(a, err, "base_model.model.%s.lora_A.weight", site->name);
-    const char *name_b = name_a ? gr_adapter_text(a, err, "base_model.model.%s.lora_B.weight", site->name) : NULL;
+    bool lookup = site->role == GR_ROLE_EMBED;
+    const char *ends[2] = {lookup ? "lora_embedding_A" : "lora_A.weight", lookup ? "lora_embedding_B" : "lora_B.weight"};
+    const char *name_a = gr_adapter_text(a, err, "base_model.model.%s.%s", site->name, ends[0]);
+    const char *name_b = name_a ? gr_adapter_text(a, err, "base_model.model.%s.%s", site->name, ends[1]) : NULL;
     if (!name_b) return GRAFT_ERR_MEMORY;
     gr_shape shape_a = gr_shape2(p->r, site->in), shape_b = gr_shape2(site->out, p->r);
     GR_TRY(gr_adapter_new_param(a, name_a, &shape_a, true, &p->a, err));
     GR_TRY(gr_adapter_new_param(a, name_b, &shape_b, true, &p->b, err));
-    GR_TRY(gr_adapter_add(a, name_a, p->a, site->layer, err));
-    GR_TRY(gr_adapter_add(a, name_b, p->b, site->layer, err));
+    GR_TRY(gr_adapter_add(a, name_a, p->a, gr_adapter_depth(a->model, site), err));
+    GR_TRY(gr_adapter_add(a, name_b, p->b, gr_adapter_depth(a->model, site), err));
     s->pair_of_site[site->index] = (int)s->n_pairs++;
-    return GRAFT_OK;
+    return site->role == GR_ROLE_HEAD ? make_identity(a, p, err) : GRAFT_OK;
 }
 
 /* A tied head that follows the embedding's copy is stored under both names. */
@@ -98,6 +119,7 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
     gr_lora_params params = {.n_ranges = rows->n_ranges, .ranges = rows->ranges, .seed = run->batch->seed,
                              .key = run->dropout_key, .dropout = run->batch->training ? s->config.dropout : 0};
     int n_in = 2;
+    if (l->site[0]->role == GR_ROLE_HEAD) return GRAFT_OK; /* see head */
     if (l->n_parts > GR_LORA_PAIRS)
         return gr_fail(err, GRAFT_ERR_INTERNAL, "a product of %d parts, LoRA takes %d", l->n_parts, GR_LORA_PAIRS);
     for (int i = 0; i < l->n_parts; i++) {
@@ -117,12 +139,71 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
     return GRAFT_OK;
 }
 
+/* y[t] += s B A[:, id[t]]; no dropout, as the reference has none here. */
+static graft_status embedding(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_embedding *e, gr_var **y,
+                              graft_error *err) {
+    const struct lora *s = a->state;
+    int at = s->pair_of_site[e->site->index];
+    if (at < 0) return GRAFT_OK;
+    const lora_pair *p = &s->pairs[at];
+    gr_var *in[3] = {*y, NULL, NULL}, *factor;
+    gr_pick_columns_params params = {.dt = gr_model_dtype(a->model), .scale = p->scale, .n = run->n_rows, .ids = run->ids,
+                                     .has_pad = e->pad_id >= 0, .pad_id = e->pad_id, .n_ranges = rows->n_ranges,
+                                     .ranges = rows->ranges};
+    GR_TRY(gr_nn_leaf(run->tape, p->a, &factor, err));
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_pick_columns, &factor, 1, &params, &in[1], err));
+    gr_var_drop(factor);
+    GR_TRY(gr_nn_leaf(run->tape, p->b, &in[2], err));
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_low_rank, in, 3, NULL, y, err));
+    gr_var_drop(in[1]);
+    gr_var_drop(in[2]);
+    return GRAFT_OK;
+}
+
+/* u = s drop(x) A^T on the adapter's rows and zero on others: the LoRA op over zeros with the identity for B. */
+static graft_status head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
+                         gr_head_update *out, int *n, graft_error *err) {
+    const struct lora *s = a->state;
+    int at = s->pair_of_site[l->site[0]->index];
+    if (at < 0) return GRAFT_OK;
+    if (*n == GR_HEAD_UPDATES)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "more than %d adapters of the head in one batch", GR_HEAD_UPDATES);
+    const lora_pair *p = &s->pairs[at];
+    gr_shape shape = gr_shape2(run->n_rows, p->r);
+    gr_array unit = {p->a->dtype, gr_shape2(p->r, p->r), p->identity};
+    gr_var *in[4] = {NULL, x, NULL, NULL};
+    gr_lora_params params = {.scale = {p->scale}, .n_ranges = rows->n_ranges, .ranges = rows->ranges,
+                             .dropout = run->batch->training ? s->config.dropout : 0, .seed = run->batch->seed,
+                             .stream = {p->stream}, .key = run->dropout_key};
+    GR_TRY(gr_tape_input(run->tape, gr_model_dtype(a->model), &shape, false, &in[0], err));
+    void *zeros = gr_var_array(in[0])->data;
+    if (zeros) memset(zeros, 0, gr_dtype_bytes(gr_model_dtype(a->model), (size_t)(run->n_rows * p->r)));
+    GR_TRY(gr_nn_leaf(run->tape, p->a, &in[2], err));
+    GR_TRY(gr_tape_leaf(run->tape, &unit, NULL, &in[3], err));
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_lora, in, 4, &params, &out[*n].u, err));
+    gr_var_drop(in[2]);
+    gr_var_drop(in[3]);
+    GR_TRY(gr_nn_leaf(run->tape, p->b, &out[*n].b, err));
+    (*n)++;
+    return GRAFT_OK;
+}
+
+static bool unties(const gr_adapter *a) {
+    const struct lora *s = a->state;
+    for (size_t i = 0; i < s->n_pairs; i++)
+        if (s->pairs[i].site->role == GR_ROLE_HEAD || s->pairs[i].site->role == GR_ROLE_EMBED) return true;
+    return false;
+}
+
 static graft_status merge(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err) {
     const struct lora *s = a->state;
     int at = s->pair_of_site[site->index];
     if (at < 0) return GRAFT_OK;
     const lora_pair *p = &s->pairs[at];
     if (p->a->dtype != GR_F32) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "merging is done in F32 or BF16 models");
+    if (site->role == GR_ROLE_EMBED) /* the table is (B A)^T: rows are columns of A */
+        return gr_gemm(gr_model_device(a->model), true, true, n, site->out, p->r, p->scale, GR_F32,
+                       (const float *)p->a->value + row, site->in, p->b->value, p->r, 1, GR_F32, w, site->out, err);
     return gr_gemm(gr_model_device(a->model), false, false, n, site->in, p->r, p->scale, GR_F32,
                    (const float *)p->b->value + row * p->r, p->r, p->a->value, site->in, 1, GR_F32, w, site->in, err);
 }
@@ -136,4 +217,5 @@ static void facts(const gr_adapter *a, gr_buf *b) {
 
 const gr_adapter_method gr_adapter_lora = {.name = "lora", .peft_type = "LORA", .state_size = sizeof(struct lora),
                                            .create = create, .free = free_state, .write_config = write_config,
-                                           .merge = merge, .facts = facts, .linear = linear};
+                                           .merge = merge, .unties = unties, .facts = facts, .linear = linear,
+                                           .embedding = embedding, .head = head};

@@ -67,8 +67,8 @@ static graft_status read_patterns(gr_adapter *a, const gr_json_value *json, cons
         if (rank && (p->value < 1 || p->value > GR_LORA_MAX_RANK))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: '%s': '%s' is %g, a rank is 1 to %d", a->where, key, i->key,
                            p->value, GR_LORA_MAX_RANK);
-        graft_status st = gr_pattern_new(a->a, "\\A(?:.*\\.)?(?:", i->key, ")\\z", &p->pattern, err);
-        if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s: '%s'", a->where, key);
+        graft_status st = gr_pattern_new(a->a, a->where, "\\A(?:.*\\.)?(?:", i->key, ")\\z", &p->pattern, err);
+        if (st != GRAFT_OK) return gr_error_prefix(err, st, "'%s'", key);
         out->n++;
     }
     return GRAFT_OK;

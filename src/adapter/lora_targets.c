@@ -9,9 +9,7 @@ static bool ends_with(const char *text, const char *tail) {
     return n >= m && memcmp(text + n - m, tail, m) == 0;
 }
 
-static bool is_linear(const gr_site *s) {
-    return s->role != GR_ROLE_NORM && s->role != GR_ROLE_EMBED;
-}
+static bool is_linear(const gr_site *s) { return s->role != GR_ROLE_NORM && s->role != GR_ROLE_EMBED; }
 
 /* "all-linear" becomes the last names of all products but the head, sorted, which mean the same modules. Without
  * target_modules peft's choice for every model of the Llama kind. */
@@ -49,9 +47,10 @@ static graft_status in_layers(gr_adapter *a, const gr_lora_config *c, const char
     for (size_t i = 0; i < n && !found; i++) {
         gr_pattern *p;
         if (c->layers_pattern.n)
-            GR_TRY(gr_pattern_new(a->a, "\\A(?:|.*?\\.)(?:", c->layers_pattern.names[i], ")\\.(?<idx>\\d+)\\.", &p, err));
+            GR_TRY(gr_pattern_new(a->a, a->where, "\\A(?:|.*?\\.)(?:", c->layers_pattern.names[i], ")\\.(?<idx>\\d+)\\.", &p,
+                                  err));
         else
-            GR_TRY(gr_pattern_new(a->a, "\\A.*?\\.", "[^.]*", "\\.(?<idx>\\d+)\\.", &p, err));
+            GR_TRY(gr_pattern_new(a->a, a->where, "\\A.*?\\.", "[^.]*", "\\.(?<idx>\\d+)\\.", &p, err));
         graft_status st = gr_pattern_match(p, module, &found, &layer, err);
         gr_pattern_free(p);
         if (st != GRAFT_OK) return st;
@@ -66,7 +65,8 @@ static graft_status is_saved_whole(gr_adapter *a, const gr_lora_config *c, const
     bool found = false;
     for (size_t i = 0; i < c->modules_to_save.n && !found; i++) {
         gr_pattern *p;
-        GR_TRY(gr_pattern_new(a->a, "\\A(?:|.*\\.)(?:", c->modules_to_save.names[i], ")(?:\\z|\\..*)", &p, err));
+        GR_TRY(gr_pattern_new(a->a, a->where, "\\A(?:|.*\\.)(?:", c->modules_to_save.names[i], ")(?:\\z|\\..*)", &p,
+                              err));
         graft_status st = gr_pattern_match(p, module, &found, NULL, err);
         gr_pattern_free(p);
         if (st != GRAFT_OK) return st;
@@ -145,10 +145,13 @@ graft_status gr_lora_find_targets(gr_adapter *a, gr_lora_config *c, bool fresh, 
         GR_TRY(is_target(a, c, modules[i], &sel, &target, err));
         if (!target) continue;
         const gr_site *s = gr_model_find_site(a->model, modules[i]);
-        if (!s || !is_linear(s) || s->role == GR_ROLE_HEAD)
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: target module '%s' is not a linear layer that LoRA can adapt%s",
-                           a->where, modules[i],
-                           s && s->role != GR_ROLE_NORM ? ": name it in modules_to_save to train it whole" : "");
+        if (!s || s->role == GR_ROLE_NORM)
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                           "%s: target module '%s' is neither a linear layer nor an embedding, which is what LoRA can adapt",
+                           a->where, modules[i]);
+        if (c->ensure_weight_tying && gr_model_head_is_tied(a->model) && !(is_linear(s) && s->role != GR_ROLE_HEAD))
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: ensure_weight_tying is not supported where LoRA adapts '%s'",
+                           a->where, modules[i]);
         sites[found++] = s;
     }
     if (!found) return fail_no_target(a, c, &sel, err);

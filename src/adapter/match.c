@@ -13,7 +13,8 @@ struct gr_pattern {
     pcre2_general_context *general;
     pcre2_match_context *limits;
     pcre2_code *code;
-    char *text; /* for errors */
+    const char *where; /* for errors, borrowed */
+    char *text;
 };
 
 static void *allocate(size_t n, void *user) { return gr_alloc(user, n); }
@@ -46,16 +47,17 @@ static graft_status compile(gr_pattern *p, const char *whole, size_t len, graft_
     if (code == PCRE2_ERROR_NOMEMORY || code == 121 /* ERR21: failed to allocate heap memory */) return gr_fail_memory(err);
     unsigned char message[160] = "";
     pcre2_get_error_message(code, message, sizeof message);
-    return gr_fail(err, GRAFT_ERR_FORMAT, "pattern '%s': %s", p->text, (const char *)message);
+    return gr_fail(err, GRAFT_ERR_FORMAT, "%s: pattern '%s': %s", p->where, p->text, (const char *)message);
 }
 
-graft_status gr_pattern_new(const graft_allocator *a, const char *before, const char *middle, const char *after,
-                            gr_pattern **out, graft_error *err) {
+graft_status gr_pattern_new(const graft_allocator *a, const char *where, const char *before, const char *middle,
+                            const char *after, gr_pattern **out, graft_error *err) {
     if (strlen(middle) > MAX_PATTERN)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "a pattern of %zu characters, expected at most %d", strlen(middle), MAX_PATTERN);
+        return gr_fail(err, GRAFT_ERR_LIMIT, "%s: a pattern of %zu characters, expected at most %d", where, strlen(middle), MAX_PATTERN);
     gr_pattern *p = gr_calloc(a, 1, sizeof *p);
     if (!p) return gr_fail_memory(err);
     p->a = a;
+    p->where = where;
     gr_buf b;
     gr_buf_init(&b, a);
     gr_buf_add_text(&b, before);
@@ -81,7 +83,7 @@ graft_status gr_pattern_match(const gr_pattern *p, const char *text, bool *match
     if (n == PCRE2_ERROR_NOMEMORY)
         st = gr_fail_memory(err);
     else if (n < 0 && n != PCRE2_ERROR_NOMATCH)
-        st = gr_fail(err, GRAFT_ERR_LIMIT, "pattern '%s' takes too long on '%s'", p->text, text);
+        st = gr_fail(err, GRAFT_ERR_LIMIT, "%s: pattern '%s' takes too long on '%s'", p->where, p->text, text);
     else {
         *matches = n > 0;
         const size_t *at = pcre2_get_ovector_pointer(data);
@@ -100,7 +102,7 @@ graft_status gr_targets_match(gr_adapter *a, const gr_targets *t, const char *mo
     bool found = false;
     if (t->regex) {
         gr_pattern *p;
-        GR_TRY(gr_pattern_new(a->a, "\\A(?:", t->regex, ")\\z", &p, err));
+        GR_TRY(gr_pattern_new(a->a, a->where, "\\A(?:", t->regex, ")\\z", &p, err));
         graft_status st = gr_pattern_match(p, module, &found, NULL, err);
         gr_pattern_free(p);
         if (st != GRAFT_OK) return st;

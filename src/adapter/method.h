@@ -26,12 +26,18 @@ typedef struct gr_adapter_method {
     void (*write_config)(const gr_adapter *a, gr_buf *b);
     /* Adds the delta of rows [row, row + n) of the site's weight to w (n rows, F32, HF layout). NULL: there is none. */
     graft_status (*merge)(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err);
+    /* Whether a tied head is no longer the embedding once the delta is merged. NULL: no. */
+    bool (*unties)(const gr_adapter *a);
     /* Facts for gr_adapter_info: members of a JSON object, each ended by a comma. */
     void (*facts)(const gr_adapter *a, gr_buf *b);
 
     /* Hooks for the rows of this adapter; see gr_hooks. NULL: not used. */
     graft_status (*linear)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
                            gr_var **y, graft_error *err);
+    graft_status (*embedding)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_embedding *e, gr_var **y,
+                              graft_error *err);
+    graft_status (*head)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *head, gr_var *x,
+                         gr_head_update *out, int *n, graft_error *err);
 } gr_adapter_method;
 
 #define X(name) extern const gr_adapter_method gr_adapter_##name;
@@ -75,6 +81,7 @@ gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index); /* NULL when ther
 graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shape *shape, bool decay, gr_param **out,
                                   graft_error *err);
 /* Enters a parameter under the name that it is stored with. `layer`: where it stands. */
+int gr_adapter_depth(const gr_model *m, const gr_site *s); /* its layer; -1 the embedding, n_layers head and final norm */
 graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err);
 /* Tensors of the model (names in `tensors`) as a variant; parameter i is stored as `stored[i]`. */
 graft_status gr_adapter_add_variant(gr_adapter *a, const char *const *tensors, const char *const *stored, size_t n,
@@ -118,10 +125,11 @@ void gr_config_write_targets(gr_buf *b, const gr_targets *t);
 
 /* --- Matching ------------------------------------------------------------------------------------------------------------------ */
 
-/* A regular expression around `middle` in the manner of Python's re, bounded in time. */
+/* A regular expression around `middle` in the manner of Python's re, bounded in time. `where` stands in errors and
+ * outlives the pattern. */
 typedef struct gr_pattern gr_pattern;
-graft_status gr_pattern_new(const graft_allocator *a, const char *before, const char *middle, const char *after,
-                            gr_pattern **out, graft_error *err);
+graft_status gr_pattern_new(const graft_allocator *a, const char *where, const char *before, const char *middle,
+                            const char *after, gr_pattern **out, graft_error *err);
 void gr_pattern_free(gr_pattern *p);
 /* `group` (may be NULL) gets the integer in group 1 (named or not), -1 without one. */
 graft_status gr_pattern_match(const gr_pattern *p, const char *text, bool *matches, int64_t *group, graft_error *err);

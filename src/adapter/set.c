@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "adapter/method.h"
+#include "quant/quant.h"
 
 static const gr_adapter_method *const methods[] = {
 #define X(name) &gr_adapter_##name,
@@ -24,6 +25,23 @@ static graft_status hook_linear(void *self, gr_run *run, const gr_linear *l, gr_
     for (int i = 0; i < run->n_adapters; i++) {
         gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
         if (a->method->linear) GR_TRY(a->method->linear(a, run, &run->adapters[i], l, x, y, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status hook_embedding(void *self, gr_run *run, const gr_embedding *e, gr_var **y, graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->method->embedding) GR_TRY(a->method->embedding(a, run, &run->adapters[i], e, y, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status hook_head(void *self, gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
+                              graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->method->head) GR_TRY(a->method->head(a, run, &run->adapters[i], head, x, out, n, err));
     }
     return GRAFT_OK;
 }
@@ -63,6 +81,7 @@ graft_status gr_adapter_set_new(gr_model *m, gr_adapter_set **out, graft_error *
     s->model = m;
     s->a = a;
     s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .linear = hook_linear,
+                          .embedding = hook_embedding, .head = hook_head,
                           .variant = hook_variant, .lowest_layer = hook_lowest_layer};
     *out = s;
     return GRAFT_OK;
@@ -167,14 +186,17 @@ graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p,
     return add_stored(a, stored_name, p, err);
 }
 
-/* Layer of a tensor; the embedding is below all, the head and the final norm above. */
-static int layer_of(const gr_model *m, const char *tensor) {
+int gr_adapter_depth(const gr_model *m, const gr_site *s) {
+    if (s->role == GR_ROLE_EMBED) return -1;
+    return s->layer >= 0 ? s->layer : gr_model_get_config(m)->n_layers;
+}
+
+static int depth_of_tensor(const gr_model *m, const char *tensor) {
     const char *dot = strrchr(tensor, '.');
     char module[300];
     snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - tensor : 0), tensor);
     const gr_site *s = gr_model_find_site(m, module);
-    if (!s || s->role == GR_ROLE_EMBED) return -1;
-    return s->layer >= 0 ? s->layer : gr_model_get_config(m)->n_layers;
+    return s ? gr_adapter_depth(m, s) : -1;
 }
 
 graft_status gr_adapter_add_variant(gr_adapter *a, const char *const *tensors, const char *const *stored, size_t n,
@@ -182,7 +204,7 @@ graft_status gr_adapter_add_variant(gr_adapter *a, const char *const *tensors, c
     GR_TRY(gr_variant_new(a->model, tensors, n, untie, a->trainable, &a->variant, err));
     a->bytes += gr_variant_bytes(a->variant);
     for (size_t i = 0; i < n; i++)
-        GR_TRY(gr_adapter_add(a, stored[i], gr_variant_param(a->variant, i), layer_of(a->model, tensors[i]), err));
+        GR_TRY(gr_adapter_add(a, stored[i], gr_variant_param(a->variant, i), depth_of_tensor(a->model, tensors[i]), err));
     return GRAFT_OK;
 }
 
@@ -313,19 +335,56 @@ fail:
     return st;
 }
 
+/* Of an adapted embedding or head peft stores the base's weight too. The base's own is used; if they differ, say so. */
+static graft_status is_base_copy(gr_adapter *a, const gr_named_tensor *t, bool *known, graft_error *err) {
+    static const char before[] = "base_model.model.", after[] = ".base_layer.weight";
+    size_t n = strlen(t->name), m = strlen(before) + strlen(after);
+    gr_shape shape;
+    *known = false;
+    if (n <= m || strncmp(t->name, before, strlen(before)) != 0 || strcmp(t->name + n - strlen(after), after) != 0)
+        return GRAFT_OK;
+    const char *tensor = gr_adapter_text(a, err, "%.*s.weight", (int)(n - m), t->name + strlen(before));
+    if (!tensor) return GRAFT_ERR_MEMORY;
+    if (gr_model_tensor_shape(a->model, tensor, &shape, NULL) != GRAFT_OK) return GRAFT_OK;
+    if (!gr_shape_equal(&shape, &t->view.shape) || !gr_can_dequantize(t->view.dtype)) {
+        char expected[GR_SHAPE_TEXT], found[GR_SHAPE_TEXT];
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: not made for this base model: tensor '%s' has shape %s, expected %s",
+                       t->file, t->name, gr_shape_format(&t->view.shape, found, sizeof found),
+                       gr_shape_format(&shape, expected, sizeof expected));
+    }
+    int64_t columns = shape.d[1];
+    float *rows = gr_alloc(a->a, 2 * (size_t)columns * sizeof *rows);
+    bool same = true;
+    graft_status st = rows ? GRAFT_OK : gr_fail_memory(err);
+    for (int64_t r = 0; r < shape.d[0] && same && st == GRAFT_OK; r++) {
+        st = gr_model_read_tensor(a->model, tensor, r, 1, rows, err);
+        if (st == GRAFT_OK)
+            st = gr_dequantize_row(t->view.dtype, gr_tensor_row(&t->view, r), (size_t)columns, rows + columns, err);
+        same = st == GRAFT_OK && memcmp(rows, rows + columns, (size_t)columns * sizeof *rows) == 0;
+    }
+    gr_free(a->a, rows);
+    if (st != GRAFT_OK) return st;
+    if (!same)
+        gr_log(gr_model_context(a->model), GRAFT_LOG_WARNING, "%s: '%s' differs from the base model's, which is used", t->file,
+               t->name);
+    *known = true;
+    return GRAFT_OK;
+}
+
 static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, graft_error *err) {
     size_t used = 0;
     for (size_t i = 0; i < a->n_stored; i++) {
         const gr_named_tensor *t = gr_tensor_list_find(list, a->stored[i].name);
         if (!t) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' is missing", a->where, a->stored[i].name);
         graft_status st = gr_param_read(a->stored[i].param, &t->view, err);
-        if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s", t->file);
+        if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s: not made for this base model", t->file);
         used++;
     }
     if (used == list->n) return GRAFT_OK;
     for (size_t i = 0; i < list->n; i++) {
         bool known = false;
         for (size_t j = 0; j < a->n_stored && !known; j++) known = strcmp(a->stored[j].name, list->items[i].name) == 0;
+        if (!known) GR_TRY(is_base_copy(a, &list->items[i], &known, err));
         if (!known)
             return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' does not belong to what adapter_config.json describes",
                            list->items[i].file, list->items[i].name);

@@ -169,7 +169,8 @@ graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, g
     if (dtype != GR_F32 && dtype != GR_BF16 && dtype != GR_F16)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "a model is written in F32, BF16 or F16, not in %s", gr_dtype_name(dtype));
     /* An adapter with a head of its own unties what was tied. */
-    bool own_head = gr_model_head_is_tied(m) && a && a->variant && gr_variant_unties(a->variant);
+    bool own_head = gr_model_head_is_tied(m) && a &&
+                    ((a->variant && gr_variant_unties(a->variant)) || (a->method->unties && a->method->unties(a)));
     merge_job j = {.m = m, .a = a, .dtype = dtype};
     GR_TRY(block_size(m, &j.block, err));
     GR_TRY(gr_make_dirs(dir, err));

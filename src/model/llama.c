@@ -58,7 +58,7 @@ static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_err
     gr_run *all = gr_pass_run_all(p), *wanted = gr_pass_run_wanted(p);
     gr_var *h, *qkv, *y;
     GR_TRY(gr_nn_norm(all, &norms[INPUT_NORM], c->rms_norm_eps, x, &h, err));
-    GR_TRY(gr_nn_linear(all, &linears[QKV], h, false, &qkv, err));
+    GR_TRY(gr_nn_linear(all, &linears[QKV], h, &qkv, err));
     gr_var_drop(h);
     gr_nn_attention a = {.layer = l, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
                          .scale = 1 / sqrt(c->head_dim), .causal = true,
@@ -74,7 +74,7 @@ static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_err
         gr_pass_use(p, wanted);
         all = wanted;
     }
-    GR_TRY(gr_nn_linear(all, &linears[O], y, false, out, err));
+    GR_TRY(gr_nn_linear(all, &linears[O], y, out, err));
     gr_var_drop(y);
     return GRAFT_OK;
 }
@@ -85,11 +85,11 @@ static graft_status feed_forward(gr_pass *p, gr_run *run, int l, gr_var *x, gr_v
     const gr_linear *linears = &mods->linears[l * LINEARS];
     gr_var *h, *gate_up, *y;
     GR_TRY(gr_nn_norm(run, &mods->norms[l * norms_per_layer(c) + POST_NORM], c->rms_norm_eps, x, &h, err));
-    GR_TRY(gr_nn_linear(run, &linears[GATE_UP], h, false, &gate_up, err));
+    GR_TRY(gr_nn_linear(run, &linears[GATE_UP], h, &gate_up, err));
     gr_var_drop(h);
     GR_TRY(gr_nn_swiglu(run, gate_up, &linears[DOWN], &y, err));
     gr_var_drop(gate_up);
-    GR_TRY(gr_nn_linear(run, &linears[DOWN], y, false, out, err));
+    GR_TRY(gr_nn_linear(run, &linears[DOWN], y, out, err));
     gr_var_drop(y);
     return GRAFT_OK;
 }

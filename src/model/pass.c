@@ -29,7 +29,7 @@ graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
     gr_var *x, *y;
     GR_TRY(gr_pass_begin(p, t, b, o, rows, n_rows, err));
     gr_pass_use(p, &p->all);
-    GR_TRY(gr_nn_embedding(&p->all, &p->modules->embedding, p->ids, &x, err));
+    GR_TRY(gr_nn_embedding(&p->all, &p->modules->embedding, &x, err));
     GR_TRY(run_layers(p, &x, err));
     gr_pass_use(p, gr_pass_run_wanted(p));
     GR_TRY(p->model->family->finish(p, x, &y, err));
@@ -42,22 +42,15 @@ graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
                             int64_t n_rows, gr_var **out, graft_error *err) {
     gr_var *h;
     GR_TRY(gr_pass_hidden(p, t, b, o, rows, n_rows, &h, err));
-    GR_TRY(gr_nn_linear(gr_pass_run_wanted(p), &p->modules->head, h, true, out, err));
+    GR_TRY(gr_nn_logits(gr_pass_run_wanted(p), &p->modules->head, h, 0, -1, NULL, out, err));
     gr_var_drop(h);
     return GRAFT_OK;
 }
 
 graft_status gr_pass_head(gr_pass *p, gr_var *hidden, int64_t begin, int64_t n, gr_var **out, graft_error *err) {
     int32_t *rows;
-    gr_var *some;
     GR_TRY(gr_pass_reserve(p, GR_PASS_HEAD_ROWS, (size_t)n * sizeof *rows, (void **)&rows, err));
-    for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)(begin + i);
-    gr_gather_rows_params gather = {.n = n, .rows = rows};
-    GR_TRY(gr_tape_apply(p->tape, &gr_op_gather_rows, &hidden, 1, &gather, &some, err));
-    gr_linear_params params = {.w = p->modules->head.matrix, .wide = true};
-    GR_TRY(gr_tape_apply(p->tape, &gr_op_linear, &some, 1, &params, out, err));
-    gr_var_drop(some);
-    return GRAFT_OK;
+    return gr_nn_logits(gr_pass_run_wanted(p), &p->modules->head, hidden, begin, n, rows, out, err);
 }
 
 /* The rows that have a label, with label and weight of each. */
@@ -87,17 +80,23 @@ graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pa
                           graft_error *err) {
     int32_t *rows = NULL;
     int64_t n = 0;
-    gr_var *h, *in[2] = {NULL, NULL}, *loss;
+    gr_var *h, *in[2 + 2 * GR_HEAD_UPDATES] = {NULL}, *loss;
+    gr_head_update updates[GR_HEAD_UPDATES];
+    int n_updates;
     GR_TRY(collect_labels(p, b, &rows, &n, err));
     GR_TRY(gr_pass_hidden(p, t, b, o, rows, n, &h, err));
     const gr_linear *head = &p->modules->head;
+    GR_TRY(gr_nn_head_updates(gr_pass_run_wanted(p), head, h, updates, &n_updates, err));
     in[0] = h;
     if (head->weight[0]) GR_TRY(gr_nn_leaf(t, head->weight[0], &in[1], err));
+    for (int i = 0; i < n_updates; i++) {
+        in[2 + 2 * i] = updates[i].u;
+        in[3 + 2 * i] = updates[i].b;
+    }
     gr_cross_entropy_params params = {.head = head->matrix, .labels = p->labels, .weight = p->weights,
                                       .losses = p->losses, .hits = p->hits};
-    GR_TRY(gr_tape_apply(t, &gr_op_cross_entropy_head, in, in[1] ? 2 : 1, &params, &loss, err));
-    gr_var_drop(in[1]);
-    gr_var_drop(h);
+    GR_TRY(gr_tape_apply(t, &gr_op_cross_entropy_head, in, 2 + 2 * n_updates, &params, &loss, err));
+    for (int i = 0; i < 2 + 2 * n_updates; i++) gr_var_drop(in[i]);
     gr_loss result = {.var = loss, .n_labels = n, .n_rows = n, .rows = rows, .losses = p->losses, .correct = p->hits};
     for (int64_t i = 0; i < n; i++) {
         result.sum += p->losses[i];

@@ -49,7 +49,6 @@ struct gr_pass {
     const gr_modules *modules;
     gr_run all, wanted;
     bool all_wanted;
-    const int32_t *ids; /* 0 in place of negative ones */
     const int32_t *positions, *starts;
     void *cos_sin;
     gr_attention_rows *seqs, *virtual_seqs; /* n_seqs, or n_layers times that where layers differ */

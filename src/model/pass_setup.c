@@ -199,7 +199,7 @@ static graft_status fill_rope(gr_pass *p, graft_error *err) {
 static graft_status fill_ids(gr_pass *p, graft_error *err) {
     const gr_batch *b = p->batch;
     int32_t *ids;
-    p->ids = b->ids;
+    p->all.ids = p->wanted.ids = b->ids;
     bool negative = false;
     for (int64_t i = 0; b->ids && !gr_tape_is_dry(p->tape) && i < b->n_tokens; i++) negative |= b->ids[i] < 0;
     if (!negative) return GRAFT_OK;
@@ -207,7 +207,7 @@ static graft_status fill_ids(gr_pass *p, graft_error *err) {
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "a negative token id, but no adapter with virtual rows");
     GR_TRY(gr_pass_reserve(p, GR_PASS_IDS, (size_t)b->n_tokens * sizeof *ids, (void **)&ids, err));
     for (int64_t i = 0; i < b->n_tokens; i++) ids[i] = GR_MAX(b->ids[i], 0);
-    p->ids = ids;
+    p->all.ids = p->wanted.ids = ids;
     return GRAFT_OK;
 }
 

@@ -16,19 +16,19 @@ graft_status gr_nn_constant(gr_tape *t, gr_dtype dt, int64_t n, void *data, gr_v
     return gr_tape_leaf(t, &a, NULL, out, err);
 }
 
-graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, const int32_t *ids, gr_var **out, graft_error *err) {
+graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, gr_var **out, graft_error *err) {
     gr_var *in[1] = {NULL}, *y;
     if (e->param) {
         gr_param p = *e->param;
         if (p.grad_embedding) p.grad = p.grad_embedding;
         GR_TRY(gr_nn_leaf(run->tape, &p, &in[0], err));
     }
-    gr_embedding_params params = {.table = e->matrix, .n = run->n_rows, .ids = ids, .has_pad = e->pad_id >= 0,
+    gr_embedding_params params = {.table = e->matrix, .n = run->n_rows, .ids = run->ids, .has_pad = e->pad_id >= 0,
                                   .pad_id = e->pad_id};
     GR_TRY(gr_tape_apply(run->tape, &gr_op_embedding, in, 1, &params, &y, err));
     gr_var_drop(in[0]);
     if (run->hooks && run->hooks->embedding)
-        GR_TRY(run->hooks->embedding(run->hooks->self, run, e->site, &y, err));
+        GR_TRY(run->hooks->embedding(run->hooks->self, run, e, &y, err));
     *out = y;
     return GRAFT_OK;
 }
@@ -55,9 +55,9 @@ static graft_status add_bias(gr_run *run, const gr_linear *l, gr_var **y, graft_
     return GRAFT_OK;
 }
 
-graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, bool wide, gr_var **out, graft_error *err) {
+graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, gr_var **out, graft_error *err) {
     gr_var *in[1 + GR_MATRIX_PARTS] = {x}, *y;
-    gr_linear_params params = {.w = l->matrix, .wide = wide};
+    gr_linear_params params = {.w = l->matrix};
     int n_in = 1;
     for (int i = 0; i < l->n_parts; i++) {
         params.column[i] = l->offset[i];
@@ -71,6 +71,47 @@ graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, bool wide,
     const gr_hooks *h = run->hooks;
     if (h && h->linear) GR_TRY(h->linear(h->self, run, l, x, &y, err));
     if (h && h->scale) GR_TRY(h->scale(h->self, run, l, false, &y, err));
+    *out = y;
+    return GRAFT_OK;
+}
+
+graft_status gr_nn_head_updates(gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
+                                graft_error *err) {
+    const gr_hooks *h = run->hooks;
+    *n = 0;
+    return h && h->head ? h->head(h->self, run, head, x, out, n, err) : GRAFT_OK;
+}
+
+/* Some rows of *x in its place. */
+static graft_status pick(gr_run *run, gr_var **x, int64_t n, const int32_t *rows, graft_error *err) {
+    gr_gather_rows_params params = {.n = n, .rows = rows};
+    gr_var *y;
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_gather_rows, x, 1, &params, &y, err));
+    gr_var_drop(*x);
+    *x = y;
+    return GRAFT_OK;
+}
+
+graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t begin, int64_t n, int32_t *rows,
+                          gr_var **out, graft_error *err) {
+    gr_head_update updates[GR_HEAD_UPDATES];
+    gr_var *in[2] = {gr_var_keep(x), NULL}, *y;
+    int n_updates;
+    GR_TRY(gr_nn_head_updates(run, head, x, updates, &n_updates, err));
+    for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)(begin + i);
+    if (n >= 0) GR_TRY(pick(run, &in[0], n, rows, err));
+    if (head->weight[0]) GR_TRY(gr_nn_leaf(run->tape, head->weight[0], &in[1], err));
+    gr_linear_params params = {.w = head->matrix, .wide = true};
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_linear, in, in[1] ? 2 : 1, &params, &y, err));
+    gr_var_drop(in[0]);
+    gr_var_drop(in[1]);
+    for (int i = 0; i < n_updates; i++) {
+        if (n >= 0) GR_TRY(pick(run, &updates[i].u, n, rows, err));
+        gr_var *low[3] = {y, updates[i].u, updates[i].b};
+        GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_low_rank, low, 3, NULL, &y, err));
+        gr_var_drop(updates[i].u);
+        gr_var_drop(updates[i].b);
+    }
     *out = y;
     return GRAFT_OK;
 }

@@ -25,6 +25,7 @@ struct gr_run {
     int64_t n_rows;
     const int32_t *bounds;
     const int32_t *token;
+    const int32_t *ids;          /* of every token of the batch, 0 in place of negative ones */
     const uint64_t *dropout_key; /* of each row in flight; NULL: the row number */
     int n_adapters;              /* that have rows in flight */
     const gr_run_adapter *adapters;
@@ -34,12 +35,19 @@ struct gr_run {
 graft_status gr_nn_leaf(gr_tape *t, const gr_param *p, gr_var **out, graft_error *err);
 graft_status gr_nn_constant(gr_tape *t, gr_dtype dt, int64_t n, void *data, gr_var **out, graft_error *err);
 
-/* Rows of the table for the batch's ids, (n_tokens, size); rows of negative ids are whatever the hook puts there. `ids`
- * are the batch's with 0 in place of negative ones. */
-graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, const int32_t *ids, gr_var **out, graft_error *err);
+/* Rows of the table for the batch's ids, (n_tokens, size); rows of negative ids are whatever the hook puts there. */
+graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, gr_var **out, graft_error *err);
 
-/* y = x W^T + bias, then the hooks' deltas and scales: (rows, out). `wide`: y in F32. */
-graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, bool wide, gr_var **out, graft_error *err);
+/* y = x W^T + bias, then the hooks' deltas and scales: (rows, out). */
+graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, gr_var **out, graft_error *err);
+
+/* What the hooks add to the head for rows x; see gr_hooks.head. */
+graft_status gr_nn_head_updates(gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
+                                graft_error *err);
+/* Logits in F32 (F64) of rows begin .. begin+n-1 of x, which are the rows in flight; n < 0: of all. `rows`: room for n
+ * numbers, until the backward is done. */
+graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t begin, int64_t n, int32_t *rows,
+                          gr_var **out, graft_error *err);
 
 graft_status gr_nn_norm(gr_run *run, const gr_norm *n, double eps, gr_var *x, gr_var **out, graft_error *err);
 

@@ -94,6 +94,12 @@ typedef struct gr_modules {
 typedef struct gr_variant gr_variant; /* model/model.h */
 typedef struct gr_run gr_run;         /* nn/nn.h: the running pass: tape, batch, rows in flight */
 
+/* logits += u B^T; the receiver drops both variables. */
+typedef struct gr_head_update {
+    gr_var *u, *b; /* u (rows, r) in the compute type, b (vocab, r) a parameter */
+} gr_head_update;
+enum { GR_HEAD_UPDATES = 3 };
+
 /* Hooks get `self` first. Where they replace a variable they take over the old reference and give a new one. Any may
  * be NULL. The rows of x and y are run->n_rows rows in run->bounds (not always all tokens of the batch: the last layer
  * is computed for wanted rows only). */
@@ -106,7 +112,11 @@ typedef struct gr_hooks {
     /* Linear delta (LoRA): *y (rows, linear->out) holds x W^T + bias; make it that plus the delta. */
     graft_status (*linear)(void *self, gr_run *run, const gr_linear *linear, gr_var *x, gr_var **y, graft_error *err);
     /* Rows of the embedding look-up, likewise (LoRA on embeddings, virtual input rows for negative ids). */
-    graft_status (*embedding)(void *self, gr_run *run, const gr_site *site, gr_var **y, graft_error *err);
+    graft_status (*embedding)(void *self, gr_run *run, const gr_embedding *e, gr_var **y, graft_error *err);
+    /* Low-rank updates of the head, whose logits are never held whole: appends to out[*n] what x (the rows in flight)
+     * needs, at most GR_HEAD_UPDATES in all. */
+    graft_status (*head)(void *self, gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
+                         graft_error *err);
     /* Activation scale (IA3): of the output of a product, or with `input` of the input of the down projection. */
     graft_status (*scale)(void *self, gr_run *run, const gr_linear *linear, bool input, gr_var **y, graft_error *err);
     /* Virtual key/value rows in front of every sequence (prefix tuning): *k, *v (rows, kv width) with bounds per

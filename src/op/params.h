@@ -112,6 +112,22 @@ typedef struct gr_lora_params {
     const uint64_t *key;        /* T: identity of each row; NULL: the row number */
 } gr_lora_params;
 
+/* gr_op_low_rank: y = x + u B^T; in place of x. in 0: x (T,N) of the activations' type or of the parameters' (logits); in 1:
+ * u (T,r); in 2: B (N,r), parameter. No parameters. */
+
+/* gr_op_pick_columns: u[t] = scale * A[:, ids[t]] for the covered rows t, 0 for others: the first factor of a low-rank
+ * update of a look-up. in 0: A (r,V), parameter. out: (n,r) in dt. */
+typedef struct gr_pick_columns_params {
+    gr_dtype dt;
+    double scale;
+    int64_t n;
+    const int32_t *ids;         /* n, each 0 <= id < V (else GRAFT_ERR_ARGUMENT) */
+    bool has_pad;               /* pad_id gives A no gradient */
+    int32_t pad_id;
+    int n_ranges;               /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+} gr_pick_columns_params;
+
 /* gr_op_dropout: y[r][c] = keep ? x / (1-p) : 0, keep a function of (seed, stream, key[r], c); in place.
  * in 0: (T,C). */
 typedef struct gr_dropout_params {
@@ -127,10 +143,12 @@ typedef struct gr_gather_rows_params {
     const int32_t *rows;
 } gr_gather_rows_params;
 
-/* gr_op_cross_entropy_head: sum over r of weight[r] * -log softmax(x[r] W^T)[label[r]], chunk by chunk of rows, so that
- * logits are never held for more than a chunk. in 0: x (R,C); in 1 (optional): the head's weight (V,C) as a parameter,
- * only its gradient matters. out: (1) F64. Rows whose label is negative count nothing.
- * The gradient of x is made in the forward, where the logits are; with a trainable head the backward makes them again. */
+/* gr_op_cross_entropy_head: sum over r of weight[r] * -log softmax(x[r] W^T + sum_i u_i[r] B_i^T)[label[r]], chunk by chunk
+ * of rows, so that logits are never held for more than a chunk. in 0: x (R,C); in 1 (optional): the head's weight (V,C) as
+ * a parameter, only its gradient matters; in 2 + 2i and in 3 + 2i (optional, i < 3): u_i (R,r_i) and B_i (V,r_i), parameter:
+ * low-rank updates of the head. out: (1) F64. Rows whose label is negative count nothing.
+ * The gradient of x is made in the forward, where the logits are; with a trainable head or updates of it the backward makes
+ * them again. */
 typedef struct gr_cross_entropy_params {
     gr_matrix *head;
     const int32_t *labels; /* R, below V (else GRAFT_ERR_ARGUMENT) */

@@ -7,6 +7,9 @@
 static const char adapter_config[] = "{\"peft_type\": \"LORA\", \"r\": 4, \"target_modules\": \"all-linear\", "
                                      "\"lora_dropout\": 0.25, \"init_lora_weights\": false}";
 
+static const char ends_config[] = "{\"peft_type\": \"LORA\", \"r\": 3, \"target_modules\": [\"o_proj\", \"lm_head\", "
+                                  "\"embed_tokens\"], \"lora_dropout\": 0.25, \"init_lora_weights\": false}";
+
 static gr_model *model_of(graft_model *m) { return m->model; }
 
 static void assert_same(const float *a, const float *b, size_t n, const char *what) {
@@ -74,11 +77,11 @@ static graft_model *adapted(graft_context *ctx, const char *name, graft_dtype dt
 
 static void splitting_and_recomputing_keep_the_gradients_bits(void **state) {
     (void)state;
-    const char *const configs[] = {adapter_config, "{\"peft_type\": \"FULL\"}"};
+    const char *const configs[] = {adapter_config, "{\"peft_type\": \"FULL\"}", ends_config};
     const char *const models[] = {"qwen3", "llama_tied", "llama_bias"};
-    for (int c = 0; c < 12; c++) {
+    for (int c = 0; c < 18; c++) {
         graft_context *ctx = test_context(NULL, 1, NULL);
-        graft_model *m = adapted(ctx, models[c % 3], c / 6 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32, configs[c / 3 % 2]);
+        graft_model *m = adapted(ctx, models[c % 3], c / 9 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32, configs[c / 3 % 3]);
         test_batch all, first, second;
         int64_t vocab = graft_model_vocab_size(m);
         size_t n;
@@ -99,7 +102,7 @@ static void splitting_and_recomputing_keep_the_gradients_bits(void **state) {
         assert_same(x, y, n, "micro-batches");
         free(y);
         graft_context *other = test_context(NULL, 2, NULL);
-        graft_model *m2 = adapted(other, models[c % 3], c / 6 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32, configs[c / 3 % 2]);
+        graft_model *m2 = adapted(other, models[c % 3], c / 9 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32, configs[c / 3 % 3]);
         y = gradients(m2, whole, 1, false, &n);
         assert_same(x, y, n, "threads");
         free(x);
@@ -225,7 +228,7 @@ static void mixed_adapters_equal_each_alone(void **state) {
     (void)state;
     graft_context *ctx = test_context(NULL, 1, NULL);
     graft_model *m = adapted(ctx, "llama", GRAFT_DTYPE_F32, adapter_config);
-    assert_ok(graft_adapter_new(m, "b", "{\"peft_type\": \"LORA\", \"r\": 2, \"init_lora_weights\": false}", 8, &err));
+    assert_ok(graft_adapter_new(m, "b", ends_config, 8, &err));
     test_batch b;
     int64_t vocab = graft_model_vocab_size(m);
     const int32_t mixed[] = {1, -1, 0, 1};
@@ -304,7 +307,7 @@ static void gradients_are_derivatives(void **state) {
         int index;
         test_batch b;
         double slope = 0, difference = 0;
-        const char *config = v % 2 ? adapter_config : "{\"peft_type\": \"FULL\"}";
+        const char *config = v == 2 ? ends_config : v % 2 ? adapter_config : "{\"peft_type\": \"FULL\"}";
         assert_ok(gr_model_open(ctx, test_model_path(variants[v]), &(gr_model_options){true, GR_F64}, &m, &err));
         assert_ok(gr_adapter_set_new(m, &set, &err));
         assert_ok(gr_adapter_set_create(set, "a", config, strlen(config), 3, &index, &err));
@@ -336,8 +339,8 @@ static void gradients_are_derivatives(void **state) {
 
 static void plan_is_exact(void **state) {
     (void)state;
-    const char *const configs[] = {adapter_config, "{\"peft_type\": \"FULL\"}"};
-    for (int c = 0; c < 16; c++) {
+    const char *const configs[] = {adapter_config, "{\"peft_type\": \"FULL\"}", ends_config};
+    for (int c = 0; c < 24; c++) {
         graft_context *ctx = test_context(NULL, 1, NULL);
         graft_model *m = adapted(ctx, variants[c % 4 + 1], c & 4 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32, configs[c / 8]);
         gr_pool *pool;
