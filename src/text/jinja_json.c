@@ -1,42 +1,78 @@
 /* JSON in and out. Out is Python's json.dumps: ", " and ": " between items, "," before a line break when indented,
  * keys that are numbers, true, false or null as strings, NaN and Infinity as such. */
-#include "text/jinja_run.h"
-
 #include <math.h>
 
-graft_status gr_j_from_json(gr_jrun *run, const json_t *json, gr_jv *out) {
-    size_t i;
-    json_t *item;
-    const char *key;
-    size_t key_len;
-    gr_jv v, name;
-    switch (json_typeof(json)) {
-    case JSON_NULL: *out = gr_j_none(); return GRAFT_OK;
-    case JSON_TRUE:
-    case JSON_FALSE: *out = gr_j_bool(json_is_true(json)); return GRAFT_OK;
-    case JSON_INTEGER: *out = gr_j_int(json_integer_value(json)); return GRAFT_OK;
-    case JSON_REAL: *out = gr_j_float(json_real_value(json)); return GRAFT_OK;
-    case JSON_STRING: return gr_j_str_view(run, json_string_value(json), json_string_length(json), out);
-    case JSON_ARRAY:
-        GR_TRY(gr_j_enter_value(run));
-        GR_TRY(gr_j_seq(run, GR_JLIST, json_array_size(json), &v));
-        json_array_foreach(json, i, item) GR_TRY(gr_j_from_json(run, item, &v.seq->items[i]));
-        v.seq->n = json_array_size(json);
-        break;
-    case JSON_OBJECT:
-        GR_TRY(gr_j_enter_value(run));
-        GR_TRY(gr_j_dict(run, &v));
-        json_object_keylen_foreach((json_t *)json, key, key_len, item) {
-            gr_jv value;
-            GR_TRY(gr_j_str_view(run, key, key_len, &name));
-            GR_TRY(gr_j_from_json(run, item, &value));
-            GR_TRY(gr_j_dict_set(run, v.dict, name, value));
-        }
-        break;
+#include "base/json.h"
+#include "text/jinja_run.h"
+
+static graft_status read_value(gr_jrun *run, gr_json_reader *r, gr_jv *out);
+
+/* A string without escapes shares the bytes of the JSON text. */
+static graft_status text_value(gr_jrun *run, const gr_json_text *text, gr_jv *out) {
+    if (!text->escaped) return gr_j_str_view(run, text->raw, text->len, out);
+    char *bytes = gr_j_new(run, text->len);
+    if (!bytes) return gr_j_no_memory(run);
+    return gr_j_str_view(run, bytes, gr_json_unescape(text, bytes), out);
+}
+
+static graft_status read_number(gr_jrun *run, gr_json_reader *r, gr_jv *out) {
+    gr_json_number number;
+    size_t from = r->at;
+    GR_TRY(gr_json_read_number(r, &number, run->err));
+    if (number.is_int) {
+        *out = gr_j_int(number.i);
+        return GRAFT_OK;
     }
-    run->value_depth--;
+    bool whole = true; /* digits only, but too many */
+    for (size_t i = from; i < r->at; i++) whole &= strchr("-0123456789", r->text[i]) != NULL;
+    if (whole)
+        return gr_j_fail(run, GRAFT_ERR_LIMIT, "variables: integer %.*s outside 64 bits", (int)GR_MIN(r->at - from, 60),
+                         r->text + from);
+    *out = gr_j_float(number.d);
+    return GRAFT_OK;
+}
+
+static graft_status read_container(gr_jrun *run, gr_json_reader *r, gr_json_kind kind, gr_jv *out) {
+    gr_jv v, value, name;
+    gr_json_text key;
+    bool object = kind == GR_JSON_OBJECT, more;
+    GR_TRY(gr_json_open(r, kind, run->err));
+    GR_TRY(object ? gr_j_dict(run, &v) : gr_j_seq(run, GR_JLIST, 0, &v));
+    for (;;) {
+        GR_TRY(gr_json_next(r, &more, run->err));
+        if (!more) break;
+        if (object) {
+            GR_TRY(gr_json_read_key(r, &key, run->err));
+            GR_TRY(text_value(run, &key, &name));
+        }
+        GR_TRY(read_value(run, r, &value));
+        GR_TRY(object ? gr_j_dict_set(run, v.dict, name, value) : gr_j_push(run, v.seq, value));
+    }
     *out = v;
     return GRAFT_OK;
+}
+
+/* The reader bounds the depth. */
+static graft_status read_value(gr_jrun *run, gr_json_reader *r, gr_jv *out) {
+    gr_json_text text;
+    bool truth;
+    gr_json_kind kind = gr_json_peek(r);
+    switch (kind) {
+    case GR_JSON_TRUE:
+    case GR_JSON_FALSE:
+        GR_TRY(gr_json_read_bool(r, &truth, run->err));
+        *out = gr_j_bool(truth);
+        return GRAFT_OK;
+    case GR_JSON_NUMBER: return read_number(run, r, out);
+    case GR_JSON_STRING:
+        GR_TRY(gr_json_read_text(r, &text, run->err));
+        return text_value(run, &text, out);
+    case GR_JSON_ARRAY:
+    case GR_JSON_OBJECT: return read_container(run, r, kind, out);
+    default:
+        *out = gr_j_none();
+        return gr_json_skip(r, run->err);
+    }
 }
 
 /* A message's reasoning under whichever name it came is there under the other names too: `thinking` comes first unless
@@ -58,7 +94,7 @@ static graft_status alias_reasoning(gr_jrun *run, gr_jv *message) {
     return GRAFT_OK;
 }
 
-graft_status gr_j_vars_from_json(gr_jrun *run, const json_t *object) {
+graft_status gr_j_read_vars(gr_jrun *run, const char *json, size_t len) {
     static const struct {
         const char *name;
         gr_jv value;
@@ -66,8 +102,16 @@ graft_status gr_j_vars_from_json(gr_jrun *run, const json_t *object) {
                     {"documents", {.kind = GR_JNONE}},
                     {"add_generation_prompt", {.kind = GR_JBOOL, .b = false}}};
     gr_jv vars, messages, name;
-    if (!json_is_object(object)) return gr_j_raise(run, "the variables of a template must be a JSON object");
-    GR_TRY(gr_j_from_json(run, object, &vars));
+    gr_json_reader r;
+    gr_buf what;
+    gr_buf_init(&what, run->scratch.a);
+    gr_buf_add_format(&what, "%s: variables", run->t->name);
+    gr_json_init(&r, gr_buf_text(&what), json, len);
+    graft_status st = gr_buf_status(&what, run->err);
+    if (st == GRAFT_OK) st = read_container(run, &r, GR_JSON_OBJECT, &vars);
+    if (st == GRAFT_OK) st = gr_json_end(&r, run->err);
+    gr_buf_free(&what);
+    GR_TRY(st);
     run->vars = vars.dict;
     for (size_t i = 0; i < GR_COUNT(defaults); i++) {
         if (gr_j_dict_get_text(vars.dict, defaults[i].name, strlen(defaults[i].name), NULL)) continue;

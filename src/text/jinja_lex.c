@@ -163,13 +163,9 @@ static size_t scan_float(const lexer *l) {
 }
 
 static graft_status push_float(lexer *l, size_t end) {
-    char small[64], *text = end - l->pos < sizeof small ? small : gr_alloc(l->p->t->arena.a, end - l->pos + 1);
-    if (!text) return gr_fail_memory(l->p->err);
-    size_t n = 0;
-    for (size_t i = l->pos; i < end; i++)
-        if (l->s[i] != '_') text[n++] = l->s[i];
-    double f = gr_j_decimal_to_double(text, n);
-    if (text != small) gr_free(l->p->t->arena.a, text);
+    double f;
+    if (!gr_j_parse_float(l->s + l->pos, end - l->pos, &f))
+        return gr_jp_fail(l->p, GRAFT_ERR_LIMIT, l->line, "a number of too many digits");
     return push(l, GR_JT_FLOAT, gr_j_float(f));
 }
 

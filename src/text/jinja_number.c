@@ -2,47 +2,14 @@
  * point, which a locale may change, is never looked at. */
 #include <ctype.h>
 #include <float.h>
-#include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/json.h"
 #include "text/jinja_run.h"
 #include "text/jinja_unicode.h"
 
 enum { MAX_PRECISION = 400 }; /* digits after the point that are worth asking printf for: a double has 1,074 at most */
-
-/* strtod on a copy with the locale's decimal point. */
-double gr_j_decimal_to_double(const char *p, size_t n) {
-    const char *point = localeconv()->decimal_point;
-    char small[400];
-    size_t k = 0, point_len = strlen(point);
-    /* Digits past the buffer cannot change a double's rounding except in exact ties, and 380 digits leave none that
-     * a literal reaches; only their count matters, and only before the point. */
-    bool seen_point = false;
-    long dropped = 0;
-    for (size_t i = 0; i < n && (p[i] | 32) != 'e'; i++) {
-        if (p[i] == '.') {
-            seen_point = true;
-            if (k < 380) {
-                memcpy(small + k, point, GR_MIN(point_len, 8));
-                k += GR_MIN(point_len, 8);
-            }
-        } else if (k < 380) {
-            small[k++] = p[i];
-        } else {
-            dropped += !seen_point;
-        }
-    }
-    long exponent = dropped;
-    for (size_t i = 0; i < n; i++) {
-        if ((p[i] | 32) != 'e') continue;
-        char text[12] = {0};
-        memcpy(text, p + i + 1, GR_MIN(n - i - 1, sizeof text - 1));
-        exponent += strtol(text, NULL, 10);
-    }
-    snprintf(small + k, sizeof small - k, "e%ld", exponent);
-    return strtod(small, NULL);
-}
 
 /* The digits of printf's %e and the exponent of the first. */
 static int split_e(double f, int precision, char *digits, int *exponent) {
@@ -201,7 +168,7 @@ static bool is_special(const char *text, double *out) {
 static size_t scan_digits(const char *p) { return strspn(p, "0123456789"); }
 
 bool gr_j_parse_float(const char *p, size_t n, double *out) {
-    char text[512];
+    char text[400]; /* what gr_parse_double reads at most */
     long k = normalise(p, n, text, sizeof text);
     if (k <= 0) return false;
     if (is_special(text, out)) return true;
@@ -220,9 +187,7 @@ bool gr_j_parse_float(const char *p, size_t n, double *out) {
         if (!e) return false;
         at += e;
     }
-    if (*at) return false;
-    *out = gr_j_decimal_to_double(text, (size_t)k);
-    return true;
+    return !*at && gr_parse_double(text, (size_t)k, out);
 }
 
 static int digit_value(char c) {

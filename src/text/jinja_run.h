@@ -2,12 +2,11 @@
 #ifndef GR_TEXT_JINJA_RUN_H
 #define GR_TEXT_JINJA_RUN_H
 
-#include <jansson.h>
 #include "graft/template.h"
 #include "text/jinja_ast.h"
 #include "text/jinja_value.h"
 
-enum { GR_JMAX_VALUE_NESTING = 500 }; /* lists inside lists when printed, compared or read from JSON */
+enum { GR_JMAX_VALUE_NESTING = 500 }; /* lists inside lists when printed or compared, generators inside generators */
 
 typedef struct gr_jframe {
     struct gr_jframe *up;
@@ -181,8 +180,7 @@ graft_status gr_j_str_format(gr_jrun *run, gr_jstr *format, const gr_jargs *args
 graft_status gr_j_add_formatted(gr_jrun *run, gr_jv v, const char *spec, size_t n);
 
 /* jinja_json.c */
-graft_status gr_j_from_json(gr_jrun *run, const json_t *json, gr_jv *out);
-graft_status gr_j_vars_from_json(gr_jrun *run, const json_t *object);
+graft_status gr_j_read_vars(gr_jrun *run, const char *json, size_t len); /* fills run->vars */
 graft_status gr_j_filter_tojson(gr_jrun *run, gr_jv *args, const gr_jargs *raw, gr_jv *out);
 
 /* jinja_time.c */

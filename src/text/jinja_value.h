@@ -219,7 +219,6 @@ void gr_j_add_float(gr_buf *to, double f); /* Python's repr */
 bool gr_j_parse_float(const char *p, size_t n, double *out); /* Python's float(str) */
 /* Python's int(str, base): 1 read, 0 malformed, -1 outside 64 bits. */
 int gr_j_parse_int(const char *p, size_t n, int base, int64_t *out);
-double gr_j_decimal_to_double(const char *p, size_t n); /* [+-]digits[.digits][e[+-]digits], whatever the locale */
 graft_status gr_j_float_to_int(gr_jrun *run, double f, gr_jv *out); /* trunc; outside 64 bits is an error */
 double gr_j_round(double f, int64_t ndigits); /* half to even on the exact decimal value, as Python's round */
 /* printf's %e, %f or %g with `precision`, without a locale: "-" and digits; `alt` as '#'. */

@@ -1,5 +1,5 @@
 /* Public face of the template interpreter: parse once, render many times. */
-#include "text/template.h"
+#include "graft/template.h"
 
 #include "text/jinja_ast.h"
 #include "text/jinja_run.h"
@@ -84,11 +84,11 @@ static void begin(gr_jrun *run, const graft_template *t, const graft_template_op
     if (o->now) run->now = *o->now;
 }
 
-static graft_status execute(gr_jrun *run, const json_t *vars) {
+static graft_status execute(gr_jrun *run, const char *json, size_t len) {
     gr_jframe *frame;
     int flow;
     GR_TRY(gr_check_cancel(run->t->ctx, run->err));
-    GR_TRY(gr_j_vars_from_json(run, vars));
+    GR_TRY(gr_j_read_vars(run, json, len));
     if (run->t->n_blocks) {
         gr_jv exported;
         GR_TRY(gr_j_dict(run, &exported));
@@ -117,12 +117,13 @@ static graft_status finish_spans(gr_jrun *run, graft_spans *out) {
     return GRAFT_OK;
 }
 
-graft_status gr_template_render(const graft_template *t, const json_t *vars, const graft_template_options *options,
-                                char **out, size_t *out_len, graft_spans *spans, graft_error *err) {
+graft_status graft_template_render(const graft_template *t, const char *json, size_t len,
+                                   const graft_template_options *options, char **out, size_t *out_len,
+                                   graft_spans *spans, graft_error *err) {
     gr_jrun run;
     begin(&run, t, options, err);
     run.track = spans != NULL;
-    graft_status st = execute(&run, vars);
+    graft_status st = execute(&run, json, len);
     graft_spans found = {0};
     if (st == GRAFT_OK) st = finish_spans(&run, &found);
     if (st == GRAFT_OK) st = gr_buf_take(&run.out, out, out_len, err);
@@ -134,18 +135,5 @@ graft_status gr_template_render(const graft_template *t, const json_t *vars, con
     gr_buf_free(&run.out);
     gr_buf_free(&run.scratch);
     gr_arena_free(&run.arena);
-    return st;
-}
-
-graft_status graft_template_render(const graft_template *t, const char *json, size_t len,
-                                   const graft_template_options *options, char **out, size_t *out_len,
-                                   graft_spans *spans, graft_error *err) {
-    json_error_t wrong;
-    json_t *vars = json_loadb(json, len, JSON_ALLOW_NUL, &wrong);
-    if (!vars)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: variables: line %d, column %d: %s", t->name, wrong.line, wrong.column,
-                       wrong.text);
-    graft_status st = gr_template_render(t, vars, options, out, out_len, spans, err);
-    json_decref(vars);
     return st;
 }

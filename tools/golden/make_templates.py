@@ -3,8 +3,8 @@
 
 Writes tests/golden/templates/constructs.json (each case of template_constructs.txt over one set of variables) and
 models.json (each file of chat_templates/, written for this project in the manner of popular chat models, over every
-conversation below). A result is [text, generation spans in bytes] or, where the reference raises, null. The clock stands
-at 2025-07-24 13:05:09. No random numbers."""
+conversation below). A result is [text, generation spans in bytes] or, where the reference raises, null. Variables stand
+in the files as strings that hold JSON. The clock stands at 2025-07-24 13:05:09. No random numbers."""
 import datetime
 import json
 import logging
@@ -124,10 +124,10 @@ def write(name, head, cases):
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     constructs = (HERE / "template_constructs.txt").read_text()[:-1].split("\n---\n")
-    write("constructs.json", {"variables": VARIABLES}, [[c, render(c, VARIABLES)] for c in constructs])
+    write("constructs.json", {"variables": json.dumps(VARIABLES, ensure_ascii=False)}, [[c, render(c, VARIABLES)] for c in constructs])
     templates = {p.stem: p.read_text() for p in sorted((HERE / "chat_templates").glob("*.jinja"))}
     conversations = {k: {**TOKENS, **v} for k, v in CONVERSATIONS.items()}
-    write("models.json", {"templates": templates, "conversations": conversations},
+    write("models.json", {"templates": templates, "conversations": {k: json.dumps(v, ensure_ascii=False) for k, v in conversations.items()}},
           [[t, c, render(text, v)] for t, text in templates.items() for c, v in conversations.items()])
 
 
