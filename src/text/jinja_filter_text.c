@@ -18,7 +18,9 @@ graft_status gr_j_ignore_case(gr_jrun *run, gr_jv v, gr_jv *out) {
     return GRAFT_OK;
 }
 
-static bool separates_words(int32_t cp) { return gr_u_is_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<'; }
+static bool separates_words(int32_t cp) {
+    return gr_u_is_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<';
+}
 
 static graft_status add_word(gr_jrun *run, const gr_jstr *s, size_t from, size_t to) {
     if (from == to) return GRAFT_OK;
