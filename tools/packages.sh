@@ -2,7 +2,7 @@
 # Installs what building graft needs, by package name (Debian and its relatives). Without root or sudo it names what is
 # missing. Usage: packages.sh [--check] [EXTRA...]   --check: install nothing, exit 1 when something is missing.
 set -euo pipefail
-packages=(gcc cmake ninja-build pkg-config libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev
+packages=(gcc cmake ninja-build pkg-config libpcre2-dev libutf8proc-dev libyaml-dev
   libcurl4-openssl-dev libedit-dev zlib1g-dev libcmocka-dev python3)
 check=0
 [ "${1:-}" = --check ] && { check=1; shift; }

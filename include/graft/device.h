@@ -14,7 +14,7 @@ typedef struct graft_device_info {
     char default_dtype[8];  /* compute type of "auto": "bf16" or "f32" */
     int n_threads;
     size_t memory;          /* bytes that the process may use: the machine's, or its control group's limit */
-    char onednn[32];        /* version of the library for dense products */
+    char compiler[64];      /* that built the library */
 } graft_device_info;
 
 graft_status graft_device_get_info(graft_context *ctx, graft_device_info *out, graft_error *err);

@@ -1,5 +1,5 @@
-/* GOMP_parallel is libgomp's stable entry point for `#pragma omp parallel`. Calling it by name keeps GCC and clang
- * builds on the very pool that oneDNN (built with GCC) uses; clang's own pragma would start libomp's second pool. */
+/* GOMP_parallel is libgomp's stable entry point for `#pragma omp parallel`. Calling it by name gives GCC and clang builds
+ * the same pool; clang's own pragma would bring libomp and, in a program that uses GCC's OpenMP, a second pool. */
 #define _GNU_SOURCE
 #include <sched.h>
 #include <stdatomic.h>

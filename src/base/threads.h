@@ -1,4 +1,4 @@
-/* Parallel loops on the OpenMP pool that oneDNN uses too, so that the two never compete for cores.
+/* Parallel loops on libgomp's pool: a program that uses OpenMP itself (GCC's) shares its threads with the library.
  *
  * Determinism: the work is cut into items that do not depend on the number of threads, an item writes only what is its
  * own, and nothing is reduced across items in an order that threads decide. */

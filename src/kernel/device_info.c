@@ -1,8 +1,6 @@
 /* graft_device_get_info: facts for people, and the memory that a run may plan with. */
 #include <stdio.h>
 
-#include <oneapi/dnnl/dnnl.h>
-
 #include "graft/device.h"
 #include "kernel/kernel.h"
 
@@ -29,10 +27,13 @@ graft_status graft_device_get_info(graft_context *ctx, graft_device_info *out, g
     gr_device *d;
     GR_TRY(gr_device_get(ctx, &d, err));
     graft_device_info info = {.n_threads = d->n_threads, .memory = GR_MIN(machine_memory(), cgroup_limit())};
-    const dnnl_version_t *v = dnnl_version();
     snprintf(info.kernels, sizeof info.kernels, "%s", gr_cpu_level_name(d->level));
     snprintf(info.default_dtype, sizeof info.default_dtype, "%s", d->fast_bf16 ? "bf16" : "f32");
-    snprintf(info.onednn, sizeof info.onednn, "%d.%d.%d", v->major, v->minor, v->patch);
+#ifdef __clang__
+    snprintf(info.compiler, sizeof info.compiler, "%s", __VERSION__);
+#else
+    snprintf(info.compiler, sizeof info.compiler, "gcc %s", __VERSION__);
+#endif
     *out = info;
     return GRAFT_OK;
 }

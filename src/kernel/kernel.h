@@ -1,5 +1,5 @@
 /* Room 3, kernel: the device table. Everything that touches many numbers goes through gr_kernels, filled per device and
- * CPU level; rooms above never see an instruction set, oneDNN or (later) CUDA.
+ * CPU level; rooms above never see an instruction set or (later) CUDA.
  *
  * Arrays are row-major; `ld` is the distance between rows in elements. `dt` is the compute type of activations: F32,
  * BF16 or F64 (F64 only in the portable kernels, for gradient checks). Sums are kept in float (double for F64) and
@@ -142,7 +142,7 @@ struct gr_kernels {
 
 /* --- Dense products --------------------------------------------------------------------------------------------- */
 
-/* C (M,N) = alpha * op(A) op(B) + beta * C, row-major, through oneDNN or own kernels for thin shapes (rank-r factors).
+/* C (M,N) = alpha * op(A) op(B) + beta * C, row-major; thin shapes (rank-r factors) have kernels of their own.
  * op(A) is (M,K). ab_dt is A's and B's type, c_dt C's (F32 for bf16 sums kept whole). beta 0 or 1. Every element of C is
  * one fixed-order sum, whatever M and the number of threads. */
 graft_status gr_gemm(gr_device *d, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, double alpha, gr_dtype ab_dt,
