@@ -13,6 +13,7 @@
 #include "graft/context.h"
 #include "graft/data.h"
 #include "graft/lora.h"
+#include "graft/methods.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -28,8 +29,9 @@ typedef enum graft_strategy {
 typedef struct graft_sft_options {
     /* --- Model --- */
     const char *model;   /* a Hugging Face directory or a .gguf file. Required */
-    const char *method;  /* "lora" (default) or "full" */
+    const char *method;  /* "lora" (default), "full", "ia3" */
     graft_lora_options lora;
+    graft_method_options methods; /* an option that the method does not have is an error */
     const char *adapter; /* start from the weights and settings of this adapter directory; NULL: a new one */
     const char *dtype;   /* compute type "f32" or "bf16"; NULL: bf16 where the CPU has it in hardware, else f32 */
 
@@ -149,8 +151,8 @@ typedef struct graft_train_result {
     size_t peak_memory;                 /* bytes */
 } graft_train_result;
 
-/* Fine-tunes. Writes into output_dir: the final adapter (method "lora", as peft writes it) or the whole model (method
- * "full", a Hugging Face directory), README.md, trainer_log.jsonl, checkpoint-N/, runs/ with event files.
+/* Fine-tunes. Writes into output_dir: the final adapter (as peft writes it) or the whole model (method "full", a
+ * Hugging Face directory), README.md, trainer_log.jsonl, checkpoint-N/, runs/ with event files.
  * `callbacks` and `result` may be NULL.
  * GRAFT_ERR_CANCELLED (graft_context_cancel): a checkpoint was saved, err says how to go on. GRAFT_ERR_NUMERIC: loss or
  * gradient is not finite; err names step and records, earlier checkpoints stay. GRAFT_ERR_LIMIT: does not fit `memory`. */

@@ -44,6 +44,10 @@ const char *gr_adapter_method_name(const gr_adapter_set *s, int index); /* "lora
 const char *gr_adapter_config(const gr_adapter_set *s, int index);
 size_t gr_adapter_bytes(const gr_adapter_set *s, int index); /* values and gradients */
 
+/* What follows from the parameters (outputs of prompt encoders, for one) is made again from them: to be called after they
+ * have changed and before the next pass. `step` and `training` decide dropout within. Making and loading do it too. */
+graft_status gr_adapter_refresh(gr_adapter_set *s, int index, int64_t step, bool training, graft_error *err);
+
 /* Writes the directory: adapter_config.json, adapter_model.safetensors, README.md; for FULL a Hugging Face model
  * directory with all tensors in `dtype`. Files appear one by one, each whole. */
 graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err);

@@ -96,19 +96,9 @@ graft_status gr_config_known(gr_adapter *a, const gr_json_value *c, const char *
     return GRAFT_OK;
 }
 
-void gr_config_write_targets(gr_buf *b, const gr_targets *t) {
-    if (!t->given) {
-        gr_buf_add_text(b, "null");
-        return;
-    }
-    if (t->regex) {
-        gr_json_add_text(b, t->regex, strlen(t->regex));
-        return;
-    }
-    gr_buf_add_text(b, t->n ? "[" : "[]");
-    for (size_t i = 0; i < t->n; i++) {
-        gr_buf_add_text(b, i ? ",\n    " : "\n    ");
-        gr_json_add_text(b, t->names[i], strlen(t->names[i]));
-    }
-    if (t->n) gr_buf_add_text(b, "\n  ]");
+graft_status gr_config_common(gr_adapter *a, const gr_json_value *c, gr_common_config *out, graft_error *err) {
+    *out = (gr_common_config){.base_model = gr_model_path(a->model), .task_type = "CAUSAL_LM"};
+    GR_TRY(gr_config_text(a, c, "base_model_name_or_path", &out->base_model, err));
+    GR_TRY(gr_config_text(a, c, "revision", &out->revision, err));
+    return gr_config_text(a, c, "task_type", &out->task_type, err);
 }

@@ -172,30 +172,11 @@ static void write_patterns(gr_buf *b, const char *key, const gr_lora_patterns *p
     gr_buf_add_text(b, p->n ? "\n  },\n" : "},\n");
 }
 
-static void write_text(gr_buf *b, const char *key, const char *text) {
-    gr_buf_add_format(b, "  \"%s\": ", key);
-    if (text)
-        gr_json_add_text(b, text, strlen(text));
-    else
-        gr_buf_add_text(b, "null");
-    gr_buf_add_text(b, ",\n");
-}
-
-static void write_bool(gr_buf *b, const char *key, bool value) {
-    gr_buf_add_format(b, "  \"%s\": %s,\n", key, value ? "true" : "false");
-}
-
-static void write_targets(gr_buf *b, const char *key, const gr_targets *t) {
-    gr_buf_add_format(b, "  \"%s\": ", key);
-    gr_config_write_targets(b, t);
-    gr_buf_add_text(b, ",\n");
-}
-
 static void write_layers(gr_buf *b, const gr_lora_config *c) {
     if (c->layers_pattern_text && c->layers_pattern.n)
-        write_text(b, "layers_pattern", c->layers_pattern.names[0]);
+        gr_config_add_text(b, "layers_pattern", c->layers_pattern.names[0]);
     else
-        write_targets(b, "layers_pattern", &c->layers_pattern);
+        gr_config_add_targets(b, "layers_pattern", &c->layers_pattern);
     gr_buf_add_text(b, "  \"layers_to_transform\": ");
     if (!c->layers_given)
         gr_buf_add_text(b, "null");
@@ -216,17 +197,17 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_buf_add_text(b, "{\n  \"alora_invocation_tokens\": null,\n");
     write_patterns(b, "alpha_pattern", &c->alpha_of);
     gr_buf_add_text(b, "  \"arrow_config\": null,\n  \"auto_mapping\": null,\n");
-    write_text(b, "base_model_name_or_path", c->base_model);
-    write_text(b, "bias", bias[c->bias]);
+    gr_config_add_text(b, "base_model_name_or_path", c->base_model);
+    gr_config_add_text(b, "bias", bias[c->bias]);
     gr_buf_add_text(b, "  \"corda_config\": null,\n");
-    write_bool(b, "ensure_weight_tying", c->ensure_weight_tying);
+    gr_config_add_bool(b, "ensure_weight_tying", c->ensure_weight_tying);
     gr_buf_add_text(b, "  \"eva_config\": null,\n");
-    write_targets(b, "exclude_modules", &c->exclude);
+    gr_config_add_targets(b, "exclude_modules", &c->exclude);
     gr_buf_add_text(b, "  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n");
     if (c->init_text)
-        write_text(b, "init_lora_weights", c->init_text);
+        gr_config_add_text(b, "init_lora_weights", c->init_text);
     else
-        write_bool(b, "init_lora_weights", c->init != GR_LORA_RANDOM);
+        gr_config_add_bool(b, "init_lora_weights", c->init != GR_LORA_RANDOM);
     gr_buf_add_text(b, "  \"kasa_config\": null,\n  \"layer_replication\": null,\n");
     write_layers(b, c);
     gr_buf_add_text(b, "  \"loftq_config\": {},\n  \"lora_alpha\": ");
@@ -235,17 +216,17 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_json_add_double(b, c->dropout);
     gr_buf_add_text(b, ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
                        "  \"megatron_core\": \"megatron.core\",\n");
-    write_targets(b, "modules_to_save", &c->modules_to_save);
+    gr_config_add_targets(b, "modules_to_save", &c->modules_to_save);
     gr_buf_add_text(b, "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n  \"peft_version\": \"0.21.2\",\n"
                        "  \"qalora_group_size\": 16,\n");
     gr_buf_add_format(b, "  \"r\": %lld,\n", (long long)c->r);
     write_patterns(b, "rank_pattern", &c->rank);
-    write_text(b, "revision", c->revision);
-    write_targets(b, "target_modules", &c->targets);
+    gr_config_add_text(b, "revision", c->revision);
+    gr_config_add_targets(b, "target_modules", &c->targets);
     gr_buf_add_text(b, "  \"target_parameters\": null,\n");
-    write_text(b, "task_type", c->task_type);
+    gr_config_add_text(b, "task_type", c->task_type);
     gr_buf_add_text(b, "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n  \"use_dora\": false,\n"
                        "  \"use_qalora\": false,\n");
-    write_bool(b, "use_rslora", c->rslora);
+    gr_config_add_bool(b, "use_rslora", c->rslora);
     gr_buf_add_text(b, "  \"velora_config\": null\n}");
 }

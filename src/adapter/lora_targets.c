@@ -147,8 +147,8 @@ graft_status gr_lora_find_targets(gr_adapter *a, gr_lora_config *c, bool fresh, 
         const gr_site *s = gr_model_find_site(a->model, modules[i]);
         if (!s || s->role == GR_ROLE_NORM)
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
-                           "%s: target module '%s' is neither a linear layer nor an embedding, which is what LoRA can adapt",
-                           a->where, modules[i]);
+                           "%s: target module '%s' is neither a linear layer nor an embedding, which is what %s can adapt",
+                           a->where, modules[i], a->method->peft_type);
         if (c->ensure_weight_tying && gr_model_head_is_tied(a->model) && !(is_linear(s) && s->role != GR_ROLE_HEAD))
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: ensure_weight_tying is not supported where LoRA adapts '%s'",
                            a->where, modules[i]);

@@ -26,6 +26,8 @@ typedef struct gr_adapter_method {
     void (*write_config)(const gr_adapter *a, gr_buf *b);
     /* Adds the delta of rows [row, row + n) of the site's weight to w (n rows, F32, HF layout). NULL: there is none. */
     graft_status (*merge)(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err);
+    /* The same for elements [row, row + n) of the site's bias. NULL: there is none. */
+    graft_status (*merge_bias)(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *b, graft_error *err);
     /* Whether a tied head is no longer the embedding once the delta is merged. NULL: no. */
     bool (*unties)(const gr_adapter *a);
     /* Facts for gr_adapter_info: members of a JSON object, each ended by a comma. */
@@ -38,6 +40,11 @@ typedef struct gr_adapter_method {
                               graft_error *err);
     graft_status (*head)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *head, gr_var *x,
                          gr_head_update *out, int *n, graft_error *err);
+    graft_status (*scale)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, bool input, gr_var **y,
+                          graft_error *err);
+
+    /* Makes again what follows from the parameters, before the passes of step `step`. NULL: nothing does. */
+    graft_status (*refresh)(gr_adapter *a, int64_t step, bool training, graft_error *err);
 } gr_adapter_method;
 
 #define X(name) extern const gr_adapter_method gr_adapter_##name;
@@ -75,6 +82,8 @@ struct gr_adapter_set {
     gr_hooks hooks;
 };
 
+void gr_adapter_fill_hooks(gr_adapter_set *s); /* hooks.c */
+
 gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index); /* NULL when there is none */
 
 /* A parameter of this shape with zero values, owned by the adapter, with a gradient when the adapter is trainable. */
@@ -91,6 +100,7 @@ const char *gr_adapter_text(gr_adapter *a, graft_error *err, const char *format,
 
 /* Values filled from the counter generator: uniform in [-bound, bound), or normal with deviation `bound`. */
 void gr_adapter_fill(gr_param *p, uint64_t seed, bool normal, double bound);
+void gr_adapter_set_all(gr_param *p, double value);
 
 /* Writes a merged model, see gr_adapter_merge. `a` NULL: the bare base. */
 /* Index of a named adapter of a public model; name NULL: the only one, or -1 when there is none. */
@@ -122,6 +132,28 @@ bool gr_config_says(const gr_json_value *c, const char *key);
 /* Members must be among `known` (NULL-terminated). */
 graft_status gr_config_known(gr_adapter *a, const gr_json_value *c, const char *const *known, graft_error *err);
 void gr_config_write_targets(gr_buf *b, const gr_targets *t);
+/* Each adds a member and a comma, the first one the opening brace too; text NULL is null. close ends the object. */
+void gr_config_add_text(gr_buf *b, const char *key, const char *text);
+void gr_config_add_bool(gr_buf *b, const char *key, bool value);
+void gr_config_add_int(gr_buf *b, const char *key, int64_t value);
+void gr_config_add_float(gr_buf *b, const char *key, double value);
+void gr_config_add_targets(gr_buf *b, const char *key, const gr_targets *t);
+void gr_config_close(gr_buf *b);
+
+/* defaults.c: names of modules, separated by blanks; NULL: none known for this kind of model. */
+typedef struct gr_method_defaults {
+    const char *ia3, *ia3_feedforward, *norms;
+} gr_method_defaults;
+const gr_method_defaults *gr_method_defaults_of(const gr_model *m);
+graft_status gr_default_targets(gr_adapter *a, const char *names, gr_targets *out, graft_error *err);
+
+#define GR_PEFT_VERSION "0.21.2" /* whose files these are */
+
+/* What every adapter_config.json has. */
+typedef struct gr_common_config {
+    const char *base_model, *revision, *task_type;
+} gr_common_config;
+graft_status gr_config_common(gr_adapter *a, const gr_json_value *c, gr_common_config *out, graft_error *err);
 
 /* --- Matching ------------------------------------------------------------------------------------------------------------------ */
 

@@ -1,5 +1,4 @@
-/* Sets of adapters over one model, and the hooks through which passes reach them: each hook goes through the adapters that
- * have rows in flight and lets their methods do their part. */
+/* Sets of adapters over one model: making, loading and removing them, and their parameters. */
 #include <limits.h>
 #include <stdio.h>
 
@@ -12,64 +11,8 @@ static const gr_adapter_method *const methods[] = {
 #undef X
 };
 
-/* --- Hooks --------------------------------------------------------------------------------------------------------------------- */
-
 gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index) {
     return index >= 0 && (size_t)index < s->n_slots ? s->slots[index] : NULL;
-}
-
-static int hook_find(void *self, const char *name) { return gr_adapter_set_find(self, name); }
-static int hook_count(void *self) { return gr_adapter_set_count(self); }
-
-static graft_status hook_linear(void *self, gr_run *run, const gr_linear *l, gr_var *x, gr_var **y, graft_error *err) {
-    for (int i = 0; i < run->n_adapters; i++) {
-        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
-        if (a->method->linear) GR_TRY(a->method->linear(a, run, &run->adapters[i], l, x, y, err));
-    }
-    return GRAFT_OK;
-}
-
-static graft_status hook_embedding(void *self, gr_run *run, const gr_embedding *e, gr_var **y, graft_error *err) {
-    for (int i = 0; i < run->n_adapters; i++) {
-        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
-        if (a->method->embedding) GR_TRY(a->method->embedding(a, run, &run->adapters[i], e, y, err));
-    }
-    return GRAFT_OK;
-}
-
-static graft_status hook_head(void *self, gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
-                              graft_error *err) {
-    for (int i = 0; i < run->n_adapters; i++) {
-        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
-        if (a->method->head) GR_TRY(a->method->head(a, run, &run->adapters[i], head, x, out, n, err));
-    }
-    return GRAFT_OK;
-}
-
-static graft_status hook_variant(void *self, const gr_batch *b, const gr_variant **out, graft_error *err) {
-    const gr_adapter *first = NULL;
-    for (int s = 0; s < b->n_seqs; s++) {
-        int32_t index = gr_batch_adapter(b, s);
-        const gr_adapter *a = index < 0 ? NULL : gr_adapter_at(self, index);
-        if (index >= 0 && !a) return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: adapter %d was removed", s, index);
-        if (s == 0) first = a;
-        const gr_variant *one = first ? first->variant : NULL, *other = a ? a->variant : NULL;
-        if (one != other)
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
-                           "adapter '%s' brings whole modules of its own and cannot share a batch with others",
-                           one ? first->name : a->name);
-    }
-    *out = first ? first->variant : NULL;
-    return GRAFT_OK;
-}
-
-static int hook_lowest_layer(void *self, const gr_batch *b) {
-    int lowest = INT_MAX;
-    for (int s = 0; s < b->n_seqs; s++) {
-        const gr_adapter *a = gr_adapter_at(self, gr_batch_adapter(b, s));
-        if (a) lowest = GR_MIN(lowest, a->lowest_layer);
-    }
-    return lowest;
 }
 
 /* --- The set ----------------------------------------------------------------------------------------------------------------- */
@@ -80,9 +23,7 @@ graft_status gr_adapter_set_new(gr_model *m, gr_adapter_set **out, graft_error *
     if (!s) return gr_fail_memory(err);
     s->model = m;
     s->a = a;
-    s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .linear = hook_linear,
-                          .embedding = hook_embedding, .head = hook_head,
-                          .variant = hook_variant, .lowest_layer = hook_lowest_layer};
+    gr_adapter_fill_hooks(s);
     *out = s;
     return GRAFT_OK;
 }
@@ -220,6 +161,14 @@ void gr_adapter_fill(gr_param *p, uint64_t seed, bool normal, double bound) {
     }
 }
 
+void gr_adapter_set_all(gr_param *p, double value) {
+    for (int64_t i = 0; i < p->n; i++)
+        if (p->dtype == GR_F64)
+            ((double *)p->value)[i] = value;
+        else
+            ((float *)p->value)[i] = (float)value;
+}
+
 size_t gr_adapter_n_params(const gr_adapter_set *s, int index) {
     const gr_adapter *a = gr_adapter_at(s, index);
     return a ? a->n_params : 0;
@@ -263,6 +212,13 @@ int gr_adapter_lowest_layer(const gr_adapter_set *s, int index) {
 
 /* --- Making and loading ---------------------------------------------------------------------------------------------------------- */
 
+static graft_status fail_unknown(const gr_adapter *a, const char *type, graft_error *err) {
+    char known[256] = "";
+    for (size_t i = 0, at = 0; i < GR_COUNT(methods); i++)
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", methods[i]->peft_type);
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: peft_type '%s' is not known, expected one of %s", a->where, type, known);
+}
+
 static graft_status find_method(gr_adapter *a, const gr_json_value *config, graft_error *err) {
     const char *type = NULL;
     GR_TRY(gr_config_text(a, config, "peft_type", &type, err));
@@ -270,7 +226,7 @@ static graft_status find_method(gr_adapter *a, const gr_json_value *config, graf
     for (size_t i = 0; i < GR_COUNT(methods); i++)
         if (strcmp(methods[i]->peft_type, type) == 0) a->method = methods[i];
     if (!a->method)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: peft_type '%s' is not known, expected LORA", a->where, type);
+        return fail_unknown(a, type, err);
     if (!(a->state = gr_calloc(a->a, 1, a->method->state_size))) return gr_fail_memory(err);
     return GRAFT_OK;
 }
@@ -322,6 +278,11 @@ static graft_status enter(gr_adapter_set *s, gr_adapter *a, int *index, graft_er
     return GRAFT_OK;
 }
 
+graft_status gr_adapter_refresh(gr_adapter_set *s, int index, int64_t step, bool training, graft_error *err) {
+    gr_adapter *a = gr_adapter_at(s, index);
+    return a && a->method->refresh ? a->method->refresh(a, step, training, err) : GRAFT_OK;
+}
+
 graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const char *config, size_t config_len,
                                    uint64_t seed, int *index, graft_error *err) {
     gr_adapter *a;
@@ -329,7 +290,7 @@ graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const ch
     GR_TRY(new_adapter(s, name, name, true, 1, &a, err));
     GR_GO(fail, build(a, config, config_len, true, seed, err));
     GR_GO(fail, enter(s, a, index, err));
-    return GRAFT_OK;
+    return gr_adapter_refresh(s, *index, 0, false, err);
 fail:
     free_adapter(a);
     return st;
@@ -418,7 +379,7 @@ graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char
     GR_TRY(new_adapter(s, name, name, trainable, scale, &a, err));
     GR_GO(fail, load(a, dir, err));
     GR_GO(fail, enter(s, a, index, err));
-    return GRAFT_OK;
+    return gr_adapter_refresh(s, *index, 0, false, err);
 fail:
     free_adapter(a);
     return st;

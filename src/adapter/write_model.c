@@ -104,12 +104,14 @@ static graft_status merged_rows(const merge_job *j, const char *tensor, int64_t 
         memcpy(j->rows, (const float *)own->value + row * columns, (size_t)(n * columns) * sizeof *j->rows);
     } else
         GR_TRY(gr_model_read_tensor(j->m, tensor, row, n, j->rows, err));
-    size_t len = strlen(tensor), tail = strlen(".weight");
-    if (!j->a || !j->a->method->merge || len < tail || strcmp(tensor + len - tail, ".weight") != 0) return GRAFT_OK;
+    const char *dot = strrchr(tensor, '.');
+    bool weight = dot && strcmp(dot, ".weight") == 0, bias = dot && strcmp(dot, ".bias") == 0;
+    if (!j->a || !(weight ? j->a->method->merge : bias ? j->a->method->merge_bias : NULL)) return GRAFT_OK;
     char module[300];
-    snprintf(module, sizeof module, "%.*s", (int)(len - tail), tensor);
+    snprintf(module, sizeof module, "%.*s", (int)(dot - tensor), tensor);
     const gr_site *s = gr_model_find_site(j->m, module);
-    return s && s->role != GR_ROLE_NORM ? j->a->method->merge(j->a, s, row, n, j->rows, err) : GRAFT_OK;
+    if (!s || s->role == GR_ROLE_NORM) return GRAFT_OK;
+    return (weight ? j->a->method->merge : j->a->method->merge_bias)(j->a, s, row, n, j->rows, err);
 }
 
 static graft_status write_tensor(const merge_job *j, gr_safetensors_writer *w, const char *tensor, graft_error *err) {

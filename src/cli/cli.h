@@ -109,6 +109,7 @@ typedef struct cli_model_args {
     const char *const *adapters;
     size_t n_adapters;
     const char *dtype;
+    bool trainable; /* no option: adapters are loaded with gradients */
 } cli_model_args;
 extern const cli_group cli_model_group;
 

@@ -30,6 +30,7 @@ static graft_status run_forward(graft_context *ctx, cli_args *args, graft_error 
     const forward_args *a = args->base[2];
     if (!a->input || !a->output) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --input I and --output O");
     cli_models m;
+    ((cli_model_args *)args->base[1])->trainable = a->backward != 0;
     graft_status st = cli_models_open(ctx, args, args->base[1], false, &m, err);
     graft_forward_options o = {.input = a->input, .output = a->output, .adapter = m.adapter, .backward = a->backward};
     if (st == GRAFT_OK) st = graft_forward(m.model, &o, err);

@@ -63,8 +63,9 @@ const cli_command cli_command_plan = {
     .synopsis = "[sft] (options as for graft sft)",
     .about = "Takes the options of graft sft and prints the peak memory of that run, part by part, its trainable parameters, its steps and its "
              "estimated time. Nothing is written and no step is run.",
-    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group, &cli_train_lora_group},
-    .n_groups = 5,
+    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group, &cli_train_lora_group,
+               &cli_train_method_group},
+    .n_groups = 6,
     .defaults = defaults,
     .run = run,
     .max_words = 1,

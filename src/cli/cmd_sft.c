@@ -115,8 +115,9 @@ const cli_command cli_command_sft = {
              "{\"messages\"}, {\"instruction\", \"input\", \"output\"}, {\"conversations\"} and {\"input_ids\", \"labels\"}. Writes an adapter "
              "directory as peft does (or with --method full a model directory), checkpoints, trainer_log.jsonl and a model card. "
              "Ctrl-C saves a checkpoint; --resume-from-checkpoint latest goes on with the very bits of an undisturbed run.",
-    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group, &cli_train_lora_group},
-    .n_groups = 5,
+    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group, &cli_train_lora_group,
+               &cli_train_method_group},
+    .n_groups = 6,
     .defaults = defaults,
     .run = run,
     .examples = "  graft sft -m model.gguf --data train.jsonl --output-dir out --learning-rate 2e-4\n"

@@ -39,7 +39,10 @@ graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model
         const char *name, *dir;
         double scale;
         GR_TRY(split_adapter(args, a->adapters[i], i, &name, &dir, &scale, err));
-        GR_TRY(graft_adapter_load(out->model, name, dir, scale, err));
+        if (a->trainable && scale == 1)
+            GR_TRY(graft_adapter_load_trainable(out->model, name, dir, err));
+        else
+            GR_TRY(graft_adapter_load(out->model, name, dir, scale, err));
         if (i == 0) out->adapter = name;
     }
     return tokenizer ? graft_tokenizer_load(ctx, path, &out->tok, err) : GRAFT_OK;

@@ -6,13 +6,14 @@
 
 #define O(field) offsetof(cli_train_args, o.field)
 #define L(field) offsetof(cli_train_args, o.lora.field)
+#define M(field) offsetof(cli_train_args, o.methods.field)
 #define A(field) offsetof(cli_train_args, field)
 #define TEXTS(place, field) .kind = CLI_LIST, .offset = place(field.items), .offset_n = place(field.n), .comma = true
 
 static const cli_option model_options[] = {
     {.name = "model", .aliases = "model-name-or-path hf-repo", .letter = 'm', .kind = CLI_TEXT, .offset = O(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
-    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full", .help = "what is trained"},
+    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3", .help = "what is trained"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
      .help = "start from this adapter's weights and settings"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = O(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
@@ -98,7 +99,13 @@ static const cli_option lora_options[] = {
     {.name = "lora-bias", .kind = CLI_TEXT, .offset = L(bias), .metavar = "S", .choices = "none all lora_only", .help = "which biases are trained"},
     {.name = "init-lora-weights", .kind = CLI_TEXT, .offset = L(init_lora_weights), .metavar = "S", .help = "true, gaussian or false"},
 };
-const cli_group cli_train_lora_group = {"LoRA", lora_options, GR_COUNT(lora_options)};
+const cli_group cli_train_lora_group = {"LoRA, and modules of other methods", lora_options, GR_COUNT(lora_options)};
+
+static const cli_option method_options[] = {
+    {.name = "feedforward-modules", TEXTS(M, feedforward_modules), .metavar = "NAMES",
+     .help = "ia3: modules whose input is scaled instead of their output; none: no module"},
+};
+const cli_group cli_train_method_group = {"Other methods", method_options, GR_COUNT(method_options)};
 
 static const char *const strategies[] = {"no", "steps", "epoch", "best"};
 

@@ -15,7 +15,7 @@ typedef struct cli_train_args {
     graft_texts layers, report_to;
 } cli_train_args;
 
-extern const cli_group cli_train_model_group, cli_train_data_group, cli_train_group, cli_train_lora_group;
+extern const cli_group cli_train_model_group, cli_train_data_group, cli_train_group, cli_train_lora_group, cli_train_method_group;
 
 graft_status cli_train_defaults(cli_train_args *a);
 /* Fills a->o from the texts; resolves the model. Memory from args->arena. */

@@ -91,6 +91,13 @@ struct gr_kernels {
      * bits. sum is F32 (F64). */
     void (*column_sum)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t ld, void *sum);
 
+    /* y[r][c] = x[r][c] * w[c], w F32 (F64); y may be x. */
+    void (*mul_columns)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
+                        void *y, int64_t y_ld);
+    /* sum[c] += a[0][c] b[0][c] + a[1][c] b[1][c] + ..., one row after the other. sum is F32 (F64). */
+    void (*mul_column_sum)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,
+                           int64_t b_ld, void *sum);
+
     /* y = x * w / sqrt(mean(x^2) + eps), a group of `cols` at a time (Zhang & Sennrich 2019). rstd (rows) is kept for
      * the backward. Also for q/k head norms: rows = tokens, groups > 1 norms groups side by side with one w. */
     void (*rmsnorm)(gr_device *d, gr_dtype dt, int64_t rows, int groups, int64_t cols, const void *x, int64_t x_ld,

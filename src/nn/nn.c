@@ -55,10 +55,18 @@ static graft_status add_bias(gr_run *run, const gr_linear *l, gr_var **y, graft_
     return GRAFT_OK;
 }
 
+/* The down projection's input is scaled where the activation function makes it, in place (gr_nn_swiglu). */
+static graft_status scale_input(gr_run *run, const gr_linear *l, gr_var **x, graft_error *err) {
+    const gr_hooks *h = run->hooks;
+    if (!h || !h->scale || l->site[0]->role == GR_ROLE_DOWN) return GRAFT_OK;
+    return h->scale(h->self, run, l, true, x, err);
+}
+
 graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, gr_var **out, graft_error *err) {
-    gr_var *in[1 + GR_MATRIX_PARTS] = {x}, *y;
+    gr_var *in[1 + GR_MATRIX_PARTS] = {gr_var_keep(x)}, *y;
     gr_linear_params params = {.w = l->matrix};
     int n_in = 1;
+    GR_TRY(scale_input(run, l, &in[0], err));
     for (int i = 0; i < l->n_parts; i++) {
         params.column[i] = l->offset[i];
         if (!l->weight[i]) continue;
@@ -69,8 +77,9 @@ graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, gr_var **o
     for (int i = 1; i < n_in; i++) gr_var_drop(in[i]);
     GR_TRY(add_bias(run, l, &y, err));
     const gr_hooks *h = run->hooks;
-    if (h && h->linear) GR_TRY(h->linear(h->self, run, l, x, &y, err));
+    if (h && h->linear) GR_TRY(h->linear(h->self, run, l, in[0], &y, err));
     if (h && h->scale) GR_TRY(h->scale(h->self, run, l, false, &y, err));
+    gr_var_drop(in[0]);
     *out = y;
     return GRAFT_OK;
 }

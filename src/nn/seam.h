@@ -117,7 +117,7 @@ typedef struct gr_hooks {
      * needs, at most GR_HEAD_UPDATES in all. */
     graft_status (*head)(void *self, gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
                          graft_error *err);
-    /* Activation scale (IA3): of the output of a product, or with `input` of the input of the down projection. */
+    /* Activation scale (IA3): of the output of a product, or with `input` of its input. */
     graft_status (*scale)(void *self, gr_run *run, const gr_linear *linear, bool input, gr_var **y, graft_error *err);
     /* Virtual key/value rows in front of every sequence (prefix tuning): *k, *v (rows, kv width) with bounds per
      * sequence (n_seqs + 1), borrowed until the backward is done; *k stays NULL for none. */

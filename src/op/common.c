@@ -140,3 +140,15 @@ const uint64_t *gr_op_keys(const uint64_t *key, int64_t rows, void *scratch) {
     for (int64_t r = 0; r < rows; r++) own[r] = (uint64_t)r;
     return own;
 }
+
+graft_status gr_op_want_ranges(int n, const gr_row_range *ranges, int64_t rows, graft_error *err) {
+    int64_t end = 0;
+    if (n < 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%d row ranges", n);
+    for (int i = 0; ranges && i < n; i++) {
+        if (ranges[i].begin < end || ranges[i].end < ranges[i].begin || ranges[i].end > rows)
+            return gr_fail(err, GRAFT_ERR_MISMATCH, "row range %d, %lld to %lld, is not in order within %lld rows", i,
+                           (long long)ranges[i].begin, (long long)ranges[i].end, (long long)rows);
+        end = ranges[i].end;
+    }
+    return GRAFT_OK;
+}

@@ -18,6 +18,13 @@ static inline bool gr_op_has(const gr_op_call *c, int i) { return i < c->n_in &&
 static inline int64_t gr_rows(const gr_array *a) { return a->shape.d[0]; }
 static inline int64_t gr_cols(const gr_array *a) { return a->shape.d[1]; }
 
+/* Ascending, disjoint ranges within `rows` rows (n 0, or ranges NULL in a dry run: nothing to check); the i-th of them. */
+graft_status gr_op_want_ranges(int n, const gr_row_range *ranges, int64_t rows, graft_error *err);
+static inline int gr_op_n_ranges(int n) { return n ? n : 1; }
+static inline gr_row_range gr_op_range(int n, const gr_row_range *ranges, int64_t rows, int i) {
+    return n ? ranges[i] : (gr_row_range){0, rows};
+}
+
 /* Bytes of one element; element i of an array (NULL stays NULL: an array without rows may have no memory). */
 static inline size_t gr_op_size(gr_dtype dt) { return dt == GR_F64 ? 8 : dt == GR_BF16 || dt == GR_F16 ? 2 : 4; }
 static inline void *gr_op_at(const void *data, gr_dtype dt, int64_t i) {

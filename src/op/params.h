@@ -128,6 +128,14 @@ typedef struct gr_pick_columns_params {
     const gr_row_range *ranges; /* ascending, disjoint */
 } gr_pick_columns_params;
 
+/* gr_op_scale_columns: y[r, column .. column+n-1] = l * x[r, ...] for the covered rows r; other rows and columns stay; in
+ * place. in 0: x (T,N); in 1: l (n), parameter. */
+typedef struct gr_scale_columns_params {
+    int64_t column;
+    int n_ranges;               /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+} gr_scale_columns_params;
+
 /* gr_op_dropout: y[r][c] = keep ? x / (1-p) : 0, keep a function of (seed, stream, key[r], c); in place.
  * in 0: (T,C). */
 typedef struct gr_dropout_params {

@@ -51,7 +51,6 @@ static graft_status check_names(const graft_sft_options *o, graft_error *err) {
         const char *name, *value, *expected;
         const char *const allowed[4];
     } names[] = {
-        {"method", o->method ? o->method : "lora", "lora or full", {"lora", "full", NULL}},
         {"dtype", o->dtype ? o->dtype : "f32", "f32 or bf16", {"f32", "bf16", NULL}},
         {"report_to", o->report_to ? o->report_to : "none", "none or tensorboard", {"none", "tensorboard", NULL}},
     };
@@ -107,6 +106,7 @@ graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_
     if (o->data.n == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "data: expected at least one file, found none");
     GR_TRY(check_ranges(o, err));
     GR_TRY(check_names(o, err));
+    GR_TRY(gr_method_check_options(o, err));
     GR_TRY(check_evaluation(o, err));
     GR_TRY(check_metric(t, err));
     t->optimizer_options = (gr_optimizer_options){.beta1 = o->adam_beta1,

@@ -52,7 +52,7 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error
     gr_buf_add_char(b, '{');
     add_hash(b, "model", model_fingerprint(t->model));
     add_text(b, "dtype", gr_dtype_name(gr_model_dtype(t->model)));
-    add_text(b, "method", o->method ? o->method : "lora");
+    add_text(b, "method", gr_adapter_method_name(t->set, t->adapter));
     const char *config = gr_adapter_config(t->set, t->adapter);
     add_hash(b, "adapter_config", gr_hash_bytes(config, strlen(config), 0));
     if (o->adapter) add_text(b, "adapter", o->adapter);

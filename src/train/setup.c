@@ -66,13 +66,15 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
 static graft_status make_adapter(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
     if (o->adapter) {
-        if (o->method && strcmp(o->method, "lora") != 0)
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "adapter: expected none with method %s, found %s", o->method, o->adapter);
         GR_TRY(gr_adapter_set_load(t->set, "default", o->adapter, 1, true, &t->adapter, err));
+        const char *method = gr_adapter_method_name(t->set, t->adapter);
+        if (o->method && strcmp(o->method, "lora") != 0 && strcmp(o->method, method) != 0)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "adapter: expected one of method %s, found %s in %s", o->method, method,
+                           o->adapter);
     } else {
         gr_buf config;
         gr_buf_init(&config, t->a);
-        graft_status st = gr_lora_config(o, &config, err);
+        graft_status st = gr_method_config(o, &config, err);
         if (st == GRAFT_OK)
             st = gr_adapter_set_create(t->set, "default", config.data, config.len, o->seed, &t->adapter, err);
         gr_buf_free(&config);

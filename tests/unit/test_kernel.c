@@ -239,6 +239,27 @@ static void case_adamw(kcase *t) {
     kcase_check(t, "adamw", p, 2e-6, 1e-2);
 }
 
+static void case_mul_columns(kcase *t) {
+    int64_t x_ld = some_ld(t, t->cols), y_ld = some_ld(t, t->cols);
+    kpair x = kcase_random(t, t->dt, t->rows * x_ld, 1), w = kcase_random(t, param_type(t), t->cols, 1);
+    kpair y = kcase_random(t, t->dt, t->rows * y_ld, 1);
+    if (kcase_draw(t, 2)) y = x, y_ld = x_ld;
+    t->dev->k->mul_columns(t->dev, t->dt, t->rows, t->cols, x.x, x_ld, w.x, y.x, y_ld);
+    t->ref->k->mul_columns(t->ref, GR_F64, t->rows, t->cols, x.ref, x_ld, w.ref, y.ref, y_ld);
+    kcase_check(t, "mul_columns", y, 0, 0);
+}
+
+static void case_mul_column_sum(kcase *t) {
+    int64_t a_ld = some_ld(t, t->cols), b_ld = some_ld(t, t->cols);
+    kpair a = kcase_random(t, t->dt, t->rows * a_ld, 1), b = kcase_random(t, t->dt, t->rows * b_ld, 1);
+    kpair sum = kcase_random(t, param_type(t), t->cols, 1);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->mul_column_sum(t->dev, t->dt, m, t->cols, kelement(t->dt, a.x, r * a_ld), a_ld, kelement(t->dt, b.x, r * b_ld),
+                              b_ld, sum.x);
+    t->ref->k->mul_column_sum(t->ref, GR_F64, t->rows, t->cols, a.ref, a_ld, b.ref, b_ld, sum.ref);
+    kcase_check(t, "mul_column_sum", sum, 1e-5, 1);
+}
+
 /* Whole tests in test_kernel_attention.c. */
 static void case_attention(kcase *t) { (void)t; }
 static void case_attention_backward(kcase *t) { (void)t; }

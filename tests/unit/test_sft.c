@@ -34,10 +34,16 @@ static void threads_change_no_bit(void **state) {
     sft_assert_same(a.output, b.output);
 }
 
+static const char *const methods[] = {"lora", "full", "ia3"};
+
+static void set_method(sft_case *c, const char *method) {
+    c->o.method = method;
+    if (strcmp(method, "lora") != 0) c->o.lora = graft_lora_options_default();
+}
+
 static void micro_batches_change_no_bit(void **state) {
     (void)state;
-    static const char *const methods[] = {"lora", "full"};
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < (int)GR_COUNT(methods); m++) {
         sft_case whole, cut, again;
         rich_case(&whole, test_path("whole%d", m));
         rich_case(&cut, test_path("cut%d", m));
@@ -49,7 +55,9 @@ static void micro_batches_change_no_bit(void **state) {
         again.o.per_device_train_batch_size = 12;
         whole.o.gradient_checkpointing = GRAFT_NO;
         again.o.gradient_checkpointing = GRAFT_YES;
-        whole.o.method = cut.o.method = again.o.method = methods[m];
+        set_method(&whole, methods[m]);
+        set_method(&cut, methods[m]);
+        set_method(&again, methods[m]);
         assert_ok(sft_run(&whole, 1, NULL, &err));
         assert_ok(sft_run(&cut, 1, NULL, &err));
         assert_ok(sft_run(&again, 1, NULL, &err));
@@ -104,8 +112,7 @@ static graft_status run_until(const sft_case *c, graft_train_phase phase, int64_
 
 static void cancelled_runs_go_on_with_the_same_bits(void **state) {
     (void)state;
-    static const char *const methods[] = {"lora", "full"};
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < (int)GR_COUNT(methods); m++) {
         sft_case whole, cut;
         graft_error wrong;
         char name[32];
@@ -113,7 +120,8 @@ static void cancelled_runs_go_on_with_the_same_bits(void **state) {
         rich_case(&whole, name);
         snprintf(name, sizeof name, "disturbed%d", m);
         rich_case(&cut, name);
-        whole.o.method = cut.o.method = methods[m];
+        set_method(&whole, methods[m]);
+        set_method(&cut, methods[m]);
         cut.o.resume_from_checkpoint = "auto";
         assert_ok(sft_run(&whole, 1, NULL, &err));
         assert_int_equal(run_until(&cut, GRAFT_TRAIN_STEPPING, 5, &wrong), GRAFT_ERR_CANCELLED);

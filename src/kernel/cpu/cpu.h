@@ -108,6 +108,12 @@ void gr_workspace_give(gr_device *d, gr_workspace *w);
 
 static inline const gr_cpu_kernels *gr_cpu(const gr_device *d) { return &((const gr_cpu_device *)(const void *)d)->cpu; }
 
+/* Entries of the device table in files of their own: columns.c. */
+void gr_cpu_mul_columns(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
+                        void *y, int64_t y_ld);
+void gr_cpu_mul_column_sum(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,
+                           int64_t b_ld, void *sum);
+
 /* The device table over the row kernels. */
 extern const gr_kernels gr_cpu_table;
 

@@ -1,0 +1,73 @@
+/* The hooks through which passes reach adapters: each goes through the adapters that have rows in flight and lets their
+ * methods do their part. */
+#include <limits.h>
+
+#include "adapter/method.h"
+
+static int hook_find(void *self, const char *name) { return gr_adapter_set_find(self, name); }
+static int hook_count(void *self) { return gr_adapter_set_count(self); }
+
+static graft_status hook_linear(void *self, gr_run *run, const gr_linear *l, gr_var *x, gr_var **y, graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->method->linear) GR_TRY(a->method->linear(a, run, &run->adapters[i], l, x, y, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status hook_embedding(void *self, gr_run *run, const gr_embedding *e, gr_var **y, graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->method->embedding) GR_TRY(a->method->embedding(a, run, &run->adapters[i], e, y, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status hook_head(void *self, gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
+                              graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->method->head) GR_TRY(a->method->head(a, run, &run->adapters[i], head, x, out, n, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status hook_scale(void *self, gr_run *run, const gr_linear *l, bool input, gr_var **y, graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->method->scale) GR_TRY(a->method->scale(a, run, &run->adapters[i], l, input, y, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status hook_variant(void *self, const gr_batch *b, const gr_variant **out, graft_error *err) {
+    const gr_adapter *first = NULL;
+    for (int s = 0; s < b->n_seqs; s++) {
+        int32_t index = gr_batch_adapter(b, s);
+        const gr_adapter *a = index < 0 ? NULL : gr_adapter_at(self, index);
+        if (index >= 0 && !a) return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: adapter %d was removed", s, index);
+        if (s == 0) first = a;
+        const gr_variant *one = first ? first->variant : NULL, *other = a ? a->variant : NULL;
+        if (one != other)
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                           "adapter '%s' brings whole modules of its own and cannot share a batch with others",
+                           one ? first->name : a->name);
+    }
+    *out = first ? first->variant : NULL;
+    return GRAFT_OK;
+}
+
+static int hook_lowest_layer(void *self, const gr_batch *b) {
+    int lowest = INT_MAX;
+    for (int s = 0; s < b->n_seqs; s++) {
+        const gr_adapter *a = gr_adapter_at(self, gr_batch_adapter(b, s));
+        if (a) lowest = GR_MIN(lowest, a->lowest_layer);
+    }
+    return lowest;
+}
+
+void gr_adapter_fill_hooks(gr_adapter_set *s) {
+    s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .linear = hook_linear,
+                          .embedding = hook_embedding, .head = hook_head, .scale = hook_scale,
+                          .variant = hook_variant, .lowest_layer = hook_lowest_layer};
+}

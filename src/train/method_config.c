@@ -1,0 +1,156 @@
+/* The options of a method as the adapter_config.json that peft would write for them. An option that the method does not
+ * have is refused, not ignored. */
+#include "train/trainer.h"
+
+static void add_key(gr_buf *b, const char *key) { gr_buf_add_format(b, ", \"%s\": ", key); }
+
+static void add_text(gr_buf *b, const char *key, const char *text) {
+    add_key(b, key);
+    gr_json_add_text(b, text, strlen(text));
+}
+
+static void add_list(gr_buf *b, const char *key, graft_texts list) {
+    add_key(b, key);
+    for (size_t i = 0; i < list.n; i++) {
+        gr_buf_add_text(b, i ? ", " : "[");
+        gr_json_add_text(b, list.items[i], strlen(list.items[i]));
+    }
+    gr_buf_add_char(b, ']');
+}
+
+/* A single text that is no plain module name is "all-linear" or a regular expression. */
+static void add_modules(gr_buf *b, const char *key, graft_texts list) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
+    if (list.n == 0) return;
+    if (list.n == 1 && list.items[0][strspn(list.items[0], plain)])
+        add_text(b, key, list.items[0]);
+    else
+        add_list(b, key, list);
+}
+
+static void add_patterns(gr_buf *b, const char *key, const graft_lora_pattern *items, size_t n) {
+    if (n == 0) return;
+    add_key(b, key);
+    for (size_t i = 0; i < n; i++) {
+        gr_buf_add_text(b, i ? ", " : "{");
+        gr_json_add_text(b, items[i].key, strlen(items[i].key));
+        gr_buf_add_text(b, ": ");
+        if (items[i].value == (double)(int64_t)items[i].value)
+            gr_buf_add_format(b, "%lld", (long long)items[i].value);
+        else
+            gr_json_add_double(b, items[i].value);
+    }
+    gr_buf_add_char(b, '}');
+}
+
+static void add_lora(gr_buf *b, const graft_lora_options *l) {
+    gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"task_type\": \"CAUSAL_LM\", \"r\": %d", l->r);
+    add_key(b, "lora_alpha");
+    if (l->lora_alpha == (double)(int64_t)l->lora_alpha)
+        gr_buf_add_format(b, "%lld", (long long)l->lora_alpha);
+    else
+        gr_json_add_double(b, l->lora_alpha);
+    add_key(b, "lora_dropout");
+    gr_json_add_double(b, l->lora_dropout);
+    if (l->use_rslora) gr_buf_add_text(b, ", \"use_rslora\": true");
+    if (l->use_dora) gr_buf_add_text(b, ", \"use_dora\": true");
+    if (l->bias) add_text(b, "bias", l->bias);
+    add_modules(b, "target_modules", l->target_modules);
+    add_modules(b, "exclude_modules", l->exclude_modules);
+    if (l->layers_to_transform) {
+        add_key(b, "layers_to_transform");
+        for (size_t i = 0; i < l->n_layers_to_transform; i++)
+            gr_buf_add_format(b, "%s%d", i ? ", " : "[", l->layers_to_transform[i]);
+        gr_buf_add_text(b, l->n_layers_to_transform ? "]" : "[]");
+    }
+    add_patterns(b, "rank_pattern", l->rank_pattern, l->n_rank_pattern);
+    add_patterns(b, "alpha_pattern", l->alpha_pattern, l->n_alpha_pattern);
+    if (l->modules_to_save.n) add_list(b, "modules_to_save", l->modules_to_save);
+    const char *init = l->init_lora_weights;
+    if (init && (!strcmp(init, "true") || !strcmp(init, "false")))
+        gr_buf_add_format(b, ", \"init_lora_weights\": %s", init);
+    else if (init)
+        add_text(b, "init_lora_weights", init);
+    gr_buf_add_char(b, '}');
+}
+
+/* "none" alone is the empty list. */
+static void add_modules_or_none(gr_buf *b, const char *key, graft_texts list) {
+    if (list.n == 1 && !strcmp(list.items[0], "none")) {
+        add_key(b, key);
+        gr_buf_add_text(b, "[]");
+    } else
+        add_modules(b, key, list);
+}
+
+static void add_ia3(gr_buf *b, const graft_sft_options *o) {
+    gr_buf_add_text(b, "{\"peft_type\": \"IA3\", \"task_type\": \"CAUSAL_LM\"");
+    add_modules(b, "target_modules", o->lora.target_modules);
+    add_modules(b, "exclude_modules", o->lora.exclude_modules);
+    add_modules_or_none(b, "feedforward_modules", o->methods.feedforward_modules);
+    if (o->lora.modules_to_save.n) add_list(b, "modules_to_save", o->lora.modules_to_save);
+    gr_buf_add_char(b, '}');
+}
+
+static void add_full(gr_buf *b, const graft_sft_options *o) {
+    gr_buf_add_text(b, "{\"peft_type\": \"FULL\"");
+    add_modules(b, "target_modules", o->lora.target_modules);
+    gr_buf_add_char(b, '}');
+}
+
+static void add_lora_of(gr_buf *b, const graft_sft_options *o) { add_lora(b, &o->lora); }
+
+static const struct {
+    const char *name;
+    void (*add)(gr_buf *b, const graft_sft_options *o);
+} methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}};
+
+/* --- Options of other methods ------------------------------------------------------------------------------------------------ */
+
+typedef struct use {
+    const char *option;
+    bool given;
+    const char *methods; /* that have it, each between blanks */
+} use;
+
+graft_status gr_method_check_options(const graft_sft_options *o, graft_error *err) {
+    const graft_lora_options *l = &o->lora, d = graft_lora_options_default();
+    const graft_method_options *m = &o->methods;
+    const use uses[] = {
+        {"lora_r", l->r != d.r, " lora "},
+        {"lora_alpha", l->lora_alpha != d.lora_alpha, " lora "},
+        {"lora_dropout", l->lora_dropout != 0, " lora "},
+        {"use_rslora", l->use_rslora != 0, " lora "},
+        {"use_dora", l->use_dora != 0, " lora "},
+        {"lora_bias", l->bias != NULL, " lora "},
+        {"target_modules", l->target_modules.n > 0, " lora ia3 full "},
+        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 "},
+        {"layers_to_transform", l->n_layers_to_transform > 0, " lora "},
+        {"rank_pattern", l->n_rank_pattern > 0, " lora "},
+        {"alpha_pattern", l->n_alpha_pattern > 0, " lora "},
+        {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 "},
+        {"init_lora_weights", l->init_lora_weights != NULL, " lora "},
+        {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
+    };
+    char name[64];
+    const char *method = o->method ? o->method : "lora";
+    bool known = false;
+    for (size_t i = 0; i < GR_COUNT(methods); i++) known |= !strcmp(methods[i].name, method);
+    if (!known) {
+        char list[256] = "";
+        for (size_t i = 0, at = 0; i < GR_COUNT(methods); i++)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", methods[i].name);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "method: expected one of %s, found %s", list, method);
+    }
+    snprintf(name, sizeof name, " %s ", method);
+    for (size_t i = 0; i < GR_COUNT(uses); i++)
+        if (uses[i].given && !strstr(uses[i].methods, name))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: method %s has no such option", uses[i].option, method);
+    return GRAFT_OK;
+}
+
+graft_status gr_method_config(const graft_sft_options *o, gr_buf *out, graft_error *err) {
+    for (size_t i = 0; i < GR_COUNT(methods); i++)
+        if (!strcmp(methods[i].name, o->method ? o->method : "lora")) methods[i].add(out, o);
+    return gr_buf_status(out, err);
+}

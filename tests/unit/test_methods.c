@@ -1,0 +1,212 @@
+/* Laws of adaptation methods, one line of the table a case: a fresh adapter changes nothing where the method promises so;
+ * saved and loaded it gives the same bits; a sequence gives the same bits alone and in a batch of other adapters of other
+ * methods; threads, micro-batches and recomputation change no bit of a gradient; a failed allocation leaks nothing. */
+#include "support/model_support.h"
+
+#include <math.h>
+
+typedef struct method_case {
+    const char *model, *config;
+    bool neutral; /* fresh, it changes nothing */
+    bool alone;   /* brings whole modules: it shares no batch with other adapters */
+} method_case;
+
+static const method_case cases[] = {
+    {"llama", "{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25}", true, false},
+    {"llama", "{\"peft_type\": \"IA3\"}", true, false},
+    {"llama_bias", "{\"peft_type\": \"IA3\", \"target_modules\": \"all-linear\", \"feedforward_modules\": [\"o_proj\", "
+                   "\"down_proj\"], \"modules_to_save\": [\"norm\"]}", true, true},
+};
+
+static const int lengths[] = {7, 12, 3, 9}, seeds[] = {1, 2, 3, 4};
+
+/* Moves every parameter away from its initial value. */
+static void disturb(graft_model *m, int index) {
+    for (size_t i = 0; i < gr_adapter_n_params(m->adapters, index); i++) {
+        gr_param *p = gr_adapter_param(m->adapters, index, i);
+        uint64_t stream = gr_rng_stream(GR_RNG_TEST, i);
+        for (int64_t k = 0; k < p->n; k++) ((float *)p->value)[k] += (float)(0.1 * gr_rng_normal(31, stream, (uint64_t)k));
+        gr_param_changed(p);
+    }
+    assert_ok(gr_adapter_refresh(m->adapters, index, 0, false, &err));
+}
+
+static void assert_same(const float *a, const float *b, size_t n, const char *what, const char *which) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0)
+            fail_msg("%s: %s: element %zu of %zu is %.9g and %.9g", which, what, i, n, a[i], b[i]);
+}
+
+/* n sequences (lengths and seeds from `first` on), each with the adapter of its place in `adapters`. */
+static void fill(test_batch *b, graft_model *m, int first, int n, const int32_t *adapters) {
+    test_fill_batch(b, graft_model_vocab_size(m), n, lengths + first, seeds + first);
+    for (int s = 0; s < n; s++) b->adapter[s] = adapters[s];
+    b->batch.adapter = b->adapter;
+}
+
+static void fresh_adapters_change_nothing(void **state) {
+    (void)state;
+    for (size_t c = 0; c < GR_COUNT(cases); c++) {
+        if (!cases[c].neutral) continue;
+        graft_context *ctx = test_context(NULL, 1, NULL);
+        graft_model *m = test_load(ctx, test_model_path(cases[c].model), GRAFT_DTYPE_F32);
+        test_batch bare, adapted;
+        assert_ok(graft_adapter_new(m, "a", cases[c].config, 7, &err));
+        fill(&bare, m, 0, 4, (const int32_t[]){-1, -1, -1, -1});
+        fill(&adapted, m, 0, 4, (const int32_t[]){0, 0, 0, 0});
+        float *x = test_logits(m->model, m->hooks, &bare.batch), *y = test_logits(m->model, m->hooks, &adapted.batch);
+        assert_same(x, y, (size_t)(bare.batch.n_tokens * graft_model_vocab_size(m)), "fresh", cases[c].config);
+        free(x);
+        free(y);
+        graft_model_free(m);
+        graft_context_free(ctx);
+    }
+}
+
+static void saved_and_loaded_they_are_the_same(void **state) {
+    (void)state;
+    for (size_t c = 0; c < GR_COUNT(cases) * 2; c++) {
+        const method_case *k = &cases[c / 2];
+        char dir[1100];
+        snprintf(dir, sizeof dir, "%s/saved", test_temp_dir());
+        graft_context *ctx = test_context(NULL, 1, NULL);
+        graft_model *m = test_load(ctx, test_model_path(k->model), GRAFT_DTYPE_F32);
+        test_batch b;
+        assert_ok(graft_adapter_new(m, "a", k->config, 7, &err));
+        disturb(m, 0);
+        fill(&b, m, 0, 4, (const int32_t[]){0, 0, 0, 0});
+        float *x = test_logits(m->model, m->hooks, &b.batch);
+        assert_ok(gr_remove_tree(dir, &err));
+        assert_ok(graft_adapter_save(m, "a", dir, &err));
+        assert_ok(graft_adapter_remove(m, "a", &err));
+        if (c % 2)
+            assert_ok(graft_adapter_load(m, "a", dir, 1, &err));
+        else
+            assert_ok(graft_adapter_load_trainable(m, "a", dir, &err));
+        float *y = test_logits(m->model, m->hooks, &b.batch);
+        assert_same(x, y, (size_t)(b.batch.n_tokens * graft_model_vocab_size(m)), "loaded", k->config);
+        free(x);
+        free(y);
+        graft_model_free(m);
+        graft_context_free(ctx);
+    }
+}
+
+/* Every case's adapter that can, each sequence another one, one of them bare. */
+static void a_batch_mixes_methods(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 2, NULL);
+    graft_model *m = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+    int n = 0;
+    for (size_t c = 0; c < GR_COUNT(cases); c++) {
+        char name[16];
+        if (cases[c].alone) continue;
+        snprintf(name, sizeof name, "%d", n);
+        assert_ok(graft_adapter_new(m, name, cases[c].config, 7, &err));
+        disturb(m, n++);
+    }
+    for (int turn = 0; turn < n; turn++) {
+        test_batch all, one;
+        int32_t adapters[4];
+        for (int s = 0; s < 4; s++) adapters[s] = s == 2 ? -1 : (turn + s) % n;
+        fill(&all, m, 0, 4, adapters);
+        int64_t vocab = graft_model_vocab_size(m);
+        float *x = test_logits(m->model, m->hooks, &all.batch);
+        for (int s = 0; s < 4; s++) {
+            fill(&one, m, s, 1, &adapters[s]);
+            float *y = test_logits(m->model, m->hooks, &one.batch);
+            assert_same(x + all.bounds[s] * vocab, y, (size_t)(one.batch.n_tokens * vocab), "mixed",
+                        adapters[s] < 0 ? "bare" : gr_adapter_method_name(m->adapters, adapters[s]));
+            free(y);
+        }
+        free(x);
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
+/* Gradients of all parameters after the passes of some batches. */
+static float *gradients(const method_case *k, int threads, int parts, bool recompute, graft_dtype dtype, size_t *n) {
+    graft_context *ctx = test_context(NULL, threads, NULL);
+    graft_model *m = test_load(ctx, test_model_path(k->model), dtype);
+    gr_adapter_set *set = m->adapters;
+    assert_ok(graft_adapter_new(m, "a", k->config, 7, &err));
+    disturb(m, 0);
+    assert_ok(gr_adapter_refresh(set, 0, 5, true, &err));
+    for (int i = 0; i < parts; i++) {
+        test_batch b;
+        fill(&b, m, i * 4 / parts, 4 / parts, (const int32_t[]){0, 0, 0, 0});
+        b.batch.training = true;
+        b.batch.seed = 99;
+        test_loss(m->model, m->hooks, &b.batch, true, recompute);
+    }
+    size_t total = (size_t)gr_adapter_n_trainable(set, 0), at = 0;
+    float *out = malloc(total * sizeof *out);
+    assert_non_null(out);
+    for (size_t i = 0; i < gr_adapter_n_params(set, 0); i++) {
+        gr_param *p = gr_adapter_param(set, 0, i);
+        memcpy(out + at, p->grad, (size_t)p->n * sizeof(float));
+        at += (size_t)p->n;
+    }
+    *n = total;
+    graft_model_free(m);
+    graft_context_free(ctx);
+    return out;
+}
+
+static void the_cut_changes_no_bit_of_a_gradient(void **state) {
+    (void)state;
+    for (size_t c = 0; c < GR_COUNT(cases) * 2; c++) {
+        const method_case *k = &cases[c / 2];
+        graft_dtype dtype = c % 2 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32;
+        size_t n;
+        float *x = gradients(k, 1, 1, false, dtype, &n);
+        const struct {
+            const char *what;
+            int threads, parts;
+            bool recompute;
+        } ways[] = {{"threads", 2, 1, false}, {"2 x 2", 1, 2, false}, {"4 x 1", 1, 4, false}, {"recomputed", 1, 1, true}};
+        for (size_t w = 0; w < GR_COUNT(ways); w++) {
+            float *y = gradients(k, ways[w].threads, ways[w].parts, ways[w].recompute, dtype, &n);
+            assert_same(x, y, n, ways[w].what, k->config);
+            free(y);
+        }
+        double sum = 0;
+        for (size_t i = 0; i < n; i++) sum += fabs((double)x[i]);
+        assert_true(isfinite(sum) && sum > 0);
+        free(x);
+    }
+}
+
+static graft_status sweep_body(const graft_allocator *a, void *arg) {
+    const method_case *k = arg;
+    graft_context_options o = {.n_threads = 1, .allocator = *a};
+    graft_context *ctx = NULL;
+    graft_model *m = NULL;
+    char dir[1100];
+    snprintf(dir, sizeof dir, "%s/sweep", test_temp_dir());
+    graft_status st = graft_context_new(&o, &ctx, NULL);
+    if (st == GRAFT_OK) st = graft_model_load(ctx, test_model_path(k->model), NULL, &m, NULL);
+    if (st == GRAFT_OK) st = graft_adapter_new(m, "a", k->config, 7, NULL);
+    if (st == GRAFT_OK) st = graft_adapter_save(m, "a", dir, NULL);
+    if (st == GRAFT_OK) st = graft_adapter_load_trainable(m, "b", dir, NULL);
+    graft_model_free(m);
+    graft_context_free(ctx);
+    return st;
+}
+
+static void failed_allocations_leak_nothing(void **state) {
+    (void)state;
+    for (size_t c = 0; c < GR_COUNT(cases); c++) test_allocation_sweep(sweep_body, (void *)(uintptr_t)&cases[c], 0, 7);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fresh_adapters_change_nothing),
+        cmocka_unit_test(saved_and_loaded_they_are_the_same),
+        cmocka_unit_test(a_batch_mixes_methods),
+        cmocka_unit_test(the_cut_changes_no_bit_of_a_gradient),
+        cmocka_unit_test(failed_allocations_leak_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
