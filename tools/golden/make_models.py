@@ -183,7 +183,13 @@ GGUF = {  # file: (family, type of the 2-D tensors, type of down_proj, more conf
     "g_q2_k": (LlamaConfig, "Q8_0", "Q2_K", dict(intermediate_size=256, tie_word_embeddings=True)),
     "g_qwen2": (Qwen2Config, "Q8_0", "Q8_0", {}),
     "g_qwen3": (Qwen3Config, "Q5_0", "Q5_0", dict(head_dim=16)),
+    "g_freqs": (LlamaConfig, "F32", "F32", {}),
+    "g_llama3": (LlamaConfig, "F32", "F32", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                                 original_max_position_embeddings=8192)),
 }
+# What rope_freqs.weight holds: llama.cpp rotates pair i by position * theta^(-2i/D) / factor[i]. The first are no
+# formula's; the second are what the reference makes of the llama3 parameters.
+FREQS = {"g_freqs": np.array([1.0, 1.5, 0.25, 6.0], np.float32), "g_llama3": None}
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
          "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
          "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
@@ -247,6 +253,12 @@ def make_gguf(name):
     w.add_bos_token_id(1)
     w.add_eos_token_id(2)
     rng = np.random.default_rng(SEED)
+    factors = FREQS.get(name)
+    if name in FREQS:
+        plain = config.rope_parameters["rope_theta"] ** (-np.arange(0, head_dim, 2) / head_dim)
+        if factors is None:
+            factors = (plain / model.model.rotary_emb.inv_freq.double().numpy()).astype(np.float32)
+        w.add_tensor("rope_freqs.weight", factors)
     for n, p in model.state_dict().items():
         if n == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -269,6 +281,8 @@ def make_gguf(name):
     w.close()
     # The reference does not read head_dim of every family from GGUF: the configuration is given.
     loaded = load(OUT, gguf_file=path.name, config=config)
+    if name in FREQS:  # the reference takes no notice of the tensor: its frequencies are set here
+        loaded.model.rotary_emb.inv_freq = torch.tensor((plain / factors).astype(np.float32))
     golden = run(loaded)
     grads, stride = gradients(loaded, False)
     golden.update(grads)
