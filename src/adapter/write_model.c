@@ -31,6 +31,23 @@ static graft_status copy_file(const graft_allocator *a, const char *from_dir, co
     return st;
 }
 
+/* additional_chat_templates/NAME.jinja: templates beside the default one. */
+static graft_status copy_templates(const graft_allocator *a, const char *from_dir, const char *to_dir, graft_error *err) {
+    static const char folder[] = "additional_chat_templates";
+    char *from = gr_path_join(a, from_dir, folder), *to = gr_path_join(a, to_dir, folder), **names = NULL;
+    size_t n = 0;
+    graft_status st = from && to ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && gr_is_dir(from)) {
+        st = gr_list_dir(a, from, &names, &n, err);
+        if (st == GRAFT_OK) st = gr_make_dirs(to, err);
+        for (size_t i = 0; i < n && st == GRAFT_OK; i++) st = copy_file(a, from, to, names[i], err);
+        gr_free_names(a, names, n);
+    }
+    gr_free(a, from);
+    gr_free(a, to);
+    return st;
+}
+
 static graft_status write_text(const graft_allocator *a, const char *dir, const char *name, const char *text,
                                graft_error *err) {
     char *path = gr_path_join(a, dir, name);
@@ -70,16 +87,32 @@ static graft_status write_from_gguf(gr_model *m, const char *dir, graft_error *e
     return st;
 }
 
+static graft_status carry_config(const graft_allocator *a, const char *from_dir, const char *dir, gr_dtype dtype, bool tied,
+                                 graft_error *err) {
+    char *from = gr_path_join(a, from_dir, "config.json"), *text = NULL, *edited = NULL;
+    size_t len;
+    graft_status st = from ? gr_read_file(a, from, FILE_LIMIT, &text, &len, err) : gr_fail_memory(err);
+    if (st == GRAFT_OK) st = gr_model_config_edit(a, from, text, len, dtype, tied, &edited, err);
+    if (st == GRAFT_OK) st = write_text(a, dir, "config.json", edited, err);
+    gr_free(a, edited);
+    gr_free(a, text);
+    gr_free(a, from);
+    return st;
+}
+
 /* Everything but the weights. */
 static graft_status write_beside(gr_model *m, const char *dir, gr_dtype dtype, bool tied, graft_error *err) {
     const graft_allocator *a = gr_allocator(gr_model_context(m));
     const char *path = gr_model_path(m), *slash = strrchr(path, '/');
-    GR_TRY(write_config(m, dir, dtype, tied, err));
-    if (gr_weights_gguf(gr_model_weights(m))) return write_from_gguf(m, dir, err);
+    if (gr_weights_gguf(gr_model_weights(m))) {
+        GR_TRY(write_config(m, dir, dtype, tied, err));
+        return write_from_gguf(m, dir, err);
+    }
     char *from = gr_is_dir(path) ? gr_strdup(a, path) : slash ? gr_strndup(a, path, (size_t)(slash - path) + 1) : gr_strdup(a, ".");
     if (!from) return gr_fail_memory(err);
-    graft_status st = GRAFT_OK;
+    graft_status st = carry_config(a, from, dir, dtype, tied, err);
     for (size_t i = 0; i < GR_COUNT(beside) && st == GRAFT_OK; i++) st = copy_file(a, from, dir, beside[i], err);
+    if (st == GRAFT_OK) st = copy_templates(a, from, dir, err);
     gr_free(a, from);
     return st;
 }

@@ -77,9 +77,8 @@ static graft_status run_merge(graft_context *ctx, cli_args *args, graft_error *e
     if (!a->output) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --output DIR");
     if (model->n_adapters != 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected one adapter to merge, found %zu", model->n_adapters);
     cli_models m;
-    graft_status st = cli_models_open(ctx, args, model, true, &m, err);
+    graft_status st = cli_models_open(ctx, args, model, false, &m, err);
     if (st == GRAFT_OK) st = graft_model_merge(m.model, m.adapter, a->output, file_dtype(a->type), err);
-    if (st == GRAFT_OK) st = graft_tokenizer_save(m.tok, a->output, err);
     cli_models_close(&m);
     if (st == GRAFT_OK && !((const cli_common *)args->base[0])->quiet) fprintf(stderr, "wrote %s\n", a->output);
     return st;

@@ -160,7 +160,7 @@ graft_status gr_kv_seq_extend(gr_kv_seq *q, int64_t n, graft_error *err) {
     size_t n_targets = q->n_blocks - first;
     GR_TRY(room_for_view(q, n_segments, n_targets, err));
     for (int layer = 0; layer < s->n_layers; layer++) {
-        gr_kv_segment *segments = q->segments + (size_t)layer * n_segments;
+        gr_kv_segment *segments = n_segments ? q->segments + (size_t)layer * n_segments : NULL;
         gr_kv_target *targets = q->targets + (size_t)layer * n_targets;
         for (size_t i = 0; i < n_segments; i++) {
             int64_t pos = (int64_t)i * GR_KV_ROWS;

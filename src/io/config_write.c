@@ -1,5 +1,6 @@
 /* gr_model_config to config.json, keys as transformers 5.23 writes them and sorts them; readers before version 5 find
- * rope_theta and rope_scaling, which say the same as rope_parameters. */
+ * rope_theta and rope_scaling, which say the same as rope_parameters. A model that comes with a config.json keeps it: there
+ * may stand more in it than graft knows of. */
 #include "io/config_parts.h"
 #include "io/hf_config.h"
 
@@ -150,6 +151,50 @@ graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_co
     if (b.data) add_all(&b, c, dtype);
     gr_buf_add_text(&b, "\n}\n");
     graft_status st = gr_buf_take(&b, out, NULL, err);
+    if (st != GRAFT_OK) gr_buf_free(&b);
+    return st;
+}
+
+/* The text with the values of some top-level keys replaced, all else to the letter. */
+graft_status gr_model_config_edit(const graft_allocator *a, const char *name, const char *text, size_t len, gr_dtype dtype,
+                                  bool tied, char **out, graft_error *err) {
+    const char *type = dtype == GR_BF16 ? "\"bfloat16\"" : dtype == GR_F16 ? "\"float16\"" : "\"float32\"", *tie = tied ? "true" : "false";
+    bool has_type = false, has_tie = false, more = true, any = false;
+    gr_json_reader r;
+    gr_json_text k;
+    size_t copied = 0;
+    gr_buf b;
+    gr_buf_init(&b, a);
+    gr_json_init(&r, name, text, len);
+    graft_status st = gr_json_open(&r, GR_JSON_OBJECT, err);
+    while (st == GRAFT_OK) {
+        size_t end = r.at; /* of the last value, where a further key may stand */
+        st = gr_json_next(&r, &more, err);
+        if (st != GRAFT_OK) break;
+        if (!more) {
+            gr_buf_add(&b, text + copied, end - copied);
+            if (!has_type) gr_buf_add_format(&b, "%s\n  \"dtype\": %s", any ? "," : "", type);
+            if (!has_tie) gr_buf_add_format(&b, "%s\n  \"tie_word_embeddings\": %s", any || !has_type ? "," : "", tie);
+            gr_buf_add(&b, text + end, len - end);
+            break;
+        }
+        any = true;
+        st = gr_json_read_key(&r, &k, err);
+        if (st != GRAFT_OK) break;
+        bool is_type = gr_json_text_is(&k, "dtype") || gr_json_text_is(&k, "torch_dtype");
+        bool is_tie = gr_json_text_is(&k, "tie_word_embeddings");
+        gr_json_peek(&r); /* past the spaces */
+        size_t start = r.at;
+        st = gr_json_skip(&r, err);
+        has_type = has_type || is_type;
+        has_tie = has_tie || is_tie;
+        if (st != GRAFT_OK || (!is_type && !is_tie)) continue;
+        gr_buf_add(&b, text + copied, start - copied);
+        gr_buf_add_text(&b, is_tie ? tie : type);
+        copied = r.at;
+    }
+    if (st == GRAFT_OK) st = gr_json_end(&r, err);
+    if (st == GRAFT_OK) st = gr_buf_take(&b, out, NULL, err);
     if (st != GRAFT_OK) gr_buf_free(&b);
     return st;
 }

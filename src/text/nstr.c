@@ -60,10 +60,10 @@ void gr_edit_begin(gr_edit *e, const gr_piece *in, gr_nstr *out, bool track) {
     out->base = in->base;
 }
 
-/* Makes room for the alignment of n more bytes; NULL when there is none or on failure. */
+/* Makes room for the alignment of n more bytes; NULL when nothing is to be aligned or on failure. */
 static gr_align *more_align(gr_edit *e, size_t n) {
     gr_nstr *out = e->out;
-    if (!out->aligned || e->st != GRAFT_OK) return NULL;
+    if (!out->aligned || n == 0 || e->st != GRAFT_OK) return NULL;
     size_t need = out->text.len + n;
     if (need > out->align_cap) {
         e->st = gr_grow(out->text.a, (void **)&out->align, &out->align_cap, need, sizeof *out->align, NULL);

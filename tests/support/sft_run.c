@@ -13,8 +13,8 @@ const char *test_path(const char *format, ...) {
 
 void sft_case_init(sft_case *c, const char *data, const char *output) {
     *c = (sft_case){.o = graft_sft_options_default()};
-    c->data[0] = c->eval[0] = test_golden(test_path("train/%s", data));
-    c->data[0] = c->eval[0] = strdup(c->data[0]); /* golden paths live a few calls only; a test process is short */
+    snprintf(c->path, sizeof c->path, "%s", test_golden(test_path("train/%s", data)));
+    c->data[0] = c->eval[0] = c->path;
     snprintf(c->output, sizeof c->output, "%s/%s", test_temp_dir(), output);
     static char model[1024];
     snprintf(model, sizeof model, "%s", test_golden("train/model"));

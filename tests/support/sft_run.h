@@ -13,7 +13,7 @@ const char *test_path(const char *format, ...) __attribute__((format(printf, 1, 
 typedef struct sft_case {
     graft_sft_options o;
     const char *data[1], *eval[1];
-    char output[1024];
+    char output[1024], path[1024]; /* path: of the records; a copy of the case points into the original */
 } sft_case;
 void sft_case_init(sft_case *c, const char *data, const char *output);
 

@@ -253,10 +253,10 @@ static void mixed_adapters_equal_each_alone(void **state) {
 static void fresh_adapter_changes_nothing(void **state) {
     (void)state;
     const graft_dtype types[] = {GRAFT_DTYPE_F32, GRAFT_DTYPE_BF16};
+    static const char own_modules[] = "{\"peft_type\": \"LORA\", \"init_lora_weights\": \"gaussian\", \"use_rslora\": true, "
+                                      "\"modules_to_save\": [\"lm_head\", \"norm\"]}";
     const char *const configs[] = {"{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.5}",
-                                   "{\"peft_type\": \"LORA\", \"init_lora_weights\": \"gaussian\", \"use_rslora\": true, "
-                                   "\"modules_to_save\": [\"lm_head\", \"norm\"]}",
-                                   "{\"peft_type\": \"FULL\"}"};
+                                   own_modules, "{\"peft_type\": \"FULL\"}"};
     for (size_t c = 0; c < 6; c++) {
         graft_context *ctx = test_context(NULL, 1, NULL);
         graft_model *m = adapted(ctx, "qwen2_sliding", types[c % 2], configs[c / 2]);

@@ -1,0 +1,158 @@
+/* Merged directories: what the base carries beside its weights comes along to the letter; a full disk, an unwritable place and
+ * failing allocations are told. Logits: test_adapter.c, and tools/golden/check_merge.py with the packaged model. */
+#include "support/sft_run.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+
+#include "graft/adapter.h"
+#include "io/hf_config.h"
+#include "support/corrupt.h"
+#include "support/model_support.h"
+
+static const char lora[] = "{\"peft_type\": \"LORA\", \"r\": 2, \"target_modules\": \"all-linear\", \"init_lora_weights\": false}";
+
+static void put(const char *path, const char *text) { assert_ok(gr_write_file(NULL, path, text, strlen(text), &err)); }
+
+/* A copy of the small model with more beside it. */
+static const char *rich_model(void) {
+    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+                                        "chat_template.jinja", "model.safetensors"};
+    const char *to = test_path("%s/rich", test_temp_dir());
+    assert_ok(gr_make_dirs(test_path("%s/additional_chat_templates", to), &err));
+    for (size_t i = 0; i < GR_COUNT(names); i++) {
+        size_t n;
+        char *bytes = sft_read(test_path("%s/%s", test_golden("train/model"), names[i]), &n);
+        assert_ok(gr_write_file(NULL, test_path("%s/%s", to, names[i]), bytes, n, &err));
+        gr_free(NULL, bytes);
+    }
+    put(test_path("%s/special_tokens_map.json", to), "{\"additional\":   []}");
+    put(test_path("%s/additional_chat_templates/short.jinja", to), "{{ messages[0].content }}");
+    return to;
+}
+
+static void assert_same_bytes(const char *a, const char *b, const char *name) {
+    size_t na, nb;
+    char *x = sft_read(test_path("%s/%s", a, name), &na), *y = sft_read(test_path("%s/%s", b, name), &nb);
+    if (na != nb || memcmp(x, y, na)) fail_msg("%s differs:\n%s\n%s", name, x, y);
+    gr_free(NULL, x);
+    gr_free(NULL, y);
+}
+
+static void what_lies_beside_comes_along(void **state) {
+    (void)state;
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja",
+                                        "special_tokens_map.json", "additional_chat_templates/short.jinja"};
+    char from[1024], to[1024];
+    snprintf(from, sizeof from, "%s", rich_model());
+    snprintf(to, sizeof to, "%s/merged", test_temp_dir());
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, from, GRAFT_DTYPE_F32);
+    assert_ok(graft_adapter_new(m, "a", lora, 1, &err));
+    assert_ok(graft_model_merge(m, "a", to, GRAFT_DTYPE_F32, &err));
+    for (size_t i = 0; i < GR_COUNT(names); i++) assert_same_bytes(from, to, names[i]);
+    graft_model_free(m);
+    /* Without an adapter and in the base's own format a merge is a copy. */
+    m = test_load(ctx, from, GRAFT_DTYPE_F32);
+    assert_ok(gr_remove_tree(to, &err));
+    assert_ok(graft_model_merge(m, NULL, to, GRAFT_DTYPE_AUTO, &err));
+    assert_same_bytes(from, to, "config.json");
+    graft_model *copy = test_load(ctx, to, GRAFT_DTYPE_F32);
+    const gr_weights *a = gr_model_weights(m->model), *b = gr_model_weights(copy->model);
+    assert_int_equal(gr_weights_count(a), gr_weights_count(b));
+    for (size_t i = 0; i < gr_weights_count(a); i++) {
+        const gr_weight *x = gr_weights_at(a, i), *y = gr_weights_find(b, x->name);
+        assert_non_null(y);
+        assert_memory_equal(x->view.data, y->view.data, x->view.bytes);
+    }
+    graft_model_free(copy);
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
+static void configs_keep_what_graft_does_not_know(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *edited; /* NULL: refused */
+    } cases[] = {
+        {"{\"a\":1, \"torch_dtype\" : \"float32\",\"x\":{\"dtype\":2}}",
+         "{\"a\":1, \"torch_dtype\" : \"bfloat16\",\"x\":{\"dtype\":2},\n  \"tie_word_embeddings\": true}"},
+        {"{\n  \"tie_word_embeddings\": false,\n  \"dtype\": null\n}\n", "{\n  \"tie_word_embeddings\": true,\n  \"dtype\": \"bfloat16\"\n}\n"},
+        {"{}", "{\n  \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true}"},
+        {"{\"tie_word_embeddings\":1}", "{\"tie_word_embeddings\":true,\n  \"dtype\": \"bfloat16\"}"},
+        {"{\"a\":1", NULL},
+        {"[]", NULL},
+        {"{} {}", NULL},
+    };
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
+        char *out;
+        graft_error wrong;
+        graft_status st = gr_model_config_edit(NULL, "c", cases[i].text, strlen(cases[i].text), GR_BF16, true, &out, &wrong);
+        if (!cases[i].edited) {
+            assert_int_equal(st, GRAFT_ERR_FORMAT);
+            continue;
+        }
+        assert_int_equal(st, GRAFT_OK);
+        assert_string_equal(out, cases[i].edited);
+        gr_free(NULL, out);
+    }
+}
+
+static void full_disks_and_wrong_places_are_told(void **state) {
+    (void)state;
+    struct rlimit before, small;
+    char to[1024], from[1024];
+    graft_error wrong;
+    snprintf(from, sizeof from, "%s", rich_model());
+    snprintf(to, sizeof to, "%s/small_disk", test_temp_dir());
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, from, GRAFT_DTYPE_F32);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = 50000; /* room for all but the weights */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    graft_status st = graft_model_merge(m, NULL, to, GRAFT_DTYPE_F32, &wrong);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(st, GRAFT_ERR_IO);
+    assert_non_null(strstr(wrong.text, "model.safetensors"));
+    assert_false(gr_path_exists(test_path("%s/model.safetensors", to)));
+    assert_int_equal(graft_model_merge(m, NULL, "/dev/null/merged", GRAFT_DTYPE_F32, &wrong), GRAFT_ERR_IO);
+    assert_non_null(strstr(wrong.text, "/dev/null"));
+    assert_ok(graft_model_merge(m, NULL, to, GRAFT_DTYPE_F32, &err));
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
+static graft_status merge_once(const graft_allocator *a, void *arg) {
+    graft_context_options co = {.allocator = *a, .n_threads = 1};
+    graft_model_options mo = {.dtype = GRAFT_DTYPE_F32};
+    graft_context *ctx;
+    graft_model *m = NULL;
+    GR_TRY(graft_context_new(&co, &ctx, NULL));
+    graft_status st = graft_model_load(ctx, arg, &mo, &m, NULL);
+    if (st == GRAFT_OK) st = graft_adapter_new(m, "a", lora, 1, NULL);
+    if (st == GRAFT_OK) st = graft_model_merge(m, "a", test_path("%s/sweep", test_temp_dir()), GRAFT_DTYPE_BF16, NULL);
+    graft_model_free(m);
+    graft_context_free(ctx);
+    return st;
+}
+
+static void failing_allocations_leak_nothing(void **state) {
+    (void)state;
+    char from[1024], gguf[1024];
+    snprintf(from, sizeof from, "%s", rich_model());
+    snprintf(gguf, sizeof gguf, "%s", test_golden("models/g_q4_0.gguf"));
+    test_allocation_sweep(merge_once, from, 0, 3);
+    test_allocation_sweep(merge_once, gguf, 0, 7);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_lies_beside_comes_along),
+        cmocka_unit_test(configs_keep_what_graft_does_not_know),
+        cmocka_unit_test(full_disks_and_wrong_places_are_told),
+        cmocka_unit_test(failing_allocations_leak_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
