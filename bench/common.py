@@ -52,7 +52,7 @@ def run(command, env=None):
         sys.exit(f"{' '.join(map(str, command))} failed:\n{err[-2000:]}")
     result = {}
     for line in out.splitlines():
-        if line.startswith("{"):
+        if line.startswith('{"'):  # a peer may print its own logs as Python dictionaries
             result = json.loads(line)
     return result, seconds
 

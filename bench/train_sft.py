@@ -20,6 +20,11 @@ torch.set_num_threads(threads)
 tokenizer = AutoTokenizer.from_pretrained(path, gguf_file=name)
 if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
 model = AutoModelForCausalLM.from_pretrained(path, gguf_file=name, dtype=torch.bfloat16)
+# The weights are dequantised once loaded; the trainer refuses a model that still calls itself quantised.
+model.is_quantized = False
+model.config.quantization_config = None
+for key in ("quantization_method", "hf_quantizer"):
+    if hasattr(model, key): delattr(model, key)
 rows = Dataset.from_list([json.loads(l) for l in open(data)])
 config = SFTConfig(output_dir=out, per_device_train_batch_size=8, num_train_epochs=1, learning_rate=2e-4, bf16=True, use_cpu=True, max_length=1024,
                    gradient_checkpointing=False, report_to="none", save_strategy="no", logging_steps=100, dataloader_pin_memory=False)
