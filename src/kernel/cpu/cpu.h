@@ -87,6 +87,7 @@ void gr_cpu_fill_avx2_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_attention(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k);
 #endif
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k); /* called by gr_cpu_fill_generic */
 void gr_cpu_fill_generic_products(gr_cpu_kernels *k);  /* likewise */

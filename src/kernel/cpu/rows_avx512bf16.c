@@ -14,4 +14,5 @@ void gr_cpu_fill_avx512bf16(gr_cpu_kernels *k) {
     k->rows[GR_TYPE_BF16] = &rows_bf16;
     gr_cpu_fill_avx512bf16_products(k);
     gr_cpu_fill_avx512bf16_attention(k);
+    gr_cpu_fill_avx512bf16_decode(k);
 }

@@ -1,0 +1,152 @@
+/* Decoders of block formats to BF16 with AVX-512 and its BF16 conversion: the bits of room quant's.
+ *
+ * Quants of 4 and 5 bits have few values a block, so these are computed and rounded once, as a table in one register, and
+ * the quants look their values up 32 at a time. The hardware's conversion takes subnormal floats for zero; none occurs:
+ * every value is a multiple of 2^-24, the smallest half-precision number, or it is not finite. */
+#include "kernel/cpu/cpu.h"
+#include "kernel/cpu/simd_avx512.h"
+
+static inline float half_at(const uint8_t *p) { return gr_f16_to_f32((uint16_t)(p[0] | p[1] << 8)); }
+static inline __m128i load16(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
+static inline __m256i load32(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+
+/* scale * (first + i) + min for i = 0..15, product and sum each rounded. */
+static inline __m256i sixteen_values(float scale, float first, float min) {
+    const vf ramp = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return v_to_bf16(v_add(v_mul(v_set1(scale), v_add(ramp, v_set1(first))), v_set1(min)));
+}
+static inline __m512i pair_of(__m256i low, __m256i high) { return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1); }
+/* The values of 4 bits, twice, so that bit 4 of an index does not matter. */
+static inline __m512i table4(float scale, float first, float min) {
+    __m256i t = sixteen_values(scale, first, min);
+    return pair_of(t, t);
+}
+static inline __m512i table5(float scale, float first, float min) {
+    return pair_of(sixteen_values(scale, first, min), sixteen_values(scale, first + 16, min));
+}
+/* Low nibbles of 16 bytes, then their high nibbles, bits above a quant's four in the first half only. */
+static inline __m512i nibbles(const uint8_t *p) {
+    __m256i b = _mm256_cvtepu8_epi16(load16(p));
+    return pair_of(b, _mm256_srli_epi16(b, 4));
+}
+static inline void look_up(__m512i table, __m512i index, uint16_t *out) {
+    _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table));
+}
+/* Bit i of `bits` as bit 4 of index i. */
+static inline __m512i with_fifth(__m512i index, uint32_t bits) {
+    const __m512i four = _mm512_and_si512(index, _mm512_set1_epi16(15));
+    return _mm512_or_si512(four, _mm512_maskz_set1_epi16((__mmask32)bits, 16));
+}
+static inline uint32_t word_at(const uint8_t *p) {
+    uint32_t x;
+    memcpy(&x, p, 4);
+    return x;
+}
+
+static void Q4_0(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 32, b += 18, out += 32) look_up(table4(half_at(b), -8, -0.0f), nibbles(b + 2), out);
+}
+
+static void Q4_1(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 32, b += 20, out += 32)
+        look_up(table4(half_at(b), 0, half_at(b + 2)), nibbles(b + 4), out);
+}
+
+static void Q5_0(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 32, b += 22, out += 32)
+        look_up(table5(half_at(b), -16, -0.0f), with_fifth(nibbles(b + 6), word_at(b + 2)), out);
+}
+
+static void Q5_1(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 32, b += 24, out += 32)
+        look_up(table5(half_at(b), 0, half_at(b + 2)), with_fifth(nibbles(b + 8), word_at(b + 4)), out);
+}
+
+static void Q8_0(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 32, b += 34, out += 32) {
+        const vf d = v_set1(half_at(b));
+        for (int k = 0; k < 32; k += 16)
+            v_store_bf16(out + k, v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 2 + k)))));
+    }
+}
+
+/* Scale and minimum `sub` of 8 (block256.c). */
+static inline void scale_min(const uint8_t s[12], int sub, float *scale, float *min) {
+    if (sub < 4) {
+        *scale = (float)(s[sub] & 63);
+        *min = (float)(s[sub + 4] & 63);
+    } else {
+        *scale = (float)((s[sub + 4] & 15) | (s[sub - 4] >> 6) << 4);
+        *min = (float)(s[sub + 4] >> 4 | (s[sub] >> 6) << 4);
+    }
+}
+
+static void Q4_K(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 256, b += 144) {
+        const float d = half_at(b), dmin = half_at(b + 2);
+        for (int sub = 0; sub < 8; sub++, out += 32) {
+            float scale, min;
+            scale_min(b + 4, sub, &scale, &min);
+            __m512i q = _mm512_cvtepu8_epi16(load32(b + 16 + 32 * (sub / 2)));
+            look_up(table4(d * scale, 0, -(dmin * min)), sub % 2 ? _mm512_srli_epi16(q, 4) : q, out);
+        }
+    }
+}
+
+static void Q5_K(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 256, b += 176) {
+        const float d = half_at(b), dmin = half_at(b + 2);
+        const __m256i high = load32(b + 16);
+        for (int sub = 0; sub < 8; sub++, out += 32) {
+            float scale, min;
+            scale_min(b + 4, sub, &scale, &min);
+            __m512i q = _mm512_cvtepu8_epi16(load32(b + 48 + 32 * (sub / 2)));
+            uint32_t fifth = _mm256_test_epi8_mask(high, _mm256_set1_epi8((char)(1 << sub)));
+            look_up(table5(d * scale, 0, -(dmin * min)), with_fifth(sub % 2 ? _mm512_srli_epi16(q, 4) : q, fifth), out);
+        }
+    }
+}
+
+static void Q6_K(const void *blocks, size_t n, uint16_t *out) {
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n; i += 256, b += 210) {
+        const float d = half_at(b + 208);
+        for (int sub = 0; sub < 16; sub++, out += 16) {
+            const int run = sub / 2, quarter = run % 4, start = 16 * (sub % 2);
+            const vf scale = v_set1(d * (float)(int8_t)b[192 + sub]);
+            __m512i low = _mm512_cvtepu8_epi32(load16(b + 64 * (run / 4) + 32 * (quarter % 2) + start));
+            __m512i high = _mm512_cvtepu8_epi32(load16(b + 128 + 32 * (run / 4) + start));
+            low = _mm512_and_si512(_mm512_srli_epi32(low, (unsigned)(4 * (quarter / 2))), _mm512_set1_epi32(15));
+            high = _mm512_and_si512(_mm512_srli_epi32(high, (unsigned)(2 * quarter)), _mm512_set1_epi32(3));
+            __m512i q = _mm512_sub_epi32(_mm512_or_si512(low, _mm512_slli_epi32(high, 4)), _mm512_set1_epi32(32));
+            v_store_bf16(out, v_mul(scale, _mm512_cvtepi32_ps(q)));
+        }
+    }
+}
+
+static void F16(const void *halves, size_t n, uint16_t *out) {
+    const uint16_t *h = halves;
+    for (size_t i = 0; i < n; i += 16) {
+        int64_t left = n - i < 16 ? (int64_t)(n - i) : 16;
+        v_store_bf16_n(out + i, v_load_f16_n(h + i, left), left);
+    }
+}
+
+void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k) {
+    k->to_bf16[GR_F16] = F16;
+    k->to_bf16[GR_Q4_0] = Q4_0;
+    k->to_bf16[GR_Q4_1] = Q4_1;
+    k->to_bf16[GR_Q5_0] = Q5_0;
+    k->to_bf16[GR_Q5_1] = Q5_1;
+    k->to_bf16[GR_Q8_0] = Q8_0;
+    k->to_bf16[GR_Q4_K] = Q4_K;
+    k->to_bf16[GR_Q5_K] = Q5_K;
+    k->to_bf16[GR_Q6_K] = Q6_K;
+}
