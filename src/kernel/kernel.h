@@ -127,12 +127,16 @@ struct gr_kernels {
                                int64_t ld, void *dtable);
 
     /* Cross-entropy over a block of logits rows of `vocab` columns (logits_dt F32 or F64). For row r with label l >= 0:
-     * loss[r] = lse - logit[l]; hit[r] = the largest logit stands at l (lowest index on a tie); and, when dlogits is
-     * not NULL, dlogits[r] = (softmax - onehot(l)) * weight[r] in dt (may alias logits only when the types are equal).
-     * Rows with l < 0 get loss 0, hit 0, dlogits 0. */
+     * lse[r] = log sum exp of the row; loss[r] = lse - logit[l]; hit[r] = the largest logit stands at l (lowest index on
+     * a tie). Rows with l < 0 get loss 0, hit 0, lse 0. */
     void (*cross_entropy)(gr_device *d, int64_t rows, int64_t vocab, gr_dtype logits_dt, const void *logits, int64_t ld,
-                          const int32_t *labels, const float *weight, double *loss, int32_t *hit, gr_dtype dt,
-                          void *dlogits, int64_t d_ld);
+                          const int32_t *labels, double *loss, int32_t *hit, double *lse);
+    /* Its gradient for columns first .. first+n-1, whose logits stand at `logits`:
+     * dlogits[r] = (softmax - onehot(l)) * weight[r] in dt (may be the logits only when the types are equal), 0 where
+     * l < 0. */
+    void (*cross_entropy_backward)(gr_device *d, int64_t rows, int64_t first, int64_t n, gr_dtype logits_dt,
+                                   const void *logits, int64_t ld, const int32_t *labels, const float *weight,
+                                   const double *lse, gr_dtype dt, void *dlogits, int64_t d_ld);
 
     /* Inverted dropout: y[r][c] = keep ? x[r][c] / (1 - p) : 0, where keep is a function of (seed, stream, key[r], c). The
      * backward is the same call on gradients. y may be x. */
@@ -187,6 +191,10 @@ graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_
 /* dx (rows, in) = dy W, or += when add; dy and dx of type dt. */
 graft_status gr_matrix_backward(gr_matrix *w, int64_t rows, const void *dy, int64_t dy_ld, void *dx, int64_t dx_ld,
                                 bool add, graft_error *err);
+/* The part of dx that n outputs from `first` on give: dx (rows, in) = dy W[first ..], dy (rows, n); dx_dt is dt or F32. Sums
+ * over calls that go through all outputs in order do not depend on the number of rows. */
+graft_status gr_matrix_backward_slab(gr_matrix *w, int64_t first, int64_t n, int64_t rows, const void *dy, int64_t dy_ld,
+                                     gr_dtype dx_dt, void *dx, int64_t dx_ld, bool add, graft_error *err);
 /* out[i] = W[rows[i]] in type out_dt (embedding look-up). Ids must be in range. */
 graft_status gr_matrix_gather(gr_matrix *w, int64_t n, const int32_t *rows, gr_dtype out_dt, void *out, int64_t ld,
                               graft_error *err);

@@ -175,29 +175,60 @@ static void case_embedding_backward(kcase *t) {
     kcase_check(t, "embedding_backward", table, 1e-6, 4);
 }
 
-static void case_cross_entropy(kcase *t) {
-    int64_t ld = some_ld(t, t->cols), n = t->rows;
-    kpair x = kcase_random(t, GR_F32, n * ld, 4), dx = kcase_zeros(t, t->dt, n * ld);
-    int32_t *labels = kcase_alloc(t, (size_t)n * 4), *hit = kcase_alloc(t, (size_t)n * 4), *want = kcase_alloc(t, (size_t)n * 4);
-    float *weight = kcase_alloc(t, (size_t)n * 4);
-    kpair loss = kcase_zeros(t, GR_F64, n);
+/* Logits, labels (some ignored), weights, and what the forward makes of them. */
+typedef struct cross_case {
+    int64_t ld;
+    kpair x, loss, lse;
+    int32_t *labels, *hit, *want;
+    float *weight;
+} cross_case;
+
+static cross_case cross_entropy_forward(kcase *t) {
+    int64_t n = t->rows;
+    cross_case k = {.ld = some_ld(t, t->cols), .loss = kcase_zeros(t, GR_F64, n), .lse = kcase_zeros(t, GR_F64, n)};
+    k.x = kcase_random(t, GR_F32, n * k.ld, 4);
+    k.labels = kcase_alloc(t, (size_t)n * 4);
+    k.hit = kcase_alloc(t, (size_t)n * 4);
+    k.want = kcase_alloc(t, (size_t)n * 4);
+    k.weight = kcase_alloc(t, (size_t)n * 4);
     for (int64_t r = 0; r < n; r++) {
-        labels[r] = kcase_draw(t, 5) == 0 ? -100 : (int32_t)kcase_draw(t, (uint64_t)t->cols);
-        weight[r] = (float)(1 + kcase_draw(t, 8)) / 8;
-        /* A tie: the lowest index is the answer. */
-        if (t->cols > 3 && r % 7 == 3) ((float *)x.x)[r * ld + 1] = ((float *)x.x)[r * ld + t->cols - 1] = 50;
-        for (int64_t c = 0; c < ld; c++) x.ref[r * ld + c] = ((float *)x.x)[r * ld + c];
+        float *row = (float *)k.x.x + r * k.ld;
+        k.labels[r] = kcase_draw(t, 5) == 0 ? -100 : (int32_t)kcase_draw(t, (uint64_t)t->cols);
+        k.weight[r] = (float)(1 + kcase_draw(t, 8)) / 8;
+        if (t->cols > 3 && r % 7 == 3) row[1] = row[t->cols - 1] = 50; /* a tie: the lowest index is the answer */
+        for (int64_t c = 0; c < k.ld; c++) k.x.ref[r * k.ld + c] = row[c];
     }
-    bool same = t->dt == GR_F32 && kcase_draw(t, 2);
-    if (same) dx.x = x.x, memcpy(dx.ref, x.ref, (size_t)dx.n * sizeof(double));
     KCASE_ROWS(t, n, r, m)
-    t->dev->k->cross_entropy(t->dev, m, t->cols, GR_F32, kelement(GR_F32, x.x, r * ld), ld, labels + r, weight + r,
-                             (double *)loss.x + r, hit + r, t->dt, kelement(t->dt, dx.x, r * ld), ld);
-    t->ref->k->cross_entropy(t->ref, n, t->cols, GR_F64, x.ref, ld, labels, weight, loss.ref, want, GR_F64, dx.ref, ld);
-    kcase_check(t, "cross_entropy dlogits", dx, 3e-6, 0.01);
-    kcase_check(t, "cross_entropy loss", loss, 2e-6, 1);
-    for (int64_t r = 0; r < n; r++)
-        if (isfinite(loss.ref[r])) assert_int_equal(hit[r], want[r]);
+    t->dev->k->cross_entropy(t->dev, m, t->cols, GR_F32, kelement(GR_F32, k.x.x, r * k.ld), k.ld, k.labels + r,
+                             (double *)k.loss.x + r, k.hit + r, (double *)k.lse.x + r);
+    t->ref->k->cross_entropy(t->ref, n, t->cols, GR_F64, k.x.ref, k.ld, k.labels, k.loss.ref, k.want, k.lse.ref);
+    return k;
+}
+
+static void case_cross_entropy(kcase *t) {
+    cross_case k = cross_entropy_forward(t);
+    kcase_check(t, "cross_entropy loss", k.loss, 2e-6, 1);
+    kcase_check(t, "cross_entropy lse", k.lse, 2e-6, 1);
+    for (int64_t r = 0; r < t->rows; r++)
+        if (isfinite(k.loss.ref[r])) assert_int_equal(k.hit[r], k.want[r]);
+}
+
+static void case_cross_entropy_backward(kcase *t) {
+    cross_case k = cross_entropy_forward(t);
+    int64_t n = t->rows, ld = k.ld, cut = (int64_t)kcase_draw(t, (uint64_t)t->cols + 1);
+    kpair dx = kcase_zeros(t, t->dt, n * ld);
+    if (t->dt == GR_F32 && kcase_draw(t, 2)) dx.x = k.x.x, memcpy(dx.ref, k.x.ref, (size_t)dx.n * sizeof(double));
+    /* Two slabs of columns, against all at once. */
+    for (int half = 0; half < 2; half++) {
+        int64_t first = half ? cut : 0, width = half ? t->cols - cut : cut;
+        KCASE_ROWS(t, n, r, m)
+        t->dev->k->cross_entropy_backward(t->dev, m, first, width, GR_F32, kelement(GR_F32, k.x.x, r * ld + first), ld,
+                                          k.labels + r, k.weight + r, (double *)k.lse.x + r, t->dt,
+                                          kelement(t->dt, dx.x, r * ld + first), ld);
+    }
+    t->ref->k->cross_entropy_backward(t->ref, n, 0, t->cols, GR_F64, k.x.ref, ld, k.labels, k.weight, k.lse.ref, GR_F64,
+                                      dx.ref, ld);
+    kcase_check(t, "cross_entropy_backward", dx, 3e-6, 0.01);
 }
 
 static void case_dropout(kcase *t) {

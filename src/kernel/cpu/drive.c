@@ -211,41 +211,60 @@ static void embedding_backward(gr_device *d, gr_dtype dt, int64_t rows, int64_t 
         &(call){.k = rows_of(d, dt), .dt = dt, .rows = rows, .cols = cols, .b = ids, .a = dy, .ld1 = ld, .o1 = dtable});
 }
 
-/* Cross-entropy: a, logits; b, labels; c, weight; o1, loss; o2, hit; o3, dlogits. */
+/* Cross-entropy: a, logits; b, labels; o1, loss; o2, hit; o3, lse. */
 static void cross_entropy_item(void *arg, size_t begin, size_t end, int thread) {
     (void)thread;
     call *c = arg;
     const gr_row_kernels *logits_k = c->cpu->rows[gr_type_index(c->dt2)];
     for (int64_t r = (int64_t)begin; r < (int64_t)end; r++) {
         const void *x = gr_at_const(c->a, c->dt2, r * c->ld1);
-        void *dx = c->o3 ? gr_at(c->o3, c->dt, r * c->ld2) : NULL;
         int32_t label = ((const int32_t *)c->b)[r];
-        double *loss = (double *)c->o1 + r;
+        double *loss = (double *)c->o1 + r, *lse = (double *)c->o3 + r;
         int32_t *hit = (int32_t *)c->o2 + r;
-        if (label < 0) {
-            *loss = 0;
-            *hit = 0;
-            if (dx) memset(dx, 0, (size_t)c->cols * gr_type_size(c->dt));
-            continue;
-        }
+        *loss = *lse = 0;
+        *hit = 0;
+        if (label < 0) continue;
         int64_t at;
-        double lse = logits_k->log_sum_exp(c->cols, x, &at);
-        double own = c->dt2 == GR_F64 ? ((const double *)x)[label] : (double)((const float *)x)[label];
-        *loss = lse - own;
+        *lse = logits_k->log_sum_exp(c->cols, x, &at);
+        *loss = *lse - (c->dt2 == GR_F64 ? ((const double *)x)[label] : (double)((const float *)x)[label]);
         *hit = at == label;
-        if (!dx) continue;
-        double weight = ((const float *)c->c)[r], grad = (exp(own - lse) - 1.0) * weight;
-        c->k->softmax_grad(c->cols, x, lse, weight, dx);
-        c->cpu->convert(GR_F64, &grad, c->dt, gr_at(dx, c->dt, label), 1);
     }
 }
 
 static void cross_entropy(gr_device *d, int64_t rows, int64_t vocab, gr_dtype logits_dt, const void *logits, int64_t ld,
-                          const int32_t *labels, const float *weight, double *loss, int32_t *hit, gr_dtype dt,
-                          void *dlogits, int64_t d_ld) {
+                          const int32_t *labels, double *loss, int32_t *hit, double *lse) {
     run(d, (size_t)rows, rows_per_item(vocab), cross_entropy_item,
-        &(call){.k = rows_of(d, dt), .dt = dt, .dt2 = logits_dt, .cols = vocab, .a = logits, .ld1 = ld, .b = labels,
-                .c = weight, .o1 = loss, .o2 = hit, .o3 = dlogits, .ld2 = d_ld});
+        &(call){.dt2 = logits_dt, .cols = vocab, .a = logits, .ld1 = ld, .b = labels, .o1 = loss, .o2 = hit, .o3 = lse});
+}
+
+/* a, logits; b, labels; c, weight; d, lse; o1, dlogits; rows: the first column. */
+static void cross_entropy_backward_item(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    call *c = arg;
+    for (int64_t r = (int64_t)begin; r < (int64_t)end; r++) {
+        const void *x = gr_at_const(c->a, c->dt2, r * c->ld1);
+        void *dx = gr_at(c->o1, c->dt, r * c->ld2);
+        int64_t label = ((const int32_t *)c->b)[r], at = label - c->rows;
+        if (label < 0) {
+            memset(dx, 0, (size_t)c->cols * gr_type_size(c->dt));
+            continue;
+        }
+        bool here = at >= 0 && at < c->cols;
+        double lse = ((const double *)c->d)[r], weight = ((const float *)c->c)[r], own = 0;
+        if (here) own = c->dt2 == GR_F64 ? ((const double *)x)[at] : (double)((const float *)x)[at];
+        c->k->softmax_grad(c->cols, x, lse, weight, dx);
+        if (!here) continue;
+        double grad = (exp(own - lse) - 1.0) * weight;
+        c->cpu->convert(GR_F64, &grad, c->dt, gr_at(dx, c->dt, at), 1);
+    }
+}
+
+static void cross_entropy_backward(gr_device *d, int64_t rows, int64_t first, int64_t n, gr_dtype logits_dt,
+                                   const void *logits, int64_t ld, const int32_t *labels, const float *weight,
+                                   const double *lse, gr_dtype dt, void *dlogits, int64_t d_ld) {
+    run(d, (size_t)rows, rows_per_item(n), cross_entropy_backward_item,
+        &(call){.k = rows_of(d, dt), .dt = dt, .dt2 = logits_dt, .rows = first, .cols = n, .a = logits, .ld1 = ld,
+                .b = labels, .c = weight, .d = lse, .o1 = dlogits, .ld2 = d_ld});
 }
 
 static void dropout_item(void *arg, size_t begin, size_t end, int thread) {
@@ -322,6 +341,7 @@ const gr_kernels gr_cpu_table = {
     .attention_backward = attention_backward,
     .embedding_backward = embedding_backward,
     .cross_entropy = cross_entropy,
+    .cross_entropy_backward = cross_entropy_backward,
     .dropout = dropout,
     .sum_squares = sum_squares,
     .adamw = adamw,

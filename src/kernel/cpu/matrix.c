@@ -139,6 +139,7 @@ typedef struct matrix_b {
     gr_product_b base;
     const gr_matrix *w;
     const gr_product_kernels *k;
+    int64_t first; /* backward of some outputs: the first of them */
 } matrix_b;
 
 /* Rows of W (dot form, forward). */
@@ -166,7 +167,7 @@ static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64
     int64_t width = to - from;
     for (int64_t k = 0; k < kc; k++) {
         int64_t row;
-        const part *p = find_row(w, k0 + k, &row);
+        const part *p = find_row(w, b->first + k0 + k, &row);
         decode(p, w->dt, row, from, width, gr_at(scratch, w->dt, k * width));
     }
     b->k->pack_panel(kc, nc, gr_at_const(scratch, w->dt, n0 - from), width, 1, panel);
@@ -177,7 +178,7 @@ static void input_rows(const gr_product_b *base, int64_t n0, int64_t nc, const v
     const gr_matrix *w = ((const matrix_b *)base)->w;
     for (int64_t j = 0; j < nc; j++) {
         int64_t at = 0;
-        ptrs[j] = gr_at(scratch, w->dt, j * w->out);
+        ptrs[j] = gr_at(scratch, w->dt, j * w->out + ((const matrix_b *)base)->first);
         for (int i = 0; i < w->n_parts; i++) {
             decode(&w->part[i], w->dt, n0 + j, 0, w->part[i].rows, gr_at(scratch, w->dt, j * w->out + at));
             at += w->part[i].rows;
@@ -223,12 +224,18 @@ graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_
     return w->transposed ? gr_product_outer(&p, &b.base, err) : gr_product_dot(&p, &b.base, err);
 }
 
+graft_status gr_matrix_backward_slab(gr_matrix *w, int64_t first, int64_t n, int64_t rows, const void *dy, int64_t dy_ld,
+                                     gr_dtype dx_dt, void *dx, int64_t dx_ld, bool add, graft_error *err) {
+    gr_product p = {.d = w->d, .dt = w->dt, .m = rows, .n = w->in, .k = n, .a = dy, .lda = dy_ld, .alpha = 1,
+                    .beta = add ? 1 : 0, .c_dt = dx_dt, .c = dx, .ldc = dx_ld};
+    matrix_b b = operand(w, w->transposed);
+    b.first = first;
+    return w->transposed ? gr_product_dot(&p, &b.base, err) : gr_product_outer(&p, &b.base, err);
+}
+
 graft_status gr_matrix_backward(gr_matrix *w, int64_t rows, const void *dy, int64_t dy_ld, void *dx, int64_t dx_ld,
                                 bool add, graft_error *err) {
-    gr_product p = {.d = w->d, .dt = w->dt, .m = rows, .n = w->in, .k = w->out, .a = dy, .lda = dy_ld, .alpha = 1,
-                    .beta = add ? 1 : 0, .c_dt = w->dt, .c = dx, .ldc = dx_ld};
-    matrix_b b = operand(w, w->transposed);
-    return w->transposed ? gr_product_dot(&p, &b.base, err) : gr_product_outer(&p, &b.base, err);
+    return gr_matrix_backward_slab(w, 0, w->out, rows, dy, dy_ld, w->dt, dx, dx_ld, add, err);
 }
 
 typedef struct gather_job {

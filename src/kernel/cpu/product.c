@@ -6,6 +6,7 @@
 enum {
     ROW_CHUNK = 1024,   /* rows of A per block: amortises the decoding of B */
     ROW_CHUNK_MIN = 48,
+    DECODE_ROWS = 24,
     DOT_ROWS = 24,      /* rows of A that are multiplied with one panel before their results are stored */
     FEW_ROWS = 16,      /* up to here the panel is kept in the first-level cache: it is used only once or twice */
     PANEL_BYTES = 32768,
@@ -28,14 +29,21 @@ static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static size_t sum_size(gr_dtype dt) { return dt == GR_F64 ? 8 : 4; }
 
-/* Halves the rows of a block until every thread has several blocks. */
+/* Rows of a block: as many as give the shortest time of the thread that has most to do, where decoding B, which each block
+ * does anew, takes as long as multiplying it with DECODE_ROWS rows. */
 static void cut_rows(job *w) {
     const gr_product *p = w->p;
-    int64_t want = p->d->n_threads > 1 ? 8 * (int64_t)p->d->n_threads : 1;
+    int64_t threads = p->d->n_threads, rows = GR_MIN(p->m, w->rows), best = INT64_MAX;
     w->col_blocks = (p->n + w->cols - 1) / w->cols;
-    w->rows = GR_MIN(p->m, w->rows);
-    while (w->rows > ROW_CHUNK_MIN && (p->m + w->rows - 1) / w->rows * w->col_blocks < want)
-        w->rows = round_up((w->rows + 1) / 2, ROW_CHUNK_MIN / 2);
+    for (;; rows = round_up((rows + 1) / 2, ROW_CHUNK_MIN / 2)) {
+        int64_t items = (p->m + rows - 1) / rows * w->col_blocks, longest = (items + threads - 1) / threads;
+        int64_t time = longest * (GR_MIN(rows, p->m) + DECODE_ROWS);
+        if (time < best) {
+            best = time;
+            w->rows = rows;
+        }
+        if (threads == 1 || rows <= ROW_CHUNK_MIN) break;
+    }
     w->row_blocks = (p->m + w->rows - 1) / w->rows;
 }
 
