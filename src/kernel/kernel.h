@@ -160,6 +160,19 @@ graft_status gr_gemm(gr_device *d, bool trans_a, bool trans_b, int64_t m, int64_
                      const void *a, int64_t lda, const void *b, int64_t ldb, double beta, gr_dtype c_dt, void *c,
                      int64_t ldc, graft_error *err);
 
+/* Row groups of a sum over rows: group g is rows bounds[g] - origin .. bounds[g+1] - origin - 1, cut to the rows there are.
+ * n 0: all rows are one. */
+typedef struct gr_row_groups {
+    int n;
+    const int32_t *bounds;
+    int64_t origin;
+} gr_row_groups;
+/* C (M,N) += alpha A^T B group after group, A (rows,M), B (rows,N): each group's sum is made apart and added whole, as one
+ * gr_gemm a group would do. C is of the parameters' type. */
+graft_status gr_gemm_groups(gr_device *d, int64_t rows, int64_t m, int64_t n, double alpha, gr_dtype ab_dt, const void *a,
+                            int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc, const gr_row_groups *groups,
+                            graft_error *err);
+
 /* A weight matrix made ready for products with activations: y = x W^T and dx = dy W, W (out, in). Made of one to four
  * parts stacked along `out` (q, k, v; gate, up), from any format that room quant decodes, mapped or in memory. Nothing
  * is packed before the first product that needs it; few rows (decoding) may be served from the stored format itself. */

@@ -120,18 +120,9 @@ graft_status gr_op_weight_gradient(const gr_op_call *c, gr_dtype dt, int64_t row
                                    graft_error *err) {
     gr_op_groups groups;
     GR_TRY(gr_op_get_groups(c, rows, &groups, err));
-    for (int i = 0; i < groups.n; i++) {
-        gr_row_range r = gr_op_group(&groups, i);
-        if (r.end <= r.begin) continue;
-        const void *gy = gr_op_at(dy, dt, r.begin * dy_ld), *gx = gr_op_at(x, dt, r.begin * x_ld);
-        if (transposed)
-            GR_TRY(gr_gemm(c->dev, true, false, k, n, r.end - r.begin, 1, dt, gx, x_ld, gy, dy_ld, 1,
-                           gr_param_dtype(dt), dw, n, err));
-        else
-            GR_TRY(gr_gemm(c->dev, true, false, n, k, r.end - r.begin, 1, dt, gy, dy_ld, gx, x_ld, 1,
-                           gr_param_dtype(dt), dw, k, err));
-    }
-    return GRAFT_OK;
+    const gr_row_groups over = gr_op_row_groups(&groups, 0);
+    if (transposed) return gr_gemm_groups(c->dev, rows, k, n, 1, dt, x, x_ld, dy, dy_ld, dw, n, &over, err);
+    return gr_gemm_groups(c->dev, rows, n, k, 1, dt, dy, dy_ld, x, x_ld, dw, k, &over, err);
 }
 
 const uint64_t *gr_op_keys(const uint64_t *key, int64_t rows, void *scratch) {

@@ -62,6 +62,11 @@ static inline gr_row_range gr_op_group(const gr_op_groups *g, int i) {
     return g->bounds ? (gr_row_range){g->bounds[i], g->bounds[i + 1]} : (gr_row_range){0, g->rows};
 }
 
+/* The groups for products over rows that begin at row `origin`. */
+static inline gr_row_groups gr_op_row_groups(const gr_op_groups *g, int64_t origin) {
+    return (gr_row_groups){g->bounds ? g->n : 0, g->bounds, origin};
+}
+
 /* dw (n,K) += dy^T x, group by group; dy (rows,n) with ld, x (rows,K). transposed: dw is (K,n). */
 graft_status gr_op_weight_gradient(const gr_op_call *c, gr_dtype dt, int64_t rows, int64_t n, const void *dy,
                                    int64_t dy_ld, int64_t k, const void *x, int64_t x_ld, bool transposed, void *dw,

@@ -12,7 +12,7 @@ typedef struct pair {
     int64_t column, at;  /* first column in y, and in u */
     double scale;
     uint64_t stream;
-    void *b_dt;
+    void *b_dt; /* forward (out, rank); backward (rank, out), so that du = dy B reads both along the row */
 } pair;
 
 /* Pairs that go through together: ranks side by side in columns [at, at + rank) of u, a_dt (rank, K). */
@@ -132,14 +132,30 @@ static size_t scratch(const gr_op_call *c, bool backward) {
     return lay_out(c, backward, GR_OP_NO_BASE, &w);
 }
 
-static void convert_factors(const gr_op_call *c, plan *w) {
+static void transpose_factor(gr_dtype from_dt, const void *from, gr_dtype dt, void *to, int64_t rows, int64_t cols) {
+    for (int64_t j = 0; j < cols; j++)
+        for (int64_t i = 0; i < rows; i++) {
+            int64_t at = j * rows + i, source = i * cols + j;
+            if (from_dt == GR_F64)
+                ((double *)to)[at] = ((const double *)from)[source];
+            else if (dt == GR_F32)
+                ((float *)to)[at] = ((const float *)from)[source];
+            else
+                ((uint16_t *)to)[at] = gr_f32_to_bf16(((const float *)from)[source]);
+        }
+}
+
+static void convert_factors(const gr_op_call *c, plan *w, bool backward) {
     gr_dtype from = gr_param_dtype(w->dt);
     for (int b = 0; b < w->n_bundles; b++)
         for (int i = w->bundle[b].first; i < w->bundle[b].first + w->bundle[b].n; i++) {
             const pair *q = &w->pair[i];
             void *a = gr_op_at(w->bundle[b].a_dt, w->dt, (q->at - w->bundle[b].at) * w->in);
             c->dev->k->convert(c->dev, from, c->in[q->a].data, w->dt, a, q->rank * w->in);
-            c->dev->k->convert(c->dev, from, c->in[q->b].data, w->dt, q->b_dt, q->out * q->rank);
+            if (backward)
+                transpose_factor(from, c->in[q->b].data, w->dt, q->b_dt, q->out, q->rank);
+            else
+                c->dev->k->convert(c->dev, from, c->in[q->b].data, w->dt, q->b_dt, q->out * q->rank);
         }
 }
 
@@ -159,7 +175,7 @@ static graft_status forward(gr_op_call *c, graft_error *err) {
     make_plan(c, &w);
     set_ranges(c, &w);
     lay_out(c, false, c->scratch, &w);
-    convert_factors(c, &w);
+    convert_factors(c, &w, false);
     gr_op_carry(c);
     for (int i = 0; i < w.n_ranges; i++) {
         gr_row_range r = w.ranges[i];
@@ -180,35 +196,22 @@ static graft_status forward(gr_op_call *c, graft_error *err) {
     return GRAFT_OK;
 }
 
-/* dB and dA of one pair over the rows of one group that a range covers. */
-static graft_status factor_gradients(const gr_op_call *c, const plan *w, const pair *q, gr_row_range r, const void *x,
-                                     graft_error *err) {
-    gr_dtype param = gr_param_dtype(w->dt);
-    int64_t n = r.end - r.begin;
-    const void *dy = gr_op_at(c->dout[0].data, w->dt, r.begin * w->width + q->column);
-    if (c->din[q->b].data)
-        GR_TRY(gr_gemm(c->dev, true, false, q->out, q->rank, n, q->scale, w->dt, dy, w->width,
-                       gr_op_at(w->u, w->dt, r.begin * w->rank + q->at), w->rank, 1, param, c->din[q->b].data, q->rank,
-                       err));
-    if (c->din[q->a].data)
-        GR_TRY(gr_gemm(c->dev, true, false, q->rank, w->in, n, 1, w->dt,
-                       gr_op_at(w->du, w->dt, r.begin * w->rank + q->at), w->rank, x, w->in, 1, param,
-                       c->din[q->a].data, w->in, err));
-    return GRAFT_OK;
-}
-
+/* dB and dA of the bundle's pairs over rows r, group by group. */
 static graft_status bundle_factors(const gr_op_call *c, const plan *w, const bundle *b, const gr_op_groups *groups,
                                    gr_row_range r, graft_error *err) {
-    bool any_a = false;
-    for (int i = b->first; i < b->first + b->n; i++) any_a |= c->din[w->pair[i].a].data != NULL;
-    const void *x = any_a ? input_rows(c, w, b, r) : NULL;
-    for (int g = 0; g < groups->n; g++) {
-        gr_row_range part = gr_op_group(groups, g);
-        part = (gr_row_range){GR_MAX(part.begin, r.begin), GR_MIN(part.end, r.end)};
-        if (part.begin >= part.end) continue;
-        const void *gx = x ? gr_op_at(x, w->dt, (part.begin - r.begin) * w->in) : NULL;
-        for (int i = b->first; i < b->first + b->n; i++)
-            GR_TRY(factor_gradients(c, w, &w->pair[i], part, gx, err));
+    const gr_row_groups over = gr_op_row_groups(groups, r.begin);
+    const void *dy = gr_op_at(c->dout[0].data, w->dt, r.begin * w->width), *x = NULL;
+    const void *u = gr_op_at(w->u, w->dt, r.begin * w->rank), *du = gr_op_at(w->du, w->dt, r.begin * w->rank);
+    int64_t n = r.end - r.begin;
+    for (int i = b->first; i < b->first + b->n; i++) {
+        const pair *q = &w->pair[i];
+        if (c->din[q->b].data)
+            GR_TRY(gr_gemm_groups(c->dev, n, q->out, q->rank, q->scale, w->dt, gr_op_at(dy, w->dt, q->column), w->width,
+                                  gr_op_at(u, w->dt, q->at), w->rank, c->din[q->b].data, q->rank, &over, err));
+        if (!c->din[q->a].data) continue;
+        if (!x) x = input_rows(c, w, b, r);
+        GR_TRY(gr_gemm_groups(c->dev, n, q->rank, w->in, 1, w->dt, gr_op_at(du, w->dt, q->at), w->rank, x, w->in,
+                              c->din[q->a].data, w->in, &over, err));
     }
     return GRAFT_OK;
 }
@@ -252,7 +255,7 @@ static graft_status backward(gr_op_call *c, graft_error *err) {
         GR_TRY(gr_op_get_groups(c, w.rows, &groups, err));
     else
         groups = (gr_op_groups){0};
-    convert_factors(c, &w);
+    convert_factors(c, &w, true);
     if (c->din[1].data && !c->add[1]) zero_uncovered(c, &w);
     for (int i = 0; i < w.n_ranges; i++) {
         gr_row_range r = w.ranges[i];
@@ -260,8 +263,8 @@ static graft_status backward(gr_op_call *c, graft_error *err) {
         if (n == 0) continue;
         for (int j = 0; j < w.n; j++) {
             const pair *q = &w.pair[j];
-            GR_TRY(gr_gemm(c->dev, false, false, n, q->rank, q->out, q->scale, w.dt,
-                           gr_op_at(c->dout[0].data, w.dt, r.begin * w.width + q->column), w.width, q->b_dt, q->rank, 0,
+            GR_TRY(gr_gemm(c->dev, false, true, n, q->rank, q->out, q->scale, w.dt,
+                           gr_op_at(c->dout[0].data, w.dt, r.begin * w.width + q->column), w.width, q->b_dt, q->out, 0,
                            w.dt, gr_op_at(w.du, w.dt, r.begin * w.rank + q->at), w.rank, err));
         }
         for (int b = 0; b < w.n_bundles; b++) {

@@ -130,11 +130,12 @@ static void outer_plan(job *w) {
     w->thread_bytes = w->acc_bytes + w->panel_bytes + w->a_bytes + w->scratch_bytes;
 }
 
-/* One step along K of a block of C: rows i..i+m-1, columns j0..j1-1. */
-static void outer_step(const job *w, int64_t i, int64_t m, int64_t j0, int64_t j1, int64_t k, char *space) {
+/* kc steps along K, from k on, of a block of C: rows i..i+m-1, columns j0..j1-1. */
+static void outer_step(const job *w, int64_t i, int64_t m, int64_t j0, int64_t j1, int64_t k, int64_t kc, bool add,
+                       char *space) {
     const gr_product *p = w->p;
     char *panel = space + w->acc_bytes, *packed = panel + w->panel_bytes, *scratch = packed + w->a_bytes;
-    int64_t kc = GR_MIN(p->k - k, w->inner), size = (int64_t)gr_type_size(p->dt), step = w->k->step;
+    int64_t size = (int64_t)gr_type_size(p->dt), step = w->k->step;
     const void *a = gr_at_const(p->a, p->dt, p->trans_a ? k * p->lda + i : i * p->lda + k);
     int64_t a_row = p->trans_a ? size : p->lda * size, a_step = p->trans_a ? p->lda * size * step : size * step;
     if (w->a_bytes) {
@@ -147,19 +148,26 @@ static void outer_step(const job *w, int64_t i, int64_t m, int64_t j0, int64_t j
     for (int64_t j = j0; j < j1; j += GR_PANEL) {
         int64_t n = GR_MIN(j1 - j, (int64_t)GR_PANEL);
         w->b->panel(w->b, k, kc, j, n, panel, scratch);
-        w->k->outer(m, n, kc, a, a_row, a_step, panel, gr_at(space, gr_param_type(p->dt), j - j0), w->cols, k > 0);
+        w->k->outer(m, n, kc, a, a_row, a_step, panel, gr_at(space, gr_param_type(p->dt), j - j0), w->cols, add);
     }
 }
 
-static void outer_item(void *arg, size_t begin, size_t end, int thread) {
+static void outer_item(void *arg, size_t first, size_t last, int thread) {
     const job *w = arg;
+    const gr_row_groups groups = w->p->groups ? *w->p->groups : (gr_row_groups){0};
     char *space = w->workspace + (size_t)thread * w->thread_bytes;
-    for (int64_t item = (int64_t)begin; item < (int64_t)end; item++) {
+    for (int64_t item = (int64_t)first; item < (int64_t)last; item++) {
         int64_t i = item / w->col_blocks * w->rows, m = GR_MIN(w->p->m - i, w->rows);
         int64_t j0 = item % w->col_blocks * w->cols, j1 = GR_MIN(j0 + w->cols, w->p->n);
-        if (w->p->k <= 0) memset(space, 0, w->acc_bytes);
-        for (int64_t k = 0; k < w->p->k; k += w->inner) outer_step(w, i, m, j0, j1, k, space);
-        finish(w, i, j0, m, j1 - j0, space, w->cols);
+        for (int g = 0; g < GR_MAX(groups.n, 1); g++) {
+            int64_t begin = groups.n ? GR_MAX(groups.bounds[g] - groups.origin, (int64_t)0) : 0;
+            int64_t end = groups.n ? GR_MIN(groups.bounds[g + 1] - groups.origin, w->p->k) : w->p->k;
+            if (begin >= end && groups.n) continue;
+            if (begin >= end) memset(space, 0, w->acc_bytes);
+            for (int64_t k = begin; k < end; k += w->inner)
+                outer_step(w, i, m, j0, j1, k, GR_MIN(end - k, w->inner), k > begin, space);
+            finish(w, i, j0, m, j1 - j0, space, w->cols);
+        }
     }
 }
 
@@ -211,5 +219,17 @@ graft_status gr_gemm(gr_device *d, bool trans_a, bool trans_b, int64_t m, int64_
     memory_b source = {.base = {.rows = memory_rows, .panel = memory_panel, .column_block = GR_PANEL},
                        .k = gr_cpu(d)->products[gr_type_index(ab_dt)], .dt = ab_dt, .b = b, .ld = ldb, .trans = trans_b};
     if (!trans_a && trans_b && k >= DOT_MIN_K) return gr_product_dot(&p, &source.base, err);
+    return gr_product_outer(&p, &source.base, err);
+}
+
+graft_status gr_gemm_groups(gr_device *d, int64_t rows, int64_t m, int64_t n, double alpha, gr_dtype ab_dt, const void *a,
+                            int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc, const gr_row_groups *groups,
+                            graft_error *err) {
+    if (ab_dt != GR_F32 && ab_dt != GR_BF16 && ab_dt != GR_F64)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "matrix product of %s", gr_dtype_name(ab_dt));
+    gr_product p = {.d = d, .dt = ab_dt, .m = m, .n = n, .k = rows, .a = a, .lda = lda, .trans_a = true, .alpha = alpha,
+                    .beta = 1, .c_dt = gr_param_type(ab_dt), .c = c, .ldc = ldc, .groups = groups};
+    memory_b source = {.base = {.rows = memory_rows, .panel = memory_panel, .column_block = GR_PANEL},
+                       .k = gr_cpu(d)->products[gr_type_index(ab_dt)], .dt = ab_dt, .b = b, .ld = ldb};
     return gr_product_outer(&p, &source.base, err);
 }

@@ -64,6 +64,7 @@ typedef struct gr_product {
     gr_dtype c_dt;
     void *c;
     int64_t ldc;
+    const gr_row_groups *groups; /* outer form: each group's part of K is a sum of its own, added to C in turn (beta 1) */
 } gr_product;
 
 graft_status gr_product_dot(const gr_product *p, const gr_product_b *b, graft_error *err);
