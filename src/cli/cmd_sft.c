@@ -103,7 +103,7 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
     graft_train_result result;
     graft_status st = graft_sft(ctx, &a->o, &callbacks, &result, err);
     clear_line(&v);
-    if (st == GRAFT_OK && !common->quiet) print_result(&result, a, common->json != 0);
+    if (st == GRAFT_OK && (common->json || !common->quiet)) print_result(&result, a, common->json != 0);
     return st;
 }
 

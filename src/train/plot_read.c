@@ -55,6 +55,12 @@ static graft_status read_line(gr_curves *c, const char *name, const char *line, 
     return GRAFT_OK;
 }
 
+static bool is_blank(const char *line, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r", line[i]) || !line[i]) return false;
+    return true;
+}
+
 graft_status gr_curves_read_log(gr_curves *c, const char *name, const char *text, size_t len, graft_error *err) {
     size_t number = 0;
     for (size_t at = 0; at < len;) {
@@ -62,7 +68,7 @@ graft_status gr_curves_read_log(gr_curves *c, const char *name, const char *text
         size_t n = end ? (size_t)(end - line) : len - at;
         at += n + 1;
         number++;
-        if (strspn(line, " \t\r") >= n && n < 64) continue;
+        if (is_blank(line, n)) continue;
         graft_status st = read_line(c, name, line, n, err);
         if (st == GRAFT_ERR_FORMAT && !end) return GRAFT_OK;
         if (st != GRAFT_OK) return gr_error_prefix(err, st, "line %zu", number);
