@@ -10,8 +10,8 @@ import sys
 import tempfile
 
 BOUND = 0.05
-DENSE = ["--data", "{dense}", "-b", "4", "--max-length", "256", "--max-steps", "4"]
-REAL = ["--data", "{real}", "-b", "8", "--max-length", "512", "--max-steps", "12", "--target-modules", "all-linear", "--lora-r", "16"]
+DENSE = ["--data", "{dense}", "-b", "4", "--max-length", "256", "--max-steps", "2"]
+REAL = ["--data", "{real}", "-b", "8", "--max-length", "512", "--max-steps", "8", "--target-modules", "all-linear", "--lora-r", "16"]
 SETTINGS = {
     "LoRA q,v, 4 x 256": DENSE,
     "LoRA all-linear, real records": REAL,
@@ -21,7 +21,7 @@ SETTINGS = {
     "f32": [*REAL, "--dtype", "f32"],
     "--memory 500M": [*DENSE, "--target-modules", "all-linear", "--memory", "500M"],
     "--memory 300M": [*DENSE, "--target-modules", "all-linear", "--memory", "300M"],
-    "evaluation and checkpoints": [*REAL, "--eval-data", "{held}", "--eval-strategy", "steps", "--eval-steps", "6", "--save-steps", "6"],
+    "evaluation and checkpoints": [*REAL, "--eval-data", "{held}", "--eval-strategy", "steps", "--eval-steps", "2", "--save-steps", "2", "--max-steps", "2"],
     "one thread, short records": ["--data", "{short}", "-b", "1", "--max-steps", "6", "--threads", "1"],
     "modules_to_save": ["--data", "{real}", "-b", "4", "--max-steps", "3", "--modules-to-save", "lm_head,norm"],
     "packing": ["--data", "{real}", "-b", "2", "--packing", "--max-length", "1024", "--max-steps", "3"],
