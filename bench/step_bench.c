@@ -20,8 +20,7 @@ enum {
     N_OPS
 };
 
-/* Time on the clock, or processor time of all threads, which other programs on the machine change little (with
- * GOMP_SPINCOUNT=0, so that waiting threads sleep). */
+/* Time on the clock, or processor time of all threads, which other programs on the machine change little. */
 static bool processor_time;
 static double now(void) {
     struct timespec t;

@@ -105,16 +105,7 @@ static int print_for_tools(int argc, char **argv) {
     return EXIT_DONE;
 }
 
-/* Threads that wait for each other spin for milliseconds by libgomp's default, which on a machine that is busy with
- * something else too makes everything several times slower. libgomp reads its settings once, when it is loaded, so the
- * program starts itself again with a short spin, unless the user has said how to wait. */
-static void limit_spinning(char **argv) {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-    if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0) execv("/proc/self/exe", argv);
-}
-
 int main(int argc, char **argv) {
-    limit_spinning(argv);
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         cli_print_usage(stderr);

@@ -60,6 +60,7 @@ static graft_status choose_level(const graft_context *ctx, gr_cpu_level *out, gr
 static void device_free(graft_context *ctx, void *device) {
     gr_cpu_device *d = device;
     gr_free_aligned(gr_allocator(ctx), atomic_load(&d->workspace));
+    gr_team_free(d->base.team);
     gr_free(gr_allocator(ctx), d);
 }
 
@@ -76,12 +77,17 @@ graft_status gr_device_get(graft_context *ctx, gr_device **out, graft_error *err
                               .fast_bf16 = level >= GR_CPU_AVX512BF16,
                               .k = &gr_cpu_table};
         fill(&d->cpu, level);
+        graft_status st = gr_team_new(gr_allocator(ctx), d->base.n_threads, &d->base.team, err);
+        if (st != GRAFT_OK) {
+            gr_free(gr_allocator(ctx), d);
+            return st;
+        }
         ctx->device_free = device_free;
         /* Two threads may have come here at once: the first one's device stays. */
         if (atomic_compare_exchange_strong(&ctx->device, &device, (void *)d))
             device = d;
         else
-            gr_free(gr_allocator(ctx), d);
+            device_free(ctx, d);
     }
     *out = device;
     return GRAFT_OK;

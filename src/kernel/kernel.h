@@ -18,6 +18,7 @@ typedef struct gr_kernels gr_kernels;
 typedef struct gr_device {
     graft_context *ctx;
     int n_threads;
+    gr_team *team;
     gr_cpu_level level; /* the best that CPU and ctx->cpu (GRAFT_CPU in the program) allow */
     bool fast_bf16;     /* bf16 products in hardware: the default compute type is then BF16, else F32 */
     const gr_kernels *k;

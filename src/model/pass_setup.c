@@ -192,7 +192,7 @@ static graft_status fill_rope(gr_pass *p, graft_error *err) {
         return GRAFT_OK;
     }
     gr_rope_frequencies(&m->config, 0, m->freq_factors, p->inv_freq, &p->rope_factor);
-    gr_parallel_for(m->dev->n_threads, (size_t)n, 64, fill_angles, p);
+    gr_parallel_for(m->dev->team, (size_t)n, 64, fill_angles, p);
     return GRAFT_OK;
 }
 

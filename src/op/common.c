@@ -77,14 +77,14 @@ static void run_block(gr_device *d, int64_t rows, block *b) {
         size_t all = (size_t)rows * b->bytes, whole = all >> 16 << 16;
         block c = *b;
         c.bytes = c.to_step = c.from_step = (size_t)1 << 16;
-        gr_parallel_for(d->n_threads, whole >> 16, 4, copy_rows, &c);
+        gr_parallel_for(d->team, whole >> 16, 4, copy_rows, &c);
         c.to += whole;
         if (c.from) c.from += whole;
         c.bytes = all - whole;
         copy_rows(&c, 0, 1, 0);
         return;
     }
-    gr_parallel_for(d->n_threads, (size_t)rows, ((size_t)1 << 18) / b->bytes + 1, copy_rows, b);
+    gr_parallel_for(d->team, (size_t)rows, ((size_t)1 << 18) / b->bytes + 1, copy_rows, b);
 }
 
 void gr_op_copy(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *from, int64_t from_ld, void *to,

@@ -1,4 +1,7 @@
 /* Room base: containers, UTF-8, random numbers, threads, atomic files. */
+#include <pthread.h>
+#include <time.h>
+
 #include "support/support.h"
 
 static void status_has_text(void **state) {
@@ -94,12 +97,55 @@ static void mark(void *arg, size_t begin, size_t end, int thread) {
 static void parallel_for_covers_each_item_once(void **state) {
     (void)state;
     int counts[1001];
-    for (int threads = 1; threads <= 4; threads++)
-        for (size_t grain = 1; grain < 300; grain += 97) {
+    for (int threads = 1; threads <= 4; threads++) {
+        gr_team *team;
+        assert_ok(gr_team_new(NULL, threads, &team, &err));
+        for (size_t grain = 1; grain < 2000; grain += 97) {
             memset(counts, 0, sizeof counts);
-            gr_parallel_for(threads, 1001, grain, mark, counts);
+            gr_parallel_for(team, 1001, grain, mark, counts);
             for (int i = 0; i < 1001; i++) assert_int_equal(counts[i], 1);
         }
+        gr_team_free(team);
+    }
+    gr_parallel_for(NULL, 1001, 10, mark, counts);
+    for (int i = 0; i < 1001; i++) assert_int_equal(counts[i], 2);
+}
+
+/* Loops inside items, and from several threads at once, on one team; with pauses, so that threads fall asleep between. */
+typedef struct crowd {
+    gr_team *team;
+    int inner[64];
+} crowd;
+
+static void mark_inside(void *arg, size_t begin, size_t end, int thread) {
+    crowd *c = arg;
+    (void)thread;
+    for (size_t i = begin; i < end; i++) gr_parallel_for(c->team, 1, 1, mark, &c->inner[i]);
+}
+
+static void *run_loops(void *arg) {
+    crowd c = {.team = arg};
+    for (int round = 0; round < 300; round++) {
+        gr_parallel_for(c.team, 64, 1, mark_inside, &c);
+        if (round % 50 == 0) nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    for (int i = 0; i < 64; i++)
+        if (c.inner[i] != 300) return arg;
+    return NULL;
+}
+
+static void threads_share_a_team(void **state) {
+    (void)state;
+    gr_team *team;
+    pthread_t id[3];
+    assert_ok(gr_team_new(NULL, 3, &team, &err));
+    for (int i = 0; i < 3; i++) assert_int_equal(pthread_create(&id[i], NULL, run_loops, team), 0);
+    for (int i = 0; i < 3; i++) {
+        void *failed;
+        pthread_join(id[i], &failed);
+        assert_null(failed);
+    }
+    gr_team_free(team);
 }
 
 static void atomic_file_appears_whole_or_not(void **state) {
@@ -178,6 +224,7 @@ int main(void) {
         cmocka_unit_test(philox_known_answer),
         cmocka_unit_test(permutation_is_one),
         cmocka_unit_test(parallel_for_covers_each_item_once),
+        cmocka_unit_test(threads_share_a_team),
         cmocka_unit_test(atomic_file_appears_whole_or_not),
         cmocka_unit_test(arena_honours_limit),
         cmocka_unit_test(rewound_arena_allocates_nothing),

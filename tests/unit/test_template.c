@@ -332,7 +332,10 @@ static void threads_share_a_template(void **state) {
     graft_template *t;
     assert_ok(graft_template_parse(ctx, everything, strlen(everything), NULL, &t, &err));
     shared s = {.t = t};
-    gr_parallel_for(4, 64, 1, render_item, &s);
+    gr_team *team;
+    assert_ok(gr_team_new(NULL, 4, &team, &err));
+    gr_parallel_for(team, 64, 1, render_item, &s);
+    gr_team_free(team);
     for (size_t i = 0; i < 64; i++) {
         assert_non_null(s.texts[i]);
         assert_string_equal(s.texts[i], s.texts[0]);

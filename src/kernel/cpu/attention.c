@@ -424,7 +424,7 @@ void gr_attention_blocks(gr_device *d, const gr_attention *a) {
     int64_t chunks = 0;
     for (int s = 0; s < a->n_seqs; s++) chunks += (a->seqs[s].q_len + chunk - 1) / chunk;
     job j = {.d = d, .a = a, .per_thread = gr_attention_thread_scratch(a, false)};
-    gr_parallel_for(d->n_threads, (size_t)chunks * (size_t)a->n_kv_heads, 1, forward_item, &j);
+    gr_parallel_for(d->team, (size_t)chunks * (size_t)a->n_kv_heads, 1, forward_item, &j);
 }
 
 /* Item: one key/value head of one sequence, or of all sequences in turn where they share gradient rows. */
@@ -449,5 +449,5 @@ void gr_attention_backward_blocks(gr_device *d, const gr_attention *a) {
     }
     job j = {.d = d, .a = a, .per_thread = gr_attention_thread_scratch(a, true), .max_keys = most_keys(a), .backward = true,
              .shares = gr_attention_backward_shares(a)};
-    gr_parallel_for(d->n_threads, (j.shares ? 1 : (size_t)a->n_seqs) * (size_t)a->n_kv_heads, 1, backward_item, &j);
+    gr_parallel_for(d->team, (j.shares ? 1 : (size_t)a->n_seqs) * (size_t)a->n_kv_heads, 1, backward_item, &j);
 }

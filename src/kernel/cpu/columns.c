@@ -42,7 +42,7 @@ void gr_cpu_mul_columns(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, c
                         void *y, int64_t y_ld) {
     size_t grain = cols >= GRAIN ? 1 : (size_t)(GRAIN / GR_MAX(cols, 1));
     call c = {.dt = dt, .cols = cols, .a = x, .a_ld = x_ld, .b = w, .out = y, .b_ld = y_ld};
-    gr_parallel_for(d->n_threads, (size_t)rows, grain, mul_item, &c);
+    gr_parallel_for(d->team, (size_t)rows, grain, mul_item, &c);
 }
 
 static void mul_sum_item(void *arg, size_t begin, size_t end, int thread) {
@@ -64,5 +64,5 @@ static void mul_sum_item(void *arg, size_t begin, size_t end, int thread) {
 void gr_cpu_mul_column_sum(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,
                            int64_t b_ld, void *sum) {
     call c = {.dt = dt, .rows = rows, .cols = cols, .a = a, .a_ld = a_ld, .b = b, .b_ld = b_ld, .out = sum};
-    gr_parallel_for(d->n_threads, (size_t)cols, COLUMN_GRAIN, mul_sum_item, &c);
+    gr_parallel_for(d->team, (size_t)cols, COLUMN_GRAIN, mul_sum_item, &c);
 }

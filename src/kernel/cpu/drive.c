@@ -27,7 +27,7 @@ typedef struct call {
 
 static void run(gr_device *d, size_t n, size_t grain, gr_parallel_fn fn, call *c) {
     c->cpu = gr_cpu(d);
-    gr_parallel_for(d->n_threads, n, grain, fn, c);
+    gr_parallel_for(d->team, n, grain, fn, c);
 }
 
 static void convert_item(void *arg, size_t begin, size_t end, int thread) {

@@ -93,7 +93,7 @@ static void forward_item(void *arg, size_t begin, size_t end, int thread) {
 
 void gr_attention_generic(gr_device *d, const gr_attention *a) {
     job w = {.a = a, .per_thread = gr_attention_thread_scratch(a, false)};
-    gr_parallel_for(d->n_threads, (size_t)a->n_seqs * (size_t)a->n_heads, 1, forward_item, &w);
+    gr_parallel_for(d->team, (size_t)a->n_seqs * (size_t)a->n_heads, 1, forward_item, &w);
 }
 
 static void backward_head(const gr_attention *a, const gr_attention_seq *seq, int kv_head, void *scratch) {
@@ -120,7 +120,7 @@ static void backward_item(void *arg, size_t begin, size_t end, int thread) {
 void gr_attention_backward_generic(gr_device *d, const gr_attention *a) {
     job w = {.a = a, .per_thread = gr_attention_thread_scratch(a, true), .shares = gr_attention_backward_shares(a)};
     size_t seqs = w.shares ? 1 : (size_t)a->n_seqs;
-    gr_parallel_for(d->n_threads, seqs * (size_t)a->n_kv_heads, 1, backward_item, &w);
+    gr_parallel_for(d->team, seqs * (size_t)a->n_kv_heads, 1, backward_item, &w);
 }
 
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k) {

@@ -269,7 +269,7 @@ graft_status gr_matrix_gather(gr_matrix *w, int64_t n, const int32_t *rows, gr_d
     if (out_dt != GR_F32 && out_dt != GR_BF16 && out_dt != GR_F64)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "rows of a matrix as %s", gr_dtype_name(out_dt));
     gather_job g = {.w = w, .rows = rows, .dt = out_dt, .out = out, .ld = ld};
-    gr_parallel_for(w->d->n_threads, (size_t)n, 16, gather_item, &g);
+    gr_parallel_for(w->d->team, (size_t)n, 16, gather_item, &g);
     return GRAFT_OK;
 }
 

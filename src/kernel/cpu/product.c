@@ -54,7 +54,7 @@ static graft_status run(job *w, gr_parallel_fn fn, graft_error *err) {
     w->workspace = space->data;
     size_t items = (size_t)(w->row_blocks * w->col_blocks);
     size_t grain = p->m <= FEW_ROWS ? GR_MAX(items / ((size_t)p->d->n_threads * 8), (size_t)1) : 1;
-    gr_parallel_for(p->d->n_threads, items, grain, fn, w);
+    gr_parallel_for(p->d->team, items, grain, fn, w);
     gr_workspace_give(p->d, space);
     return GRAFT_OK;
 }
