@@ -13,6 +13,21 @@ typedef struct graft_method_options {
     /* ia3 (Liu et al. 2022, arXiv 2205.05638): modules whose input is scaled instead of their output; empty: what peft
      * takes for the model's type (down_proj for Llama), "none": none. */
     graft_texts feedforward_modules;
+
+    /* prompt-tuning, prefix-tuning, p-tuning: virtual tokens in front of every sequence, 0: 20 */
+    int num_virtual_tokens;
+    /* prompt-tuning (Lester et al. 2021, arXiv 2104.08691): "RANDOM" (NULL), "TEXT" or "SAMPLE_VOCAB" */
+    const char *prompt_tuning_init;
+    const char *prompt_tuning_init_text; /* for TEXT */
+    const char *tokenizer_name_or_path;  /* for TEXT; NULL: the model's */
+    /* prefix-tuning (Li & Liang 2021, arXiv 2101.00190): the rows are made by a network of encoder_hidden_size */
+    int prefix_projection;
+    const char *init_weights; /* "zero" or NULL: random */
+    /* p-tuning (Liu et al. 2021, arXiv 2103.10385) */
+    const char *encoder_reparameterization_type; /* "MLP" (NULL) or "LSTM" */
+    int encoder_hidden_size;                     /* 0: 128 */
+    int encoder_num_layers;                      /* of the LSTM, 0: 2 */
+    double encoder_dropout;                      /* between its layers */
 } graft_method_options;
 
 #ifdef __cplusplus

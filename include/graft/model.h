@@ -50,7 +50,8 @@ typedef struct graft_forward_options {
 /* One pass on given tensors, to check a port against its reference. Input: input_ids (B,T) int64; optional
  * attention_mask (B,T), labels (B,T, -100 where ignored), position_ids (B,T). Output in float32: logits (B,T,V), loss
  * (1) where there are labels (mean over the labels, shifted by one, as transformers has it), grad.NAME for each
- * trainable tensor. Logits at masked tokens are zero. */
+ * trainable tensor, NAME as it is stored (of a prompt encoder: prompt_encoder.NAME). An adapter's virtual tokens stand in front
+ * of T in the logits. Logits at masked tokens are zero. */
 graft_status graft_forward(graft_model *m, const graft_forward_options *options, graft_error *err);
 
 /* Writes a Hugging Face directory with the adapter (NULL: none, or the only one) merged into the base's weights, stored

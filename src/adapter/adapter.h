@@ -27,6 +27,8 @@ graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const ch
 /* Reads an adapter directory. `scale` multiplies its delta (1: as trained). `trainable`: gradients are allocated. */
 graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char *dir, double scale, bool trainable,
                                  int *index, graft_error *err);
+/* Values from a directory that this very adapter was saved in, exactly (no FULL). */
+graft_status gr_adapter_reload(gr_adapter_set *s, int index, const char *dir, graft_error *err);
 /* Frees the adapter; its index may be given to the next one. No pass may be using it. */
 void gr_adapter_set_remove(gr_adapter_set *s, int index);
 
@@ -45,8 +47,13 @@ const char *gr_adapter_config(const gr_adapter_set *s, int index);
 size_t gr_adapter_bytes(const gr_adapter_set *s, int index); /* values and gradients */
 
 /* What follows from the parameters (outputs of prompt encoders, for one) is made again from them: to be called after they
- * have changed and before the next pass. `step` and `training` decide dropout within. Making and loading do it too. */
-graft_status gr_adapter_refresh(gr_adapter_set *s, int index, int64_t step, bool training, graft_error *err);
+ * have changed and before the next pass. `training`: a backward follows; gr_adapter_collect, after the backward of all passes
+ * of the step, adds to the parameters' gradients what came to it. `key` is that of dropout within, 0: none. Making, loading and saving
+ * an adapter refresh it without training. */
+graft_status gr_adapter_refresh(gr_adapter_set *s, int index, uint64_t key, bool training, graft_error *err);
+graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err);
+/* Virtual input rows that each of its sequences begins with (ids -1, -2, ...). */
+int gr_adapter_n_virtual(const gr_adapter_set *s, int index);
 
 /* Writes the directory: adapter_config.json, adapter_model.safetensors, README.md; for FULL a Hugging Face model
  * directory with all tensors in `dtype`. Files appear one by one, each whole. */

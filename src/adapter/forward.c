@@ -3,7 +3,9 @@
  * The reference pads: masked tokens stand in the row but are seen by nobody. Here they are left out, and each row becomes
  * the runs of its visible tokens, every run continuing the one before at its own place, so that positions, windows and
  * causality are those of the padded row. One thing of the padding reaches the reference's loss: logits at a masked
- * position count where the next token has a label. Such positions are computed too, as tokens that nobody sees. */
+ * position count where the next token has a label. Such positions are computed too, as tokens that nobody sees.
+ *
+ * Where the adapter has virtual input rows they stand in front of every row, and in its logits. */
 #include <stdio.h>
 
 #include "adapter/method.h"
@@ -11,7 +13,8 @@
 #include "model/public.h"
 
 typedef struct padded {
-    int64_t rows, columns;
+    int64_t rows, columns; /* columns with the virtual ones */
+    int64_t ahead;         /* virtual columns */
     const gr_named_tensor *ids, *mask, *labels, *positions;
 } padded;
 
@@ -54,8 +57,8 @@ static graft_status find_input(const gr_tensor_list *list, const char *path, con
     return GRAFT_OK;
 }
 
-static graft_status read_input(const gr_tensor_list *list, const char *path, padded *in, graft_error *err) {
-    *in = (padded){0};
+static graft_status read_input(const gr_tensor_list *list, const char *path, int64_t ahead, padded *in, graft_error *err) {
+    *in = (padded){.ahead = ahead};
     for (size_t i = 0; i < list->n; i++) {
         const char *n = list->items[i].name;
         if (strcmp(n, "input_ids") != 0 && strcmp(n, "attention_mask") != 0 && strcmp(n, "labels") != 0 &&
@@ -67,12 +70,25 @@ static graft_status read_input(const gr_tensor_list *list, const char *path, pad
     gr_shape shape = in->ids->view.shape;
     in->rows = shape.d[0];
     in->columns = shape.d[1];
-    if (in->rows < 1 || in->columns < 1 || in->rows > INT32_MAX / in->columns / 2)
+    if (in->rows < 1 || in->columns < 1 || in->rows > INT32_MAX / (in->columns + ahead) / 2)
         return gr_fail(err, GRAFT_ERR_LIMIT, "%s: 'input_ids' of %lld x %lld", path, (long long)in->rows,
                        (long long)in->columns);
     GR_TRY(find_input(list, path, "attention_mask", &shape, &in->mask, err));
     GR_TRY(find_input(list, path, "labels", &shape, &in->labels, err));
-    return find_input(list, path, "position_ids", &shape, &in->positions, err);
+    GR_TRY(find_input(list, path, "position_ids", &shape, &in->positions, err));
+    if (in->positions && ahead)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'position_ids' cannot be given to an adapter with virtual tokens", path);
+    in->columns += ahead;
+    return GRAFT_OK;
+}
+
+/* What an input says of column c of a row, c not virtual. */
+static int64_t input_at(const padded *in, const gr_named_tensor *t, int64_t row, int64_t c) {
+    return integer_at(&t->view, row * (in->columns - in->ahead) + c - in->ahead);
+}
+
+static bool is_visible(const padded *in, int64_t row, int64_t c) {
+    return c < in->ahead || !in->mask || input_at(in, in->mask, row, c) != 0;
 }
 
 /* --- The ragged form ------------------------------------------------------------------------------------------------------------------ */
@@ -95,10 +111,11 @@ static graft_status alloc_ragged(const graft_allocator *a, ragged *r, int64_t n,
 
 static void add_token(ragged *r, const padded *in, int64_t row, int64_t column, int32_t label) {
     int64_t cell = row * in->columns + column, at = r->batch.n_tokens++;
-    int64_t id = integer_at(&in->ids->view, cell);
+    int64_t id = column < in->ahead ? 0 : input_at(in, in->ids, row, column);
     r->ids[at] = id < 0 || id > INT32_MAX ? INT32_MAX : (int32_t)id; /* refused by the batch's check */
+    if (column < in->ahead) r->ids[at] = (int32_t)(-1 - column);
     r->positions[at] = (int32_t)column;
-    if (in->positions) r->positions[at] = (int32_t)integer_at(&in->positions->view, cell);
+    if (in->positions) r->positions[at] = (int32_t)input_at(in, in->positions, row, column);
     r->labels[at] = label;
     r->cell[at] = (int32_t)cell;
     r->n_labels += label >= 0;
@@ -117,12 +134,12 @@ static graft_status fill_row(ragged *r, const padded *in, int64_t row, graft_err
     int32_t run = -1;      /* the last run of visible tokens */
     int64_t run_end = -1;  /* the column after it */
     for (int64_t c = 0; c < in->columns; c++) {
-        int64_t cell = row * in->columns + c, label = -100;
-        bool visible = !in->mask || integer_at(&in->mask->view, cell) != 0;
-        if (in->labels && c + 1 < in->columns) label = integer_at(&in->labels->view, cell + 1);
+        int64_t label = -100;
+        bool visible = is_visible(in, row, c);
+        if (in->labels && c + 1 < in->columns && c + 1 >= in->ahead) label = input_at(in, in->labels, row, c + 1);
         if (label > INT32_MAX || (label < 0 && label != -100))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels[%lld][%lld] is %lld, expected a token id or -100",
-                           (long long)row, (long long)c + 1, (long long)label);
+                           (long long)row, (long long)(c + 1 - in->ahead), (long long)label);
         if (visible && run_end != c) {
             begin_sequence(r, c, run, false);
             run = r->batch.n_seqs - 1;
@@ -141,7 +158,7 @@ static graft_status fill_ragged(const graft_allocator *a, ragged *r, const padde
     for (int64_t row = 0; row < in->rows; row++) GR_TRY(fill_row(r, in, row, err));
     if (!r->batch.n_tokens) return gr_fail(err, GRAFT_ERR_ARGUMENT, "attention_mask hides every token");
     int64_t longest = in->columns;
-    for (int64_t i = 0; in->positions && i < in->rows * in->columns; i++)
+    for (int64_t i = 0; in->positions && i < in->rows * in->columns; i++) /* nothing is virtual then */
         longest = GR_MAX(i ? longest : 0, integer_at(&in->positions->view, i) + 1);
     for (int s = 0; s < r->batch.n_seqs; s++) r->rope_length[s] = (int32_t)GR_MIN(longest, INT32_MAX);
     for (int64_t i = 0; i < r->batch.n_tokens; i++) r->weight[i] = 1.0f / (float)r->n_labels;
@@ -217,7 +234,7 @@ static graft_status write_logits(forward_job *j, gr_tape *t, gr_safetensors_writ
     gr_var *hidden, *logits = NULL;
     GR_TRY(gr_pass_hidden(j->pass, t, &j->r.batch, &o, NULL, 0, &hidden, err));
     for (int64_t cell = 0; cell < j->in.rows * j->in.columns; cell++) {
-        bool visible = !j->in.mask || integer_at(&j->in.mask->view, cell) != 0;
+        bool visible = is_visible(&j->in, cell / j->in.columns, cell % j->in.columns);
         bool here = next < j->r.batch.n_tokens && j->r.cell[next] == cell;
         if (here && next >= done) {
             gr_var_drop(logits);
@@ -306,7 +323,7 @@ static graft_status run_forward(forward_job *j, const graft_forward_options *o, 
     gr_safetensors *f;
     GR_TRY(gr_safetensors_open(j->a, o->input, &f, err));
     graft_status st;
-    GR_GO(done, read_input(gr_safetensors_tensors(f), o->input, &j->in, err));
+    GR_GO(done, read_input(gr_safetensors_tensors(f), o->input, gr_adapter_n_virtual(j->set, j->adapter), &j->in, err));
     GR_GO(done, fill_ragged(j->a, &j->r, &j->in, j->adapter, err));
     if (j->backward && !j->r.n_labels)
         GR_GO(done, gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: gradients need 'labels' that are not all ignored", o->input));
@@ -316,7 +333,9 @@ static graft_status run_forward(forward_job *j, const graft_forward_options *o, 
         gr_param *p = gr_adapter_param(j->set, j->adapter, i);
         memset(p->grad, 0, gr_dtype_bytes(p->dtype, (size_t)p->n));
     }
+    if (j->backward) GR_GO(done, gr_adapter_refresh(j->set, j->adapter, 0, true, err));
     if (j->r.n_labels) GR_GO(done, run_loss(j, err));
+    if (j->backward) GR_GO(done, gr_adapter_collect(j->set, j->adapter, err));
     GR_GO(done, write_output(j, o->output, err));
 done:
     gr_pass_free(j->pass);

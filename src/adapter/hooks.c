@@ -40,6 +40,21 @@ static graft_status hook_scale(void *self, gr_run *run, const gr_linear *l, bool
     return GRAFT_OK;
 }
 
+static int hook_n_virtual(void *self, int adapter) { return gr_adapter_n_virtual(self, adapter); }
+
+static int hook_n_prefix(void *self, int adapter) {
+    const gr_adapter *a = gr_adapter_at(self, adapter);
+    return a ? a->n_prefix : 0;
+}
+
+static graft_status hook_kv_rows(void *self, gr_run *run, int layer, gr_var **k, gr_var **v, graft_error *err) {
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->n_prefix) GR_TRY(a->method->kv_rows(a, run, &run->adapters[i], layer, k, v, err));
+    }
+    return GRAFT_OK;
+}
+
 static graft_status hook_variant(void *self, const gr_batch *b, const gr_variant **out, graft_error *err) {
     const gr_adapter *first = NULL;
     for (int s = 0; s < b->n_seqs; s++) {
@@ -69,5 +84,6 @@ static int hook_lowest_layer(void *self, const gr_batch *b) {
 void gr_adapter_fill_hooks(gr_adapter_set *s) {
     s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .linear = hook_linear,
                           .embedding = hook_embedding, .head = hook_head, .scale = hook_scale,
+                          .n_virtual = hook_n_virtual, .n_prefix = hook_n_prefix, .kv_rows = hook_kv_rows,
                           .variant = hook_variant, .lowest_layer = hook_lowest_layer};
 }

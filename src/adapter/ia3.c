@@ -139,9 +139,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     return n_extra ? gr_adapter_add_variant(a, tensors, stored, n_extra, true, err) : GRAFT_OK;
 }
 
-static graft_status refresh(gr_adapter *a, int64_t step, bool training, graft_error *err) {
+static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err) {
     struct ia3 *s = a->state;
-    (void)step, (void)training, (void)err;
+    (void)key, (void)training, (void)err;
     for (size_t i = 0; a->scale != 1 && i < s->n_vectors; i++) {
         ia3_vector *v = &s->vectors[i];
         for (int64_t k = 0; k < v->l->n; k++)

@@ -8,10 +8,17 @@
 
 typedef struct gr_adapter gr_adapter;
 
+/* Where a tensor is stored: in peft's file; there too, but it follows from the encoder's parameters and is not read where
+ * these are; in the encoder's own file, which is read and written where the adapter is trained. */
+typedef enum gr_stored_file { GR_FILE_ADAPTER, GR_FILE_DERIVED, GR_FILE_ENCODER } gr_stored_file;
+#define GR_ENCODER_FILE "prompt_encoder.safetensors"
+#define GR_ENCODER_PREFIX "prompt_encoder." /* of parameters, before the name that the file has */
+
 /* A tensor of the adapter's file and where its values live. Two names may share one parameter (tied copies). */
 typedef struct gr_stored {
     const char *name;
     gr_param *param;
+    gr_stored_file file;
 } gr_stored;
 
 typedef struct gr_adapter_method {
@@ -43,8 +50,12 @@ typedef struct gr_adapter_method {
     graft_status (*scale)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, bool input, gr_var **y,
                           graft_error *err);
 
-    /* Makes again what follows from the parameters, before the passes of step `step`. NULL: nothing does. */
-    graft_status (*refresh)(gr_adapter *a, int64_t step, bool training, graft_error *err);
+    graft_status (*kv_rows)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
+                            graft_error *err);
+
+    /* See gr_adapter_refresh and gr_adapter_collect. NULL: nothing follows from the parameters. */
+    graft_status (*refresh)(gr_adapter *a, uint64_t key, bool training, graft_error *err);
+    graft_status (*collect)(gr_adapter *a, graft_error *err);
 } gr_adapter_method;
 
 #define X(name) extern const gr_adapter_method gr_adapter_##name;
@@ -69,6 +80,7 @@ struct gr_adapter {
     gr_param **owned; /* those made by gr_adapter_new_param */
     size_t n_owned, cap_owned;
     size_t bytes;
+    int n_virtual, n_prefix; /* rows in front of each of its sequences: input rows, key/value rows */
     int lowest_layer; /* of anything trained; INT_MAX: nothing */
     char *config;     /* as it is saved */
     void *state;
@@ -82,6 +94,10 @@ struct gr_adapter_set {
     gr_hooks hooks;
 };
 
+/* set.c: the method and its parameters, from the text of adapter_config.json. load.c: that, and values, from a directory. */
+graft_status gr_adapter_build(gr_adapter *a, const char *config, size_t len, bool fresh, uint64_t seed, graft_error *err);
+graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err);
+bool gr_adapter_has_encoder(const gr_adapter *a);
 void gr_adapter_fill_hooks(gr_adapter_set *s); /* hooks.c */
 
 gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index); /* NULL when there is none */
@@ -92,6 +108,10 @@ graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shap
 /* Enters a parameter under the name that it is stored with. `layer`: where it stands. */
 int gr_adapter_depth(const gr_model *m, const gr_site *s); /* its layer; -1 the embedding, n_layers head and final norm */
 graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err);
+/* The same for a parameter of an encoder, name with GR_ENCODER_PREFIX. */
+graft_status gr_adapter_add_encoder(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err);
+/* Enters what is stored but no parameter. */
+graft_status gr_adapter_store(gr_adapter *a, const char *name, gr_param *p, gr_stored_file file, graft_error *err);
 /* Tensors of the model (names in `tensors`) as a variant; parameter i is stored as `stored[i]`. */
 graft_status gr_adapter_add_variant(gr_adapter *a, const char *const *tensors, const char *const *stored, size_t n,
                                     bool untie, graft_error *err);

@@ -29,16 +29,18 @@ static void model_card(const gr_adapter *a, gr_buf *b) {
     gr_buf_add_text(b, "\n```\n");
 }
 
-static graft_status write_tensors(const gr_adapter *a, const char *dir, graft_error *err) {
-    char *path = gr_path_join(a->a, dir, "adapter_model.safetensors");
+static graft_status write_tensors(const gr_adapter *a, const char *dir, bool encoder, graft_error *err) {
+    char *path = gr_path_join(a->a, dir, encoder ? GR_ENCODER_FILE : "adapter_model.safetensors");
+    size_t n = 0;
     gr_named_tensor *t = gr_calloc(a->a, a->n_stored + 1, sizeof *t);
     graft_status st = path && t ? GRAFT_OK : gr_fail_memory(err);
     for (size_t i = 0; i < a->n_stored && st == GRAFT_OK; i++) {
         const gr_param *p = a->stored[i].param;
-        t[i] = (gr_named_tensor){.name = a->stored[i].name,
+        if ((a->stored[i].file == GR_FILE_ENCODER) != encoder) continue;
+        t[n++] = (gr_named_tensor){.name = a->stored[i].name,
                                  .view = {p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n)}};
     }
-    if (st == GRAFT_OK) st = gr_safetensors_save(a->a, path, t, a->n_stored, NULL, err);
+    if (st == GRAFT_OK) st = gr_safetensors_save(a->a, path, t, n, NULL, err);
     gr_free(a->a, t);
     gr_free(a->a, path);
     return st;
@@ -48,6 +50,7 @@ graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir
     const gr_adapter *a = gr_adapter_at(s, index);
     if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
     if (a->method == &gr_adapter_full) return gr_write_model(a->model, a, dir, dtype, err);
+    if (a->method->refresh) GR_TRY(a->method->refresh(gr_adapter_at(s, index), 0, false, err));
     gr_buf card, config;
     gr_buf_init(&card, a->a);
     gr_buf_init(&config, a->a);
@@ -56,7 +59,8 @@ graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir
     graft_status st;
     GR_GO(done, gr_make_dirs(dir, err));
     GR_GO(done, write_file(a->a, dir, "adapter_config.json", &config, err));
-    GR_GO(done, write_tensors(a, dir, err));
+    GR_GO(done, write_tensors(a, dir, false, err));
+    if (gr_adapter_has_encoder(a)) GR_GO(done, write_tensors(a, dir, true, err));
     GR_GO(done, write_file(a->a, dir, "README.md", &card, err));
 done:
     gr_buf_free(&card);

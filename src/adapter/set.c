@@ -3,7 +3,6 @@
 #include <stdio.h>
 
 #include "adapter/method.h"
-#include "quant/quant.h"
 
 static const gr_adapter_method *const methods[] = {
 #define X(name) &gr_adapter_##name,
@@ -109,22 +108,32 @@ graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shap
     return GRAFT_OK;
 }
 
-static graft_status add_stored(gr_adapter *a, const char *name, gr_param *p, graft_error *err) {
+graft_status gr_adapter_store(gr_adapter *a, const char *name, gr_param *p, gr_stored_file file, graft_error *err) {
     GR_TRY(gr_grow(a->a, (void **)&a->stored, &a->cap_stored, a->n_stored + 1, sizeof *a->stored, err));
-    a->stored[a->n_stored++] = (gr_stored){name, p};
+    a->stored[a->n_stored++] = (gr_stored){name, p, file};
     return GRAFT_OK;
 }
 
-graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err) {
+static graft_status enter_param(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err) {
     bool known = false;
     for (size_t i = a->n_params; i > 0 && !known; i--) known = a->params[i - 1] == p;
     if (!known) {
         GR_TRY(gr_grow(a->a, (void **)&a->params, &a->cap_params, a->n_params + 1, sizeof *a->params, err));
         a->params[a->n_params++] = p;
-        p->name = stored_name;
+        p->name = name;
         if (a->trainable) a->lowest_layer = GR_MIN(a->lowest_layer, layer);
     }
-    return add_stored(a, stored_name, p, err);
+    return GRAFT_OK;
+}
+
+graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err) {
+    GR_TRY(enter_param(a, stored_name, p, layer, err));
+    return gr_adapter_store(a, stored_name, p, GR_FILE_ADAPTER, err);
+}
+
+graft_status gr_adapter_add_encoder(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err) {
+    GR_TRY(enter_param(a, name, p, layer, err));
+    return gr_adapter_store(a, name + strlen(GR_ENCODER_PREFIX), p, GR_FILE_ENCODER, err);
 }
 
 int gr_adapter_depth(const gr_model *m, const gr_site *s) {
@@ -231,7 +240,7 @@ static graft_status find_method(gr_adapter *a, const gr_json_value *config, graf
     return GRAFT_OK;
 }
 
-static graft_status build(gr_adapter *a, const char *config, size_t len, bool fresh, uint64_t seed, graft_error *err) {
+graft_status gr_adapter_build(gr_adapter *a, const char *config, size_t len, bool fresh, uint64_t seed, graft_error *err) {
     const gr_json_value *json;
     GR_TRY(gr_json_parse(&a->arena, a->where, config, len, &json, err));
     if (json->kind != GR_JSON_OBJECT)
@@ -278,9 +287,19 @@ static graft_status enter(gr_adapter_set *s, gr_adapter *a, int *index, graft_er
     return GRAFT_OK;
 }
 
-graft_status gr_adapter_refresh(gr_adapter_set *s, int index, int64_t step, bool training, graft_error *err) {
+graft_status gr_adapter_refresh(gr_adapter_set *s, int index, uint64_t key, bool training, graft_error *err) {
     gr_adapter *a = gr_adapter_at(s, index);
-    return a && a->method->refresh ? a->method->refresh(a, step, training, err) : GRAFT_OK;
+    return a && a->method->refresh ? a->method->refresh(a, key, training, err) : GRAFT_OK;
+}
+
+graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err) {
+    gr_adapter *a = gr_adapter_at(s, index);
+    return a && a->method->collect ? a->method->collect(a, err) : GRAFT_OK;
+}
+
+int gr_adapter_n_virtual(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->n_virtual : 0;
 }
 
 graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const char *config, size_t config_len,
@@ -288,87 +307,11 @@ graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const ch
     gr_adapter *a;
     graft_status st;
     GR_TRY(new_adapter(s, name, name, true, 1, &a, err));
-    GR_GO(fail, build(a, config, config_len, true, seed, err));
+    GR_GO(fail, gr_adapter_build(a, config, config_len, true, seed, err));
     GR_GO(fail, enter(s, a, index, err));
     return gr_adapter_refresh(s, *index, 0, false, err);
 fail:
     free_adapter(a);
-    return st;
-}
-
-/* Of an adapted embedding or head peft stores the base's weight too. The base's own is used; if they differ, say so. */
-static graft_status is_base_copy(gr_adapter *a, const gr_named_tensor *t, bool *known, graft_error *err) {
-    static const char before[] = "base_model.model.", after[] = ".base_layer.weight";
-    size_t n = strlen(t->name), m = strlen(before) + strlen(after);
-    gr_shape shape;
-    *known = false;
-    if (n <= m || strncmp(t->name, before, strlen(before)) != 0 || strcmp(t->name + n - strlen(after), after) != 0)
-        return GRAFT_OK;
-    const char *tensor = gr_adapter_text(a, err, "%.*s.weight", (int)(n - m), t->name + strlen(before));
-    if (!tensor) return GRAFT_ERR_MEMORY;
-    if (gr_model_tensor_shape(a->model, tensor, &shape, NULL) != GRAFT_OK) return GRAFT_OK;
-    if (!gr_shape_equal(&shape, &t->view.shape) || !gr_can_dequantize(t->view.dtype)) {
-        char expected[GR_SHAPE_TEXT], found[GR_SHAPE_TEXT];
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: not made for this base model: tensor '%s' has shape %s, expected %s",
-                       t->file, t->name, gr_shape_format(&t->view.shape, found, sizeof found),
-                       gr_shape_format(&shape, expected, sizeof expected));
-    }
-    int64_t columns = shape.d[1];
-    float *rows = gr_alloc(a->a, 2 * (size_t)columns * sizeof *rows);
-    bool same = true;
-    graft_status st = rows ? GRAFT_OK : gr_fail_memory(err);
-    for (int64_t r = 0; r < shape.d[0] && same && st == GRAFT_OK; r++) {
-        st = gr_model_read_tensor(a->model, tensor, r, 1, rows, err);
-        if (st == GRAFT_OK)
-            st = gr_dequantize_row(t->view.dtype, gr_tensor_row(&t->view, r), (size_t)columns, rows + columns, err);
-        same = st == GRAFT_OK && memcmp(rows, rows + columns, (size_t)columns * sizeof *rows) == 0;
-    }
-    gr_free(a->a, rows);
-    if (st != GRAFT_OK) return st;
-    if (!same)
-        gr_log(gr_model_context(a->model), GRAFT_LOG_WARNING, "%s: '%s' differs from the base model's, which is used", t->file,
-               t->name);
-    *known = true;
-    return GRAFT_OK;
-}
-
-static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, graft_error *err) {
-    size_t used = 0;
-    for (size_t i = 0; i < a->n_stored; i++) {
-        const gr_named_tensor *t = gr_tensor_list_find(list, a->stored[i].name);
-        if (!t) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' is missing", a->where, a->stored[i].name);
-        graft_status st = gr_param_read(a->stored[i].param, &t->view, err);
-        if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s: not made for this base model", t->file);
-        used++;
-    }
-    if (used == list->n) return GRAFT_OK;
-    for (size_t i = 0; i < list->n; i++) {
-        bool known = false;
-        for (size_t j = 0; j < a->n_stored && !known; j++) known = strcmp(a->stored[j].name, list->items[i].name) == 0;
-        if (!known) GR_TRY(is_base_copy(a, &list->items[i], &known, err));
-        if (!known)
-            return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' does not belong to what adapter_config.json describes",
-                           list->items[i].file, list->items[i].name);
-    }
-    return GRAFT_OK;
-}
-
-static graft_status load(gr_adapter *a, const char *dir, graft_error *err) {
-    graft_status st;
-    char *text = NULL, *path = gr_path_join(a->a, dir, "adapter_config.json");
-    char *weights = gr_path_join(a->a, dir, "adapter_model.safetensors");
-    gr_safetensors *f = NULL;
-    size_t len;
-    st = path && weights ? GRAFT_OK : gr_fail_memory(err);
-    if (st == GRAFT_OK && !(a->where = gr_arena_strndup(&a->arena, path, strlen(path)))) st = gr_fail_memory(err);
-    if (st == GRAFT_OK) st = gr_read_file(a->a, path, (size_t)16 << 20, &text, &len, err);
-    if (st == GRAFT_OK) st = build(a, text, len, false, 0, err);
-    if (st == GRAFT_OK) st = gr_safetensors_open(a->a, weights, &f, err);
-    if (st == GRAFT_OK) st = read_tensors(a, gr_safetensors_tensors(f), err);
-    gr_safetensors_close(f);
-    gr_free(a->a, text);
-    gr_free(a->a, path);
-    gr_free(a->a, weights);
     return st;
 }
 
@@ -377,7 +320,7 @@ graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char
     gr_adapter *a;
     graft_status st;
     GR_TRY(new_adapter(s, name, name, trainable, scale, &a, err));
-    GR_GO(fail, load(a, dir, err));
+    GR_GO(fail, gr_adapter_read(a, dir, err));
     GR_GO(fail, enter(s, a, index, err));
     return gr_adapter_refresh(s, *index, 0, false, err);
 fail:

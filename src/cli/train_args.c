@@ -13,7 +13,7 @@
 static const cli_option model_options[] = {
     {.name = "model", .aliases = "model-name-or-path hf-repo", .letter = 'm', .kind = CLI_TEXT, .offset = O(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
-    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3", .help = "what is trained"},
+    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning", .help = "what is trained"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
      .help = "start from this adapter's weights and settings"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = O(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
@@ -104,6 +104,19 @@ const cli_group cli_train_lora_group = {"LoRA, and modules of other methods", lo
 static const cli_option method_options[] = {
     {.name = "feedforward-modules", TEXTS(M, feedforward_modules), .metavar = "NAMES",
      .help = "ia3: modules whose input is scaled instead of their output; none: no module"},
+    {.name = "num-virtual-tokens", .kind = CLI_INT, .offset = M(num_virtual_tokens), .metavar = "N",
+     .help = "prompt-tuning, prefix-tuning, p-tuning: virtual tokens; 0: 20"},
+    {.name = "prompt-tuning-init", .kind = CLI_TEXT, .offset = M(prompt_tuning_init), .metavar = "S", .choices = "RANDOM TEXT SAMPLE_VOCAB",
+     .help = "where prompt-tuning begins"},
+    {.name = "prompt-tuning-init-text", .kind = CLI_TEXT, .offset = M(prompt_tuning_init_text), .metavar = "TEXT", .help = "the text of TEXT"},
+    {.name = "tokenizer-name-or-path", .kind = CLI_TEXT, .offset = M(tokenizer_name_or_path), .metavar = "M", .help = "its tokenizer; the model's by default"},
+    {.name = "prefix-projection", .kind = CLI_FLAG, .offset = M(prefix_projection), .metavar = "", .help = "prefix-tuning: rows made by a network"},
+    {.name = "init-weights", .kind = CLI_TEXT, .offset = M(init_weights), .metavar = "S", .choices = "zero", .help = "prefix-tuning: zero rows at first"},
+    {.name = "encoder-reparameterization-type", .kind = CLI_TEXT, .offset = M(encoder_reparameterization_type), .metavar = "S", .choices = "MLP LSTM",
+     .help = "p-tuning: the network that makes the virtual tokens"},
+    {.name = "encoder-hidden-size", .kind = CLI_INT, .offset = M(encoder_hidden_size), .metavar = "N", .help = "size of the network inside; 0: 128"},
+    {.name = "encoder-num-layers", .kind = CLI_INT, .offset = M(encoder_num_layers), .metavar = "N", .help = "layers of the LSTM; 0: 2"},
+    {.name = "encoder-dropout", .kind = CLI_REAL, .offset = M(encoder_dropout), .metavar = "X", .help = "dropout between them"},
 };
 const cli_group cli_train_method_group = {"Other methods", method_options, GR_COUNT(method_options)};
 

@@ -218,6 +218,12 @@ void graft_dataset_get_labels(const graft_dataset *ds, size_t i, int32_t *out) {
         out[t - start] = ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[k++].label : GRAFT_IGNORE_LABEL;
 }
 
+int32_t gr_dataset_first_label(const graft_dataset *ds, size_t i) {
+    size_t t = ds->entries[i].start;
+    if (t == ds->entries[i + 1].start) return GRAFT_IGNORE_LABEL;
+    return ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[first_other(ds, t)].label : GRAFT_IGNORE_LABEL;
+}
+
 size_t gr_dataset_shifted_labels(const graft_dataset *ds, size_t i, int32_t *out) {
     size_t start = ds->entries[i].start, end = ds->entries[i + 1].start, n = 0;
     if (start == end) return 0;

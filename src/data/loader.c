@@ -73,7 +73,7 @@ static size_t row_tokens(const gr_loader *l, size_t row) {
     size_t first, n, tokens = 0;
     row_members(l, row, &first, &n);
     for (size_t i = first; i < first + n; i++) tokens += length_of(l->ds, l->members ? l->members[i] : i);
-    return tokens;
+    return tokens + n * (size_t)l->o.n_virtual;
 }
 
 /* The batch_size largest rows together: no batch of any order is larger. A heap of the largest so far, least on top. */
@@ -140,6 +140,16 @@ size_t gr_loader_batches(const gr_loader *l) { return (l->n_rows + l->o.batch_si
 
 size_t gr_loader_max_tokens(const gr_loader *l) { return l->max_tokens; }
 
+/* Virtual tokens in front of an example: the last one is followed by the example's first token. */
+static void add_virtual(gr_loader *l, size_t example, gr_data_batch *b) {
+    for (int v = 0; v < l->o.n_virtual; v++) {
+        bool last = v == l->o.n_virtual - 1;
+        l->ids[b->n_tokens] = -1 - v;
+        l->labels[b->n_tokens] = last ? gr_dataset_first_label(l->ds, example) : GRAFT_IGNORE_LABEL;
+        b->n_labels += l->labels[b->n_tokens++] != GRAFT_IGNORE_LABEL;
+    }
+}
+
 /* Appends one row to the batch. */
 static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, graft_error *err) {
     const graft_allocator *a = gr_allocator(l->ctx);
@@ -150,8 +160,10 @@ static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, graft_er
     for (size_t i = first; i < first + n; i++) {
         size_t example = l->members ? l->members[i] : i, len;
         const int32_t *ids = gr_dataset_ids(l->ds, example, &len);
-        GR_TRY(gr_grow(a, (void **)&l->ids, &l->ids_cap, b->n_tokens + len, sizeof *l->ids, err));
-        GR_TRY(gr_grow(a, (void **)&l->labels, &l->labels_cap, b->n_tokens + len, sizeof *l->labels, err));
+        size_t room = b->n_tokens + len + (size_t)l->o.n_virtual;
+        GR_TRY(gr_grow(a, (void **)&l->ids, &l->ids_cap, room, sizeof *l->ids, err));
+        GR_TRY(gr_grow(a, (void **)&l->labels, &l->labels_cap, room, sizeof *l->labels, err));
+        add_virtual(l, example, b);
         if (len) memcpy(l->ids + b->n_tokens, ids, len * sizeof *ids);
         b->n_labels += gr_dataset_shifted_labels(l->ds, example, l->labels + b->n_tokens);
         b->n_tokens += len;

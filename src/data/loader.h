@@ -17,6 +17,7 @@ typedef struct gr_loader_options {
     size_t max_length; /* tokens a row with packing; no example may be longer */
     bool shuffle;      /* else the order of the files */
     uint64_t seed;
+    int n_virtual; /* virtual tokens (ids -1, -2, ...) in front of every sequence, not counted in max_length */
 } gr_loader_options;
 
 /* Where the next batch starts. Zero at the beginning of a run. */

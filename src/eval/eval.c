@@ -29,10 +29,11 @@ typedef struct loss_run {
     gr_pass *pass;
 } loss_run;
 
-static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, graft_error *err) {
+static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, int32_t adapter,
+                              graft_error *err) {
     const graft_allocator *a = gr_allocator(m->ctx);
     gr_tape_options tape = {0};
-    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8};
+    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8, .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter)};
     GR_TRY(graft_dataset_load(m->ctx, tok, &o->data, &r->ds, err));
     GR_TRY(gr_loader_new(m->ctx, r->ds, &loader, &r->loader, err));
     GR_TRY(gr_pool_new(a, 0, false, &r->pool, err));
@@ -56,7 +57,7 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
     GR_TRY(gr_pass_loss(r->pass, r->tape, &b, &o, &loss, err));
     for (int64_t i = 0; i < loss.n_rows; i++) *sum += loss.losses[i];
     out->n_records += d->n_seqs;
-    out->n_tokens += d->n_tokens;
+    out->n_tokens += d->n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
     out->n_labels += (uint64_t)loss.n_labels;
     out->n_correct += (uint64_t)loss.n_correct;
     gr_var_drop(loss.var);
@@ -67,7 +68,7 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
 static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, int32_t adapter,
                                  graft_eval_result *out, graft_error *err) {
     loss_run r = {0};
-    graft_status st = loss_open(&r, m, tok, o, err);
+    graft_status st = loss_open(&r, m, tok, o, adapter, err);
     double sum = 0;
     size_t n = st == GRAFT_OK ? graft_dataset_count(r.ds) : 0;
     gr_data_cursor cursor = {0};

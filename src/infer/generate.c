@@ -12,7 +12,7 @@ enum {
 /* One running sequence. */
 typedef struct row {
     gr_kv_seq kv;
-    int32_t *ids; /* prompt, then what was generated */
+    int32_t *ids; /* virtual tokens, prompt, then what was generated */
     size_t n, cap, n_prompt;
     size_t number; /* in the caller's order */
     bool copies;   /* its prompt is continued by the sequences number + 1 .. too */
@@ -50,6 +50,7 @@ typedef struct job {
     row *rows; /* running */
     size_t n_rows, max_rows;
     int32_t adapter;
+    size_t n_virtual; /* virtual tokens in front of every prompt */
     int64_t limit; /* new tokens */
     double begin;
     /* Arrays of the batch. */
@@ -122,13 +123,15 @@ static void row_free(graft_session *s, row *r) {
 
 static graft_status row_init(job *j, row *r, size_t number, const int32_t *ids, size_t n, graft_error *err) {
     graft_session *s = j->s;
-    *r = (row){.number = number, .n_prompt = n, .finish = GRAFT_FINISH_LENGTH};
+    size_t ahead = j->n_virtual;
+    *r = (row){.number = number, .n_prompt = ahead + n, .finish = GRAFT_FINISH_LENGTH};
     gr_kv_seq_init(&r->kv, s->store);
     r->text.text.a = s->a;
-    graft_status st = gr_grow(s->a, (void **)&r->ids, &r->cap, n + 1, sizeof *r->ids, err);
+    graft_status st = gr_grow(s->a, (void **)&r->ids, &r->cap, ahead + n + 1, sizeof *r->ids, err);
     if (st == GRAFT_OK) {
-        memcpy(r->ids, ids, n * sizeof *ids);
-        r->n = n;
+        for (size_t i = 0; i < ahead; i++) r->ids[i] = -1 - (int32_t)i;
+        memcpy(r->ids + ahead, ids, n * sizeof *ids);
+        r->n = ahead + n;
         st = gr_text_stream_init(&r->text, s->a, s->tok, j->o->keep_special != 0, j->o->stop, j->o->n_stop, err);
     }
     if (st != GRAFT_OK) row_free(s, r);
@@ -240,7 +243,7 @@ static graft_status choose(job *j, row *r, const float *logits, graft_error *err
     const int32_t *banned = NULL;
     if ((int64_t)made < j->o->min_new_tokens) banned = graft_tokenizer_eos_ids(j->s->tok, &n_banned);
     int32_t id;
-    GR_TRY(gr_sampler_choose(&j->s->sampler, &j->o->sampling, logits, r->ids, r->n, banned, n_banned,
+    GR_TRY(gr_sampler_choose(&j->s->sampler, &j->o->sampling, logits, r->ids + j->n_virtual, r->n - j->n_virtual, banned, n_banned,
                              gr_rng_stream(GR_RNG_SAMPLE, r->number), made, &id, err));
     return take_token(j, r, id, err);
 }
@@ -251,7 +254,7 @@ static graft_status branch(job *j, size_t at, const float *logits, graft_error *
     j->rows[at].copies = false;
     for (size_t c = 1; c < j->n_return; c++) {
         row *from = &j->rows[at], *r = &j->rows[j->n_rows];
-        GR_TRY(row_init(j, r, number + c, from->ids, from->n_prompt, err));
+        GR_TRY(row_init(j, r, number + c, from->ids + j->n_virtual, from->n_prompt - j->n_virtual, err));
         j->n_rows++;
         GR_TRY(gr_kv_seq_fork(&r->kv, &from->kv, from->kv.length, err));
         GR_TRY(choose(j, r, logits, err));
@@ -337,8 +340,8 @@ static graft_status retire(job *j, graft_error *err) {
 }
 
 static graft_status check(const graft_session *s, const graft_input_ids *prompts, size_t n, size_t n_return,
-                          const graft_generate_options *o, int64_t *limit, graft_error *err) {
-    int64_t most = graft_model_max_length(s->m), vocab = s->sampler.vocab;
+                          const graft_generate_options *o, int64_t ahead, int64_t *limit, graft_error *err) {
+    int64_t most = graft_model_max_length(s->m) - ahead, vocab = s->sampler.vocab;
     size_t longest = 0;
     GR_TRY(gr_sampling_check(&o->sampling, err));
     if (n_return < 1 || n_return > 4096) return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequences a prompt: expected 1 to 4096, found %zu", n_return);
@@ -385,9 +388,11 @@ graft_status graft_generate(graft_session *s, const graft_input_ids *prompts, si
     graft_generate_options defaults = graft_generate_options_default();
     job j = {.s = s, .prompts = prompts, .n_prompts = n, .n_return = n_return, .o = options ? options : &defaults,
              .piece = piece, .user = user, .adapter = -1, .begin = gr_now_seconds()};
-    GR_TRY(check(s, prompts, n, n_return, j.o, &j.limit, err));
-    if (j.o->adapter && (j.adapter = s->m->hooks->find(s->m->hooks->self, j.o->adapter)) < 0)
+    const gr_hooks *h = s->m->hooks;
+    if (j.o->adapter && (j.adapter = h->find(h->self, j.o->adapter)) < 0)
         return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", j.o->adapter);
+    j.n_virtual = (size_t)h->n_virtual(h->self, j.adapter);
+    GR_TRY(check(s, prompts, n, n_return, j.o, (int64_t)j.n_virtual + h->n_prefix(h->self, j.adapter), &j.limit, err));
     s->stats = (graft_generate_stats){0};
     for (size_t i = 0; i < n; i++) s->stats.prompt_tokens += prompts[i].n;
     j.max_rows = GR_MAX(j.o->max_batch ? j.o->max_batch : 32, n_return);

@@ -13,6 +13,8 @@
 
 typedef enum gr_cpu_level { GR_CPU_GENERIC, GR_CPU_AVX2, GR_CPU_AVX512, GR_CPU_AVX512BF16, GR_CPU_LEVEL_COUNT } gr_cpu_level;
 
+typedef enum gr_activation { GR_ACTIVATION_TANH, GR_ACTIVATION_RELU } gr_activation;
+
 typedef struct gr_kernels gr_kernels;
 
 typedef struct gr_device {
@@ -98,6 +100,16 @@ struct gr_kernels {
     /* sum[c] += a[0][c] b[0][c] + a[1][c] b[1][c] + ..., one row after the other. sum is F32 (F64). */
     void (*mul_column_sum)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,
                            int64_t b_ld, void *sum);
+
+    /* y = f(x), y may be x; dx = dy f'(x) by y = f(x), dx may be dy. */
+    void (*activation)(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *x, void *y);
+    void (*activation_backward)(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *y, const void *dy, void *dx);
+    /* One step of an LSTM of size n (Hochreiter & Schmidhuber 1997, gates as torch orders them: i, f, g, o). gates (4n):
+     * sums before their functions, after them when it returns. c = f c_prev + i g, h = o tanh(c); c_prev NULL: zeros. */
+    void (*lstm_cell)(gr_device *d, gr_dtype dt, int64_t n, void *gates, const void *c_prev, void *c, void *h);
+    /* dgates: of the sums; dc: gradient of c from later steps, replaced by that of c_prev. */
+    void (*lstm_cell_backward)(gr_device *d, gr_dtype dt, int64_t n, const void *gates, const void *c_prev, const void *c,
+                               const void *dh, void *dc, void *dgates);
 
     /* y = x * w / sqrt(mean(x^2) + eps), a group of `cols` at a time (Zhang & Sennrich 2019). rstd (rows) is kept for
      * the backward. Also for q/k head norms: rows = tokens, groups > 1 norms groups side by side with one w. */

@@ -11,7 +11,8 @@ typedef enum gr_pass_array {
     GR_PASS_STARTS,
     GR_PASS_COS_SIN,
     GR_PASS_SEQS,
-    GR_PASS_VIRTUAL_SEQS,
+    GR_PASS_OWN_ROWS,
+    GR_PASS_PREFIX,
     GR_PASS_KV_ROWS,
     GR_PASS_WANTED_BOUNDS,
     GR_PASS_WANTED_KEYS,
@@ -48,10 +49,11 @@ struct gr_pass {
     gr_pass_options options;
     const gr_modules *modules;
     gr_run all, wanted;
+    gr_run_adapter *adapters; /* all.adapters */
     bool all_wanted;
     const int32_t *positions, *starts;
     void *cos_sin;
-    gr_attention_rows *seqs, *virtual_seqs; /* n_seqs, or n_layers times that where layers differ */
+    gr_attention_rows *seqs; /* n_seqs, or n_layers times that where layers differ */
     bool per_layer;
     int32_t *labels, *hits;
     float *weights;

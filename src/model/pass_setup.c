@@ -64,7 +64,6 @@ graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err) {
 void gr_pass_attention(gr_pass *p, int layer, gr_nn_attention *a) {
     size_t at = p->per_layer ? (size_t)layer * (size_t)p->batch->n_seqs : 0;
     a->seqs = p->seqs + at;
-    a->virtual_seqs = p->virtual_seqs ? p->virtual_seqs + at : NULL;
     a->cos_sin = p->model->config.layer_rope[layer] ? p->cos_sin : NULL;
 }
 
@@ -105,6 +104,12 @@ static graft_status fill_starts(gr_pass *p, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* Key/value rows in front of sequence s. */
+static int32_t prefix_of(const gr_pass *p, int s) {
+    const int32_t *bounds = p->all.prefix_bounds;
+    return bounds ? bounds[s + 1] - bounds[s] : 0;
+}
+
 /* Rows of the batch that sequence s sees, into out (NULL: only counted): ancestors from the first on, then itself. */
 static int visible_rows(const gr_pass *p, int s, gr_kv_rows *out) {
     const gr_batch *b = p->batch;
@@ -119,21 +124,19 @@ static int visible_rows(const gr_pass *p, int s, gr_kv_rows *out) {
 
 static graft_status fill_sequences(gr_pass *p, graft_error *err) {
     const gr_batch *b = p->batch;
-    const gr_hooks *h = p->options.hooks;
     size_t total = 0, n = (size_t)b->n_seqs;
     gr_kv_rows *rows;
-    p->per_layer = b->kv != NULL || (h && h->kv_rows);
+    p->per_layer = b->kv != NULL;
     size_t layers = p->per_layer ? (size_t)p->model->config.n_layers : 1;
     for (int s = 0; s < b->n_seqs; s++) total += (size_t)visible_rows(p, s, NULL);
     GR_TRY(gr_pass_reserve(p, GR_PASS_KV_ROWS, total * sizeof *rows, (void **)&rows, err));
     GR_TRY(gr_pass_reserve(p, GR_PASS_SEQS, layers * n * sizeof *p->seqs, (void **)&p->seqs, err));
-    p->virtual_seqs = NULL;
-    if (h && h->kv_rows)
-        GR_TRY(gr_pass_reserve(p, GR_PASS_VIRTUAL_SEQS, layers * n * sizeof *p->seqs, (void **)&p->virtual_seqs, err));
     for (int s = 0; s < b->n_seqs; s++) {
         gr_attention_rows r = {.q_begin = b->bounds[s], .q_len = seq_len(b, s), .q_pos = p->starts[s], .rows = rows,
                                .n_rows = visible_rows(p, s, rows)};
         rows += r.n_rows;
+        r.virtual_len = prefix_of(p, s);
+        r.virtual_begin = r.virtual_len ? p->all.prefix_bounds[s] : 0;
         const gr_kv *kv = b->kv ? b->kv[root_of(b, s)] : NULL;
         for (size_t l = 0; l < layers; l++) {
             if (kv) {
@@ -152,10 +155,11 @@ static graft_status fill_positions(gr_pass *p, graft_error *err) {
     const gr_batch *b = p->batch;
     int32_t *positions;
     p->positions = b->positions;
-    if (b->positions) return GRAFT_OK;
+    if (b->positions && !p->all.prefix_bounds) return GRAFT_OK;
     GR_TRY(gr_pass_reserve(p, GR_PASS_POSITIONS, (size_t)b->n_tokens * sizeof *positions, (void **)&positions, err));
     for (int s = 0; s < b->n_seqs; s++)
-        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) positions[i] = p->starts[s] + i - b->bounds[s];
+        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++)
+            positions[i] = prefix_of(p, s) + (b->positions ? b->positions[i] : p->starts[s] + i - b->bounds[s]);
     p->positions = positions;
     return GRAFT_OK;
 }
@@ -173,7 +177,7 @@ static void fill_dynamic(gr_pass *p) {
     for (int s = 0; s < b->n_seqs; s++) {
         int64_t length = 0;
         for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) length = GR_MAX(length, p->positions[i] + 1);
-        if (b->rope_length) length = b->rope_length[s];
+        if (b->rope_length) length = b->rope_length[s] + prefix_of(p, s);
         gr_rope_frequencies(&p->model->config, length, p->model->freq_factors, p->inv_freq, &p->rope_factor);
         fill_angles(p, (size_t)b->bounds[s], (size_t)b->bounds[s + 1], 0);
     }
@@ -200,11 +204,17 @@ static graft_status fill_ids(gr_pass *p, graft_error *err) {
     const gr_batch *b = p->batch;
     int32_t *ids;
     p->all.ids = p->wanted.ids = b->ids;
+    const gr_hooks *h = p->options.hooks;
     bool negative = false;
-    for (int64_t i = 0; b->ids && !gr_tape_is_dry(p->tape) && i < b->n_tokens; i++) negative |= b->ids[i] < 0;
+    for (int s = 0; b->ids && s < b->n_seqs; s++) {
+        int n = h && h->n_virtual ? h->n_virtual(h->self, gr_batch_adapter(b, s)) : 0;
+        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) {
+            negative |= b->ids[i] < 0;
+            if (b->ids[i] < -n)
+                return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: id %d, but its adapter has %d virtual rows", s, b->ids[i], n);
+        }
+    }
     if (!negative) return GRAFT_OK;
-    if (!p->options.hooks || !p->options.hooks->embedding)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "a negative token id, but no adapter with virtual rows");
     GR_TRY(gr_pass_reserve(p, GR_PASS_IDS, (size_t)b->n_tokens * sizeof *ids, (void **)&ids, err));
     for (int64_t i = 0; i < b->n_tokens; i++) ids[i] = GR_MAX(b->ids[i], 0);
     p->all.ids = p->wanted.ids = ids;
@@ -215,7 +225,7 @@ static graft_status fill_ids(gr_pass *p, graft_error *err) {
 
 /* For every adapter with rows in `run` the ranges of its rows; neighbours are joined. */
 static graft_status fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at, gr_pass_array ranges_at,
-                                  graft_error *err) {
+                                  gr_run_adapter **out, graft_error *err) {
     const gr_batch *b = p->batch;
     gr_run_adapter *list;
     gr_row_range *ranges;
@@ -228,7 +238,7 @@ static graft_status fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at
     if (highest < 0) return GRAFT_OK;
     GR_TRY(gr_pass_reserve(p, list_at, (size_t)b->n_seqs * sizeof *list, (void **)&list, err));
     GR_TRY(gr_pass_reserve(p, ranges_at, (size_t)b->n_seqs * sizeof *ranges, (void **)&ranges, err));
-    run->adapters = list;
+    run->adapters = *out = list;
     if (lowest == highest) {
         list[run->n_adapters++] = (gr_run_adapter){.index = highest};
         return GRAFT_OK;
@@ -243,9 +253,58 @@ static graft_status fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at
                 ranges[n++] = (gr_row_range){run->bounds[s], run->bounds[s + 1]};
         }
         if (!n) continue;
-        list[run->n_adapters++] = (gr_run_adapter){a, n, ranges};
+        list[run->n_adapters++] = (gr_run_adapter){.index = a, .n_ranges = n, .ranges = ranges};
         ranges += n;
     }
+    return GRAFT_OK;
+}
+
+/* Places of the adapters' own rows: virtual tokens, and key/value rows in front of their sequences. */
+static graft_status fill_own_rows(gr_pass *p, graft_error *err) {
+    const gr_batch *b = p->batch;
+    const int32_t *bounds = p->all.prefix_bounds;
+    int64_t tokens = 0, prefixes = bounds ? bounds[b->n_seqs] : 0;
+    int32_t *at;
+    for (int64_t i = 0; b->ids && i < b->n_tokens; i++) tokens += b->ids[i] < 0;
+    if (!tokens && !prefixes) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_OWN_ROWS, 2 * (size_t)(tokens + prefixes) * sizeof *at, (void **)&at, err));
+    int32_t *id = at + tokens + prefixes;
+    gr_run_adapter *list = p->adapters;
+    for (int k = 0; k < p->all.n_adapters; k++) {
+        list[k].input = (gr_own_rows){0, at, id};
+        for (int s = 0; s < b->n_seqs && tokens; s++)
+            for (int32_t i = b->bounds[s]; gr_batch_adapter(b, s) == list[k].index && i < b->bounds[s + 1]; i++)
+                if (b->ids[i] < 0) {
+                    *at++ = i;
+                    *id++ = -1 - b->ids[i];
+                    list[k].input.n++;
+                }
+        list[k].prefix = (gr_own_rows){0, at, id};
+        for (int s = 0; s < b->n_seqs && prefixes; s++)
+            for (int32_t i = bounds[s]; gr_batch_adapter(b, s) == list[k].index && i < bounds[s + 1]; i++) {
+                *at++ = i;
+                *id++ = i - bounds[s];
+                list[k].prefix.n++;
+            }
+    }
+    return GRAFT_OK;
+}
+
+static graft_status fill_prefixes(gr_pass *p, graft_error *err) {
+    const gr_batch *b = p->batch;
+    const gr_hooks *h = p->options.hooks;
+    int32_t *bounds;
+    bool any = false;
+    for (int s = 0; h && h->n_prefix && s < b->n_seqs; s++) any |= h->n_prefix(h->self, gr_batch_adapter(b, s)) > 0;
+    if (!any) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_PREFIX, ((size_t)b->n_seqs + 1) * sizeof *bounds, (void **)&bounds, err));
+    bounds[0] = 0;
+    for (int s = 0; s < b->n_seqs; s++) {
+        int64_t end = bounds[s] + (int64_t)h->n_prefix(h->self, gr_batch_adapter(b, s));
+        if (end > INT32_MAX) return gr_fail(err, GRAFT_ERR_LIMIT, "sequence %d: %lld rows of prefixes", s, (long long)end);
+        bounds[s + 1] = (int32_t)end;
+    }
+    p->all.prefix_bounds = bounds;
     return GRAFT_OK;
 }
 
@@ -268,7 +327,8 @@ static graft_status fill_wanted(gr_pass *p, const int32_t *rows, int64_t n, graf
     for (int64_t i = 0; i < n; i++) keys[i] = b->dropout_key ? b->dropout_key[rows[i]] : (uint64_t)rows[i];
     p->wanted = (gr_run){.tape = p->tape, .batch = b, .hooks = p->options.hooks, .n_rows = n, .bounds = bounds,
                          .token = rows, .dropout_key = keys};
-    return fill_adapters(p, &p->wanted, GR_PASS_WANTED_ADAPTERS, GR_PASS_WANTED_RANGES, err);
+    gr_run_adapter *list;
+    return fill_adapters(p, &p->wanted, GR_PASS_WANTED_ADAPTERS, GR_PASS_WANTED_RANGES, &list, err);
 }
 
 graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
@@ -286,7 +346,9 @@ graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_p
     p->modules = v ? gr_variant_modules(v) : &m->modules;
     p->all = (gr_run){.tape = t, .batch = b, .hooks = h, .n_rows = b->n_tokens, .bounds = b->bounds,
                       .dropout_key = b->dropout_key};
-    GR_TRY(fill_adapters(p, &p->all, GR_PASS_ADAPTERS, GR_PASS_RANGES, err));
+    GR_TRY(fill_prefixes(p, err));
+    GR_TRY(fill_adapters(p, &p->all, GR_PASS_ADAPTERS, GR_PASS_RANGES, &p->adapters, err));
+    GR_TRY(fill_own_rows(p, err));
     GR_TRY(fill_wanted(p, rows, n_rows, err));
     GR_TRY(fill_starts(p, err));
     GR_TRY(fill_sequences(p, err));

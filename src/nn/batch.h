@@ -32,7 +32,8 @@ typedef struct gr_batch {
     int64_t n_tokens;
     int n_seqs;
     const int32_t *bounds;     /* n_seqs + 1, ascending, bounds[0] = 0 */
-    const int32_t *ids;        /* n_tokens, 0 <= id < vocab; -1 - i: row i of the adapter's virtual input rows */
+    const int32_t *ids;        /* n_tokens, 0 <= id < vocab; -1 - i: row i of the adapter's virtual input rows (see n_virtual in
+                                  gr_hooks) */
     const int32_t *positions;  /* n_tokens, for position embedding; NULL: counted from seq_start of each sequence */
     const int32_t *seq_start;  /* n_seqs: place of the first token within its sequence, for masks and windows; NULL:
                                   0, or where the history ends */

@@ -190,21 +190,6 @@ static void keep_history(gr_run *run, const gr_nn_attention *a, const gr_var *qk
         if (b->kv[s]) keep_rows(a, rows, b->bounds[s], b->bounds[s + 1], &b->kv[s]->layers[a->layer]);
 }
 
-/* What the hooks put in front of every sequence. */
-static graft_status virtual_rows(gr_run *run, const gr_nn_attention *a, gr_var **k, gr_var **v, graft_error *err) {
-    const gr_hooks *h = run->hooks;
-    const int32_t *bounds = NULL;
-    if (!h || !h->kv_rows || !a->virtual_seqs) return GRAFT_OK;
-    GR_TRY(h->kv_rows(h->self, run, a->layer, k, v, &bounds, err));
-    for (int s = 0; s < run->batch->n_seqs; s++) {
-        a->virtual_seqs[s] = a->seqs[s];
-        if (!*k) continue;
-        a->virtual_seqs[s].virtual_begin = bounds[s];
-        a->virtual_seqs[s].virtual_len = bounds[s + 1] - bounds[s];
-    }
-    return GRAFT_OK;
-}
-
 graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, gr_var **out, graft_error *err) {
     gr_tape *t = run->tape;
     if (a->q_norm) GR_TRY(head_norms(run, a, qkv, err));
@@ -215,16 +200,16 @@ graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, g
     }
     keep_history(run, a, *qkv);
     gr_var *in[5] = {*qkv, *qkv, *qkv, NULL, NULL}, *y;
-    GR_TRY(virtual_rows(run, a, &in[3], &in[4], err));
+    const gr_hooks *h = run->hooks;
+    if (run->prefix_bounds) GR_TRY(h->kv_rows(h->self, run, a->layer, &in[3], &in[4], err));
     int64_t q = (int64_t)a->n_heads * a->head_dim, kv = (int64_t)a->n_kv_heads * a->head_dim;
     gr_attention_params params = {.n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
                                   .k_column = q, .v_column = q + kv, .scale = a->scale, .causal = a->causal,
                                   .window = a->window, .n_seqs = run->batch->n_seqs,
-                                  .seqs = in[3] ? a->virtual_seqs : a->seqs};
+                                  .seqs = a->seqs};
     GR_TRY(gr_tape_apply(t, &gr_op_attention, in, in[3] ? 5 : 3, &params, &y, err));
     gr_var_drop(in[3]);
     gr_var_drop(in[4]);
-    const gr_hooks *h = run->hooks;
     if (h && h->gated) GR_TRY(h->gated(h->self, run, a->layer, *qkv, &y, err));
     gr_var_drop(*qkv);
     *qkv = NULL;

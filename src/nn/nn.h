@@ -8,11 +8,20 @@
 #include "nn/rope.h"
 #include "nn/seam.h"
 
+/* Places at[i], ascending, where row id[i] of an adapter's own rows stands. */
+typedef struct gr_own_rows {
+    int64_t n;
+    const int32_t *at, *id;
+} gr_own_rows;
+
 /* Row ranges of one adapter in a pass; n_ranges 0: all rows. */
 typedef struct gr_run_adapter {
     int32_t index;
     int n_ranges;
     const gr_row_range *ranges;
+    /* Where every token is in flight: its virtual input rows among the tokens (negative ids), and its key/value rows among
+     * all sequences' (gr_run.prefix_bounds). */
+    gr_own_rows input, prefix;
 } gr_run_adapter;
 
 /* A running pass. Hooks read it; everything in it lives until the backward is done. */
@@ -27,6 +36,8 @@ struct gr_run {
     const int32_t *token;
     const int32_t *ids;          /* of every token of the batch, 0 in place of negative ones */
     const uint64_t *dropout_key; /* of each row in flight; NULL: the row number */
+    const int32_t *prefix_bounds; /* n_seqs + 1: sequence s has rows prefix_bounds[s] .. prefix_bounds[s+1]-1 of the key/value
+                                     rows that adapters put in front; NULL: there are none */
     int n_adapters;              /* that have rows in flight */
     const gr_run_adapter *adapters;
 };
@@ -66,7 +77,6 @@ typedef struct gr_nn_attention {
     double eps;
     const void *cos_sin;           /* NULL: no rotation */
     const gr_attention_rows *seqs; /* of the batch in this layer */
-    gr_attention_rows *virtual_seqs; /* n_seqs entries to fill where the hooks give virtual rows; NULL: cannot */
 } gr_nn_attention;
 
 /* Head norms, rotation, copies into the KV targets of the batch, attention, hooks; over fused (q, k, v) rows, whose

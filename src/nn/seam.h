@@ -119,10 +119,13 @@ typedef struct gr_hooks {
                          graft_error *err);
     /* Activation scale (IA3): of the output of a product, or with `input` of its input. */
     graft_status (*scale)(void *self, gr_run *run, const gr_linear *linear, bool input, gr_var **y, graft_error *err);
-    /* Virtual key/value rows in front of every sequence (prefix tuning): *k, *v (rows, kv width) with bounds per
-     * sequence (n_seqs + 1), borrowed until the backward is done; *k stays NULL for none. */
-    graft_status (*kv_rows)(void *self, gr_run *run, int layer, gr_var **k, gr_var **v, const int32_t **bounds,
-                            graft_error *err);
+    /* How many virtual input rows a sequence of this adapter begins with (the builders of batches put their ids -1, -2, ...
+     * there), and how many key/value rows stand in front of it; its positions count from behind these. */
+    int (*n_virtual)(void *self, int adapter);
+    int (*n_prefix)(void *self, int adapter);
+    /* Key/value rows in front of sequences (prefix tuning): *k, *v (run->prefix_bounds[n_seqs], kv width). Called where
+     * prefix_bounds is not NULL. */
+    graft_status (*kv_rows)(void *self, gr_run *run, int layer, gr_var **k, gr_var **v, graft_error *err);
     /* Gated attention over extra rows (LLaMA-Adapter): adds to *y (rows, heads * head_dim) what q attends to there. */
     graft_status (*gated)(void *self, gr_run *run, int layer, gr_var *q, gr_var **y, graft_error *err);
     /* The lowest layer of which something is trained by the batch's adapters: -1 for the embedding, a large number for

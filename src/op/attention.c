@@ -142,7 +142,7 @@ static graft_status build(const gr_op_call *c, bool backward, bool add, bool add
                                         .segments = next};
         if (from->virtual_len) {
             *next = rows_segment(c, 3, from->virtual_begin, from->virtual_len, 0, 0, add_virtual);
-            next++->always = true;
+            next++->pos = -from->virtual_len;
         }
         for (int i = 0; i < from->n_history; i++) *next++ = from->history[i];
         for (int i = 0; i < from->n_rows; i++) {

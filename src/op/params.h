@@ -60,7 +60,8 @@ typedef struct gr_kv_rows {
     int64_t pos; /* position of the first within the sequence */
 } gr_kv_rows;
 
-/* One sequence of an attention. What it sees, in this order: its virtual rows (always visible), its history, its rows. */
+/* One sequence of an attention. What it sees, in this order: its virtual rows (which stand in front of place 0, under the
+ * same mask and window), its history, its rows. */
 typedef struct gr_attention_rows {
     int64_t q_begin, q_len; /* rows of in 0 */
     int64_t q_pos;          /* position of the first */
@@ -135,6 +136,33 @@ typedef struct gr_scale_columns_params {
     int n_ranges;               /* 0: all rows */
     const gr_row_range *ranges; /* ascending, disjoint */
 } gr_scale_columns_params;
+
+/* gr_op_put_rows: y[at[i]] = table[id[i] * stride + offset] for i < n, other rows y = x; in place. in 0 (optional): x (T,C),
+ * absent: zeros; in 1: table (P,C), parameter. out: (T,C). */
+typedef struct gr_put_rows_params {
+    gr_dtype dt;    /* where in 0 is absent: type and rows */
+    int64_t rows;
+    int64_t n;
+    const int32_t *at; /* n, ascending */
+    const int32_t *id; /* n; table rows outside are GRAFT_ERR_ARGUMENT */
+    int64_t stride, offset;
+} gr_put_rows_params;
+
+/* gr_op_affine: y = x W^T + b with W and b parameters as they stand (small networks; a model's weights go through gr_op_linear).
+ * in 0: x (T,K); in 1: W (N,K), parameter; in 2 (optional): b (N), parameter. out: (T,N). No parameters. */
+
+/* gr_op_activation: y = f(x), in place. in 0: x (T,C). */
+typedef struct gr_activation_params {
+    gr_activation f;
+} gr_activation_params;
+
+/* gr_op_join_columns: y = [a, b]. in 0: a (T,A); in 1: b (T,B). out: (T,A+B). No parameters. */
+
+/* gr_op_lstm: hidden states of an LSTM that reads the rows of x in order, or from the last to the first; it begins with zeros.
+ * in 0: x (T,I); in 1: W_ih (4H,I); in 2: W_hh (4H,H); in 3: b_ih (4H); in 4: b_hh (4H); parameters. out: (T,H). */
+typedef struct gr_lstm_params {
+    bool reverse;
+} gr_lstm_params;
 
 /* gr_op_dropout: y[r][c] = keep ? x / (1-p) : 0, keep a function of (seed, stream, key[r], c); in place.
  * in 0: (T,C). */

@@ -132,6 +132,8 @@ static graft_status copy_tensor(const gr_safetensors *f, const char *file, const
 }
 
 static graft_status load_params(gr_trainer *t, const char *dir, graft_error *err) {
+    if (strcmp(gr_adapter_method_name(t->set, t->adapter), "full") != 0)
+        return gr_adapter_reload(t->set, t->adapter, dir, err);
     gr_safetensors *f;
     GR_TRY(gr_safetensors_open(t->a, dir, &f, err));
     graft_status st = GRAFT_OK;

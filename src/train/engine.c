@@ -149,7 +149,8 @@ static graft_status count(gr_engine *e, const gr_data_batch *b, size_t from, con
     }
     tally->n_labels += loss->n_labels;
     tally->n_correct += loss->n_correct;
-    tally->n_tokens += micro->n_tokens;
+    int n_virtual = e->o.set ? gr_adapter_n_virtual(e->o.set, e->o.adapter) : 0;
+    tally->n_tokens += micro->n_tokens - (int64_t)n_virtual * micro->n_seqs; /* the records' own */
     tally->n_seqs += micro->n_seqs;
     return GRAFT_OK;
 }
@@ -180,13 +181,17 @@ graft_status gr_engine_train(gr_engine *e, const gr_data_batch *b, int64_t step,
     gr_param *tied = e->o.tied;
     GR_TRY(gr_engine_reserve(e, 0, err));
     if (tied) memset(tied->grad_embedding, 0, (size_t)tied->n * sizeof(float));
+    uint64_t key = mix(mix(e->o.seed) + (uint64_t)step) | 1; /* 0 would mean none */
+    if (e->o.set) GR_TRY(gr_adapter_refresh(e->o.set, e->o.adapter, key, true, err));
     GR_TRY(run(e, b, step, true, tally, err));
+    if (e->o.set) GR_TRY(gr_adapter_collect(e->o.set, e->o.adapter, err));
     gr_device *d = gr_model_device(e->model);
     if (tied) d->k->add(d, GR_F32, tied->n, tied->grad, tied->grad_embedding, tied->grad);
     return GRAFT_OK;
 }
 
 graft_status gr_engine_eval(gr_engine *e, const gr_data_batch *b, gr_tally *tally, graft_error *err) {
+    if (e->o.set) GR_TRY(gr_adapter_refresh(e->o.set, e->o.adapter, 0, false, err));
     return run(e, b, 0, false, tally, err);
 }
 

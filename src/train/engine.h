@@ -7,8 +7,8 @@
 #ifndef GR_TRAIN_ENGINE_H
 #define GR_TRAIN_ENGINE_H
 
+#include "adapter/adapter.h"
 #include "data/loader.h"
-#include "model/model.h"
 
 /* What the backward computes again instead of having it kept. No bit depends on it. */
 typedef enum gr_recompute {
@@ -24,6 +24,7 @@ typedef struct gr_engine_options {
     size_t max_seqs;       /* of a micro-batch; 0: any number */
     size_t max_tokens;     /* of a micro-batch, where it has more than one sequence; 0: any number */
     gr_recompute recompute;
+    gr_adapter_set *set; /* of `adapter`, which is refreshed for each step; NULL: none */
     gr_param *tied; /* gr_variant_tied_table of what is trained, NULL: none */
 } gr_engine_options;
 

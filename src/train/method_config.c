@@ -92,6 +92,50 @@ static void add_ia3(gr_buf *b, const graft_sft_options *o) {
     gr_buf_add_char(b, '}');
 }
 
+static void add_int(gr_buf *b, const char *key, int64_t value) {
+    add_key(b, key);
+    gr_buf_add_format(b, "%lld", (long long)value);
+}
+
+enum { VIRTUAL_TOKENS = 20, ENCODER_HIDDEN = 128 }; /* where peft wants a number and has no default */
+
+static void add_prompt(gr_buf *b, const char *type, const graft_method_options *m) {
+    gr_buf_add_format(b, "{\"peft_type\": \"%s\", \"task_type\": \"CAUSAL_LM\"", type);
+    add_int(b, "num_virtual_tokens", m->num_virtual_tokens ? m->num_virtual_tokens : VIRTUAL_TOKENS);
+}
+
+static void add_prompt_tuning(gr_buf *b, const graft_sft_options *o) {
+    add_prompt(b, "PROMPT_TUNING", &o->methods);
+    if (o->methods.prompt_tuning_init) add_text(b, "prompt_tuning_init", o->methods.prompt_tuning_init);
+    if (o->methods.prompt_tuning_init_text) add_text(b, "prompt_tuning_init_text", o->methods.prompt_tuning_init_text);
+    if (o->methods.tokenizer_name_or_path) add_text(b, "tokenizer_name_or_path", o->methods.tokenizer_name_or_path);
+    gr_buf_add_char(b, '}');
+}
+
+static void add_prefix_tuning(gr_buf *b, const graft_sft_options *o) {
+    const graft_method_options *m = &o->methods;
+    add_prompt(b, "PREFIX_TUNING", m);
+    if (m->prefix_projection) {
+        gr_buf_add_text(b, ", \"prefix_projection\": true");
+        add_int(b, "encoder_hidden_size", m->encoder_hidden_size ? m->encoder_hidden_size : ENCODER_HIDDEN);
+    }
+    if (m->init_weights) add_text(b, "init_weights", m->init_weights);
+    gr_buf_add_char(b, '}');
+}
+
+static void add_p_tuning(gr_buf *b, const graft_sft_options *o) {
+    const graft_method_options *m = &o->methods;
+    add_prompt(b, "P_TUNING", m);
+    add_int(b, "encoder_hidden_size", m->encoder_hidden_size ? m->encoder_hidden_size : ENCODER_HIDDEN);
+    if (m->encoder_reparameterization_type) add_text(b, "encoder_reparameterization_type", m->encoder_reparameterization_type);
+    if (m->encoder_num_layers) add_int(b, "encoder_num_layers", m->encoder_num_layers);
+    if (m->encoder_dropout != 0) {
+        add_key(b, "encoder_dropout");
+        gr_json_add_double(b, m->encoder_dropout);
+    }
+    gr_buf_add_char(b, '}');
+}
+
 static void add_full(gr_buf *b, const graft_sft_options *o) {
     gr_buf_add_text(b, "{\"peft_type\": \"FULL\"");
     add_modules(b, "target_modules", o->lora.target_modules);
@@ -103,7 +147,8 @@ static void add_lora_of(gr_buf *b, const graft_sft_options *o) { add_lora(b, &o-
 static const struct {
     const char *name;
     void (*add)(gr_buf *b, const graft_sft_options *o);
-} methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}};
+} methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
+               {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}};
 
 /* --- Options of other methods ------------------------------------------------------------------------------------------------ */
 
@@ -131,6 +176,16 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 "},
         {"init_lora_weights", l->init_lora_weights != NULL, " lora "},
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
+        {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning "},
+        {"prompt_tuning_init", m->prompt_tuning_init != NULL, " prompt-tuning "},
+        {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning "},
+        {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning "},
+        {"prefix_projection", m->prefix_projection != 0, " prefix-tuning "},
+        {"init_weights", m->init_weights != NULL, " prefix-tuning "},
+        {"encoder_reparameterization_type", m->encoder_reparameterization_type != NULL, " p-tuning "},
+        {"encoder_hidden_size", m->encoder_hidden_size != 0, " p-tuning prefix-tuning "},
+        {"encoder_num_layers", m->encoder_num_layers != 0, " p-tuning "},
+        {"encoder_dropout", m->encoder_dropout != 0, " p-tuning "},
     };
     char name[64];
     const char *method = o->method ? o->method : "lora";
@@ -146,6 +201,8 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
     for (size_t i = 0; i < GR_COUNT(uses); i++)
         if (uses[i].given && !strstr(uses[i].methods, name))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: method %s has no such option", uses[i].option, method);
+    if (m->encoder_hidden_size && !strcmp(method, "prefix-tuning") && !m->prefix_projection)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "encoder_hidden_size: prefix-tuning has an encoder with prefix_projection only");
     return GRAFT_OK;
 }
 

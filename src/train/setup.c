@@ -48,9 +48,10 @@ static graft_status make_loaders(gr_trainer *t, graft_error *err) {
         .packing = o->packing,
         .max_length = pack_length(t, &t->stats),
         .shuffle = !o->no_shuffle,
-        .seed = o->seed};
+        .seed = o->seed,
+        .n_virtual = gr_adapter_n_virtual(t->set, t->adapter)};
     GR_TRY(gr_loader_new(t->ctx, t->data, &train, &t->loader, err));
-    const gr_loader_options eval = {.batch_size = (size_t)o->per_device_eval_batch_size};
+    const gr_loader_options eval = {.batch_size = (size_t)o->per_device_eval_batch_size, .n_virtual = train.n_virtual};
     return t->eval_data ? gr_loader_new(t->ctx, t->eval_data, &eval, &t->eval_loader, err) : GRAFT_OK;
 }
 
@@ -121,15 +122,18 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     GR_TRY(graft_tokenizer_load(t->ctx, t->o->model, &t->tok, err));
     size_t between = gr_resident_bytes();
     GR_TRY(load_data(t, err));
-    GR_TRY(make_loaders(t, err));
     size_t after = gr_resident_bytes();
-    t->resident_tokenizer = between > before ? between - before : 0;
-    t->resident_data = after > between ? after - between : 0;
-    GR_TRY(count_steps(t, err));
     GR_TRY(make_adapter(t, err));
+    size_t adapted = gr_resident_bytes();
+    GR_TRY(make_loaders(t, err));
+    size_t loaded = gr_resident_bytes();
+    t->resident_tokenizer = between > before ? between - before : 0;
+    t->resident_data = (after > between ? after - between : 0) + (loaded > adapted ? loaded - adapted : 0);
+    GR_TRY(count_steps(t, err));
     const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
     const gr_engine_options eo = {.tied = v ? gr_variant_tied_table(v) : NULL,
                                   .hooks = gr_adapter_set_hooks(t->set),
+                                  .set = t->set,
                                   .adapter = t->adapter,
                                   .seed = t->o->seed,
                                   .max_seqs = (size_t)t->o->per_device_train_batch_size};

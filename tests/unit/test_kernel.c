@@ -291,6 +291,50 @@ static void case_mul_column_sum(kcase *t) {
     kcase_check(t, "mul_column_sum", sum, 1e-5, 1);
 }
 
+static void case_activation(kcase *t) {
+    gr_activation f = kcase_draw(t, 2) ? GR_ACTIVATION_TANH : GR_ACTIVATION_RELU;
+    int64_t n = t->rows * t->cols;
+    kpair x = kcase_random(t, t->dt, n, 2), y = kcase_zeros(t, t->dt, n);
+    if (kcase_draw(t, 2)) y = x;
+    t->dev->k->activation(t->dev, t->dt, f, n, x.x, y.x);
+    t->ref->k->activation(t->ref, GR_F64, f, n, x.ref, y.ref);
+    kcase_check(t, "activation", y, 2e-6, 1);
+}
+
+static void case_activation_backward(kcase *t) {
+    gr_activation f = kcase_draw(t, 2) ? GR_ACTIVATION_TANH : GR_ACTIVATION_RELU;
+    int64_t n = t->rows * t->cols;
+    kpair y = kcase_random(t, t->dt, n, 0.5), dy = kcase_random(t, t->dt, n, 1), dx = kcase_zeros(t, t->dt, n);
+    if (kcase_draw(t, 2)) dx = dy;
+    t->dev->k->activation_backward(t->dev, t->dt, f, n, y.x, dy.x, dx.x);
+    t->ref->k->activation_backward(t->ref, GR_F64, f, n, y.ref, dy.ref, dx.ref);
+    kcase_check(t, "activation_backward", dx, 2e-6, 1);
+}
+
+static void case_lstm_cell(kcase *t) {
+    int64_t n = t->cols;
+    bool first = kcase_draw(t, 2);
+    kpair g = kcase_random(t, t->dt, 4 * n, 1), before = kcase_random(t, t->dt, n, 1);
+    kpair c = kcase_zeros(t, t->dt, n), h = kcase_zeros(t, t->dt, n);
+    t->dev->k->lstm_cell(t->dev, t->dt, n, g.x, first ? NULL : before.x, c.x, h.x);
+    t->ref->k->lstm_cell(t->ref, GR_F64, n, g.ref, first ? NULL : before.ref, c.ref, h.ref);
+    double tol = t->dt == GR_BF16 ? 2e-2 : 1e-5;
+    kcase_check(t, "lstm_cell", g, tol, 1);
+    kcase_check(t, "lstm_cell", c, tol, 1);
+    kcase_check(t, "lstm_cell", h, tol, 1);
+}
+
+static void case_lstm_cell_backward(kcase *t) {
+    int64_t n = t->cols;
+    bool first = kcase_draw(t, 2);
+    kpair g = kcase_random(t, t->dt, 4 * n, 0.5), before = kcase_random(t, t->dt, n, 1), c = kcase_random(t, t->dt, n, 1);
+    kpair dh = kcase_random(t, t->dt, n, 1), dc = kcase_random(t, t->dt, n, 1), dg = kcase_zeros(t, t->dt, 4 * n);
+    t->dev->k->lstm_cell_backward(t->dev, t->dt, n, g.x, first ? NULL : before.x, c.x, dh.x, dc.x, dg.x);
+    t->ref->k->lstm_cell_backward(t->ref, GR_F64, n, g.ref, first ? NULL : before.ref, c.ref, dh.ref, dc.ref, dg.ref);
+    kcase_check(t, "lstm_cell_backward", dc, 1e-5, 1);
+    kcase_check(t, "lstm_cell_backward", dg, 1e-5, 1);
+}
+
 /* Whole tests in test_kernel_attention.c. */
 static void case_attention(kcase *t) { (void)t; }
 static void case_attention_backward(kcase *t) { (void)t; }

@@ -5,6 +5,8 @@
 
 #include <math.h>
 
+#include "graft/generate.h"
+
 typedef struct method_case {
     const char *model, *config;
     bool neutral; /* fresh, it changes nothing */
@@ -16,6 +18,16 @@ static const method_case cases[] = {
     {"llama", "{\"peft_type\": \"IA3\"}", true, false},
     {"llama_bias", "{\"peft_type\": \"IA3\", \"target_modules\": \"all-linear\", \"feedforward_modules\": [\"o_proj\", "
                    "\"down_proj\"], \"modules_to_save\": [\"norm\"]}", true, true},
+    {"llama", "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3}", false, false},
+    {"llama", "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 2, \"prompt_tuning_init\": \"SAMPLE_VOCAB\"}", false,
+     false},
+    {"llama", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 4}", false, false},
+    {"llama", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"prefix_projection\": true, "
+              "\"encoder_hidden_size\": 6}", false, false},
+    {"mistral", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3}", false, true},
+    {"llama", "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 3, \"encoder_hidden_size\": 6}", false, false},
+    {"llama", "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 4, \"encoder_hidden_size\": 5, \"encoder_dropout\": 0.3, "
+              "\"encoder_reparameterization_type\": \"LSTM\"}", false, false},
 };
 
 static const int lengths[] = {7, 12, 3, 9}, seeds[] = {1, 2, 3, 4};
@@ -37,11 +49,27 @@ static void assert_same(const float *a, const float *b, size_t n, const char *wh
             fail_msg("%s: %s: element %zu of %zu is %.9g and %.9g", which, what, i, n, a[i], b[i]);
 }
 
-/* n sequences (lengths and seeds from `first` on), each with the adapter of its place in `adapters`. */
+/* n sequences (lengths and seeds from `first` on), each with the adapter of its place in `adapters` and its virtual tokens. */
 static void fill(test_batch *b, graft_model *m, int first, int n, const int32_t *adapters) {
-    test_fill_batch(b, graft_model_vocab_size(m), n, lengths + first, seeds + first);
-    for (int s = 0; s < n; s++) b->adapter[s] = adapters[s];
-    b->batch.adapter = b->adapter;
+    test_batch own;
+    int32_t at = 0;
+    test_fill_batch(&own, graft_model_vocab_size(m), n, lengths + first, seeds + first);
+    memset(b, 0, sizeof *b);
+    for (int s = 0; s < n; s++) {
+        int ahead = gr_adapter_n_virtual(m->adapters, adapters[s]);
+        b->bounds[s] = at;
+        b->adapter[s] = adapters[s];
+        for (int i = 0; i < ahead + lengths[first + s]; i++, at++) {
+            int32_t from = own.bounds[s] + i - ahead;
+            b->ids[at] = i < ahead ? -1 - i : own.ids[from];
+            b->labels[at] = i < ahead - 1 ? -100 : i == ahead - 1 ? own.ids[own.bounds[s]] : own.labels[from];
+            b->weight[at] = 0.125f;
+            b->key[at] = (uint64_t)seeds[first + s] * 10000 + (uint64_t)i;
+        }
+    }
+    b->bounds[n] = at;
+    b->batch = (gr_batch){.n_tokens = at, .n_seqs = n, .bounds = b->bounds, .ids = b->ids, .labels = b->labels, .weight = b->weight,
+                          .dropout_key = b->key, .adapter = b->adapter};
 }
 
 static void fresh_adapters_change_nothing(void **state) {
@@ -140,6 +168,7 @@ static float *gradients(const method_case *k, int threads, int parts, bool recom
         b.batch.seed = 99;
         test_loss(m->model, m->hooks, &b.batch, true, recompute);
     }
+    assert_ok(gr_adapter_collect(set, 0, &err));
     size_t total = (size_t)gr_adapter_n_trainable(set, 0), at = 0;
     float *out = malloc(total * sizeof *out);
     assert_non_null(out);
@@ -178,6 +207,56 @@ static void the_cut_changes_no_bit_of_a_gradient(void **state) {
     }
 }
 
+/* Greedy continuation through a session's history is what whole passes give. */
+static void generation_sees_what_a_pass_sees(void **state) {
+    (void)state;
+    enum { PROMPT = 5, NEW = 6 };
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("train/model"), GRAFT_DTYPE_F32);
+    graft_tokenizer *tok;
+    int64_t vocab = graft_model_vocab_size(m);
+    assert_ok(graft_tokenizer_load(ctx, test_golden("train/model"), &tok, &err));
+    for (size_t c = 0; c < GR_COUNT(cases); c++) {
+        graft_session *session;
+        graft_generation g;
+        test_batch b;
+        int length = PROMPT, seed = 3, ahead;
+        assert_ok(graft_adapter_new(m, "a", cases[c].config, 7, &err));
+        disturb(m, 0);
+        ahead = gr_adapter_n_virtual(m->adapters, 0);
+        test_fill_batch(&b, vocab, 1, &length, &seed);
+        memmove(b.ids + ahead, b.ids, PROMPT * sizeof *b.ids);
+        for (int i = 0; i < ahead; i++) b.ids[i] = -1 - i;
+        graft_generate_options o = graft_generate_options_default();
+        graft_input_ids prompt = {b.ids + ahead, PROMPT};
+        o.adapter = "a";
+        o.max_new_tokens = NEW;
+        o.ignore_eos = 1;
+        assert_ok(graft_session_new(m, tok, &session, &err));
+        assert_ok(graft_generate(session, &prompt, 1, 1, &o, NULL, NULL, &g, &err));
+        assert_int_equal(g.n_ids, NEW);
+        b.batch.one_adapter = 0;
+        b.batch.labels = NULL;
+        for (int i = 0; i < NEW; i++) {
+            int64_t n = ahead + PROMPT + i, best = 0;
+            b.bounds[1] = (int32_t)n;
+            b.batch.n_tokens = n;
+            float *logits = test_logits(m->model, m->hooks, &b.batch), *last = logits + (n - 1) * vocab;
+            for (int64_t k = 1; k < vocab; k++)
+                if (last[k] > last[best]) best = k;
+            free(logits);
+            if (g.ids[i] != best) fail_msg("%s: token %d is %d, a whole pass gives %d", cases[c].config, i, g.ids[i], (int)best);
+            b.ids[n] = (int32_t)best;
+        }
+        graft_generation_free(ctx, &g);
+        graft_session_free(session);
+        assert_ok(graft_adapter_remove(m, "a", &err));
+    }
+    graft_tokenizer_free(tok);
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 static graft_status sweep_body(const graft_allocator *a, void *arg) {
     const method_case *k = arg;
     graft_context_options o = {.n_threads = 1, .allocator = *a};
@@ -206,6 +285,7 @@ int main(void) {
         cmocka_unit_test(saved_and_loaded_they_are_the_same),
         cmocka_unit_test(a_batch_mixes_methods),
         cmocka_unit_test(the_cut_changes_no_bit_of_a_gradient),
+        cmocka_unit_test(generation_sees_what_a_pass_sees),
         cmocka_unit_test(failed_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -109,7 +109,12 @@ void gr_workspace_give(gr_device *d, gr_workspace *w);
 
 static inline const gr_cpu_kernels *gr_cpu(const gr_device *d) { return &((const gr_cpu_device *)(const void *)d)->cpu; }
 
-/* Entries of the device table in files of their own: columns.c. */
+/* Entries of the device table in files of their own: columns.c, gates.c. */
+void gr_cpu_activation(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *x, void *y);
+void gr_cpu_activation_backward(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *y, const void *dy, void *dx);
+void gr_cpu_lstm_cell(gr_device *d, gr_dtype dt, int64_t n, void *gates, const void *c_prev, void *c, void *h);
+void gr_cpu_lstm_cell_backward(gr_device *d, gr_dtype dt, int64_t n, const void *gates, const void *c_prev, const void *c,
+                               const void *dh, void *dc, void *dgates);
 void gr_cpu_mul_columns(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
                         void *y, int64_t y_ld);
 void gr_cpu_mul_column_sum(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,

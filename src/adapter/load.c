@@ -1,0 +1,112 @@
+/* Reading an adapter directory: configuration, then the tensors that it describes, no more and no less. */
+#include "adapter/method.h"
+#include "quant/quant.h"
+
+/* Of an adapted embedding or head peft stores the base's weight too. The base's own is used; if they differ, say so. */
+static graft_status is_base_copy(gr_adapter *a, const gr_named_tensor *t, bool *known, graft_error *err) {
+    static const char before[] = "base_model.model.", after[] = ".base_layer.weight";
+    size_t n = strlen(t->name), m = strlen(before) + strlen(after);
+    gr_shape shape;
+    *known = false;
+    if (n <= m || strncmp(t->name, before, strlen(before)) != 0 || strcmp(t->name + n - strlen(after), after) != 0)
+        return GRAFT_OK;
+    const char *tensor = gr_adapter_text(a, err, "%.*s.weight", (int)(n - m), t->name + strlen(before));
+    if (!tensor) return GRAFT_ERR_MEMORY;
+    if (gr_model_tensor_shape(a->model, tensor, &shape, NULL) != GRAFT_OK) return GRAFT_OK;
+    if (!gr_shape_equal(&shape, &t->view.shape) || !gr_can_dequantize(t->view.dtype)) {
+        char expected[GR_SHAPE_TEXT], found[GR_SHAPE_TEXT];
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: not made for this base model: tensor '%s' has shape %s, expected %s",
+                       t->file, t->name, gr_shape_format(&t->view.shape, found, sizeof found),
+                       gr_shape_format(&shape, expected, sizeof expected));
+    }
+    int64_t columns = shape.d[1];
+    float *rows = gr_alloc(a->a, 2 * (size_t)columns * sizeof *rows);
+    bool same = true;
+    graft_status st = rows ? GRAFT_OK : gr_fail_memory(err);
+    for (int64_t r = 0; r < shape.d[0] && same && st == GRAFT_OK; r++) {
+        st = gr_model_read_tensor(a->model, tensor, r, 1, rows, err);
+        if (st == GRAFT_OK)
+            st = gr_dequantize_row(t->view.dtype, gr_tensor_row(&t->view, r), (size_t)columns, rows + columns, err);
+        same = st == GRAFT_OK && memcmp(rows, rows + columns, (size_t)columns * sizeof *rows) == 0;
+    }
+    gr_free(a->a, rows);
+    if (st != GRAFT_OK) return st;
+    if (!same)
+        gr_log(gr_model_context(a->model), GRAFT_LOG_WARNING, "%s: '%s' differs from the base model's, which is used", t->file,
+               t->name);
+    *known = true;
+    return GRAFT_OK;
+}
+
+static bool stands_in(const gr_stored *s, bool encoder) { return (s->file == GR_FILE_ENCODER) == encoder; }
+
+static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, bool encoder, graft_error *err) {
+    size_t used = 0;
+    for (size_t i = 0; i < a->n_stored; i++) {
+        if (!stands_in(&a->stored[i], encoder)) continue;
+        const gr_named_tensor *t = gr_tensor_list_find(list, a->stored[i].name);
+        if (!t) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' is missing", a->where, a->stored[i].name);
+        graft_status st = gr_param_read(a->stored[i].param, &t->view, err);
+        if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s: not made for this base model", t->file);
+        used++;
+    }
+    if (used == list->n) return GRAFT_OK;
+    for (size_t i = 0; i < list->n; i++) {
+        bool known = false;
+        for (size_t j = 0; j < a->n_stored && !known; j++)
+            known = stands_in(&a->stored[j], encoder) && strcmp(a->stored[j].name, list->items[i].name) == 0;
+        if (!known) GR_TRY(is_base_copy(a, &list->items[i], &known, err));
+        if (!known)
+            return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' does not belong to what adapter_config.json describes",
+                           list->items[i].file, list->items[i].name);
+    }
+    return GRAFT_OK;
+}
+
+/* Values from one of the directory's files. */
+static graft_status read_file(gr_adapter *a, const char *dir, bool encoder, graft_error *err) {
+    gr_safetensors *f = NULL;
+    char *path = gr_path_join(a->a, dir, encoder ? GR_ENCODER_FILE : "adapter_model.safetensors");
+    graft_status st = path ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && encoder && !gr_path_exists(path))
+        st = gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                     "%s: expected this file, to train the prompt encoder further: adapter_model.safetensors holds only what it made",
+                     path);
+    if (st == GRAFT_OK) st = gr_safetensors_open(a->a, path, &f, err);
+    if (st == GRAFT_OK) st = read_tensors(a, gr_safetensors_tensors(f), encoder, err);
+    gr_safetensors_close(f);
+    gr_free(a->a, path);
+    return st;
+}
+
+bool gr_adapter_has_encoder(const gr_adapter *a) {
+    for (size_t i = 0; i < a->n_stored; i++)
+        if (a->stored[i].file == GR_FILE_ENCODER) return true;
+    return false;
+}
+
+static graft_status read_values(gr_adapter *a, const char *dir, graft_error *err) {
+    GR_TRY(read_file(a, dir, false, err));
+    return gr_adapter_has_encoder(a) ? read_file(a, dir, true, err) : GRAFT_OK;
+}
+
+graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err) {
+    char *text = NULL, *path = gr_path_join(a->a, dir, "adapter_config.json");
+    size_t len;
+    graft_status st = path ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && !(a->where = gr_arena_strndup(&a->arena, path, strlen(path)))) st = gr_fail_memory(err);
+    if (st == GRAFT_OK) st = gr_read_file(a->a, path, (size_t)16 << 20, &text, &len, err);
+    if (st == GRAFT_OK) st = gr_adapter_build(a, text, len, false, 0, err);
+    if (st == GRAFT_OK) st = read_values(a, dir, err);
+    gr_free(a->a, text);
+    gr_free(a->a, path);
+    return st;
+}
+
+graft_status gr_adapter_reload(gr_adapter_set *s, int index, const char *dir, graft_error *err) {
+    gr_adapter *a = gr_adapter_at(s, index);
+    if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
+    GR_TRY(read_values(a, dir, err));
+    for (size_t i = 0; i < a->n_params; i++) gr_param_changed(a->params[i]);
+    return gr_adapter_refresh(s, index, 0, false, err);
+}

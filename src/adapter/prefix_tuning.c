@@ -1,0 +1,119 @@
+/* Prefix tuning (Li & Liang 2021): key and value rows in front of every sequence in each layer are trained; positions count
+ * from behind them. With prefix_projection they are made by a small network from an embedding a virtual token. Reference: peft
+ * 0.21 tuners/prefix_tuning; it stores them flattened, (tokens, layers * 2 * kv width): of each layer keys, then values. */
+#include <math.h>
+
+#include "adapter/prompt.h"
+
+struct prefix_tuning {
+    gr_prompt p;
+    int64_t hidden; /* encoder_hidden_size */
+    bool projection;
+    const char *init;
+    gr_param *embedding, *w1, *b1, *w2, *b2;
+};
+
+static const char *const known[] = {"auto_mapping", "base_model_name_or_path", "encoder_hidden_size", "inference_mode",
+                                    "init_weights", "modules_to_save", "num_attention_heads", "num_layers",
+                                    "num_transformer_submodules", "num_virtual_tokens", "peft_type", "peft_version",
+                                    "prefix_projection", "revision", "task_type", "token_dim", NULL};
+
+static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
+    struct prefix_tuning *s = a->state;
+    GR_TRY(gr_prompt_read(a, json, fresh, known, gr_model_get_config(a->model)->n_kv_heads, gr_model_kv_width(a->model), err));
+    GR_TRY(gr_config_bool(a, json, "prefix_projection", &s->projection, err));
+    GR_TRY(gr_config_int(a, json, "encoder_hidden_size", 1, 1 << 24, &s->hidden, err));
+    GR_TRY(gr_config_text(a, json, "init_weights", &s->init, err));
+    if (s->init && strcmp(s->init, "zero") != 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: init_weights '%s', expected zero or null", a->where, s->init);
+    if (s->projection && !s->hidden)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prefix_projection needs 'encoder_hidden_size'", a->where);
+    return GRAFT_OK;
+}
+
+/* rows = tanh(E W1^T + b1) W2^T + b2. */
+static graft_status encode(gr_adapter *a, gr_tape *t, uint64_t key, gr_var **out, graft_error *err) {
+    struct prefix_tuning *s = a->state;
+    gr_var *x;
+    (void)key;
+    GR_TRY(gr_encoder_embedding(a, t, s->embedding, &x, err));
+    GR_TRY(gr_encoder_affine(t, s->w1, s->b1, &x, err));
+    GR_TRY(gr_encoder_activation(t, GR_ACTIVATION_TANH, &x, err));
+    GR_TRY(gr_encoder_affine(t, s->w2, s->b2, &x, err));
+    *out = x;
+    return GRAFT_OK;
+}
+
+static graft_status make_encoder(gr_adapter *a, uint64_t seed, graft_error *err) {
+    struct prefix_tuning *s = a->state;
+    int64_t dim = s->p.token_dim, width = dim * 2 * s->p.n_layers, n = s->p.n_tokens, h = s->hidden;
+    bool zero = s->init != NULL;
+    gr_encoder_init last = zero ? GR_INIT_ZERO : GR_INIT_UNIFORM;
+    double in1 = 1 / sqrt((double)dim), in2 = 1 / sqrt((double)h);
+    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(n, dim), GR_INIT_NORMAL, 1, 0, seed, &s->embedding, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.0.weight", gr_shape2(h, dim), GR_INIT_UNIFORM, in1, 0, seed, &s->w1, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.0.bias", gr_shape1(h), GR_INIT_UNIFORM, in1, 0, seed, &s->b1, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.2.weight", gr_shape2(width, h), last, in2, 0, seed, &s->w2, err));
+    return gr_prompt_encoder_param(a, "transform.2.bias", gr_shape1(width), last, in2, 0, seed, &s->b2, err);
+}
+
+/* An adapter that is only used needs no encoder: its file has the rows. */
+static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
+    struct prefix_tuning *s = a->state;
+    GR_TRY(read_config(a, config, fresh, err));
+    bool encoder = s->projection && a->trainable;
+    if (encoder) GR_TRY(make_encoder(a, seed, err));
+    GR_TRY(gr_prompt_rows(a, s->p.token_dim * 2 * s->p.n_layers, encoder ? encode : NULL, 0, err));
+    if (fresh && !encoder && !s->init) gr_adapter_fill(s->p.rows, seed, true, 1);
+    a->n_prefix = (int)s->p.n_tokens;
+    return GRAFT_OK;
+}
+
+static void write_config(const gr_adapter *a, gr_buf *b) {
+    const struct prefix_tuning *s = a->state;
+    gr_config_add_text(b, "auto_mapping", NULL);
+    gr_config_add_text(b, "base_model_name_or_path", s->p.common.base_model);
+    if (s->hidden)
+        gr_config_add_int(b, "encoder_hidden_size", s->hidden);
+    else
+        gr_config_add_text(b, "encoder_hidden_size", NULL);
+    gr_config_add_bool(b, "inference_mode", true);
+    gr_config_add_text(b, "init_weights", s->init);
+    gr_config_add_text(b, "modules_to_save", NULL);
+    gr_config_add_int(b, "num_attention_heads", s->p.n_heads);
+    gr_config_add_int(b, "num_layers", s->p.n_layers);
+    gr_config_add_int(b, "num_transformer_submodules", s->p.n_submodules);
+    gr_config_add_int(b, "num_virtual_tokens", s->p.n_tokens);
+    gr_config_add_text(b, "peft_type", "PREFIX_TUNING");
+    gr_config_add_text(b, "peft_version", GR_PEFT_VERSION);
+    gr_config_add_bool(b, "prefix_projection", s->projection);
+    gr_config_add_text(b, "revision", s->p.common.revision);
+    gr_config_add_text(b, "task_type", s->p.common.task_type);
+    gr_config_add_int(b, "token_dim", s->p.token_dim);
+    gr_config_close(b);
+}
+
+/* Every sequence has a copy of the rows, so that their gradients are summed sequence after sequence. */
+static graft_status kv_rows(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
+                            graft_error *err) {
+    const gr_prompt *p = a->state;
+    int64_t blocks = 2 * p->n_layers;
+    gr_array table = {p->rows->dtype, gr_shape2(p->n_tokens * blocks, p->token_dim), p->rows->value};
+    gr_put_rows_params params = {.dt = gr_model_dtype(a->model), .rows = run->prefix_bounds[run->batch->n_seqs],
+                                 .n = rows->prefix.n, .at = rows->prefix.at, .id = rows->prefix.id, .stride = blocks};
+    gr_var **to[2] = {k, v};
+    for (int i = 0; i < 2; i++) {
+        gr_var *in[2] = {*to[i], NULL};
+        params.offset = 2 * layer + i;
+        GR_TRY(gr_tape_leaf(run->tape, &table, p->rows->grad, &in[1], err));
+        GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_put_rows, in, 2, &params, to[i], err));
+        gr_var_drop(in[1]);
+    }
+    return GRAFT_OK;
+}
+
+const gr_adapter_method gr_adapter_prefix_tuning = {.name = "prefix-tuning", .peft_type = "PREFIX_TUNING",
+                                                    .state_size = sizeof(struct prefix_tuning), .create = create,
+                                                    .free = gr_prompt_free, .write_config = write_config,
+                                                    .facts = gr_prompt_facts, .kv_rows = kv_rows,
+                                                    .refresh = gr_prompt_refresh, .collect = gr_prompt_collect};
