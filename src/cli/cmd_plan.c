@@ -42,6 +42,8 @@ static void print_text(const graft_train_plan *p, const row *rows, size_t n) {
 
 static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
     cli_train_args *a = args->base[1];
+    if (args->n_words && strcmp(args->words[0], "sft") != 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected sft, the command to plan, found \"%s\"", args->words[0]);
     GR_TRY(cli_train_finish(ctx, args, a, err));
     graft_train_plan p;
     GR_TRY(graft_sft_plan(ctx, &a->o, &p, err));

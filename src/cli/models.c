@@ -74,22 +74,22 @@ static const cli_option sampling_options[] = {
 #undef AT
 const cli_group cli_sampling_group = {"Sampling", sampling_options, GR_COUNT(sampling_options)};
 
-/* Values that no one would give stand for "as the model's generation_config.json says". */
+/* Values that no one can give stand for "as the model's generation_config.json says". */
 void cli_sampling_defaults(cli_sampling_args *a) {
-    *a = (cli_sampling_args){.temperature = -1, .top_p = -1, .min_p = -1, .repeat_penalty = -1, .top_k = -1, .n = 256};
+    *a = (cli_sampling_args){.temperature = NAN, .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .top_k = INT64_MIN, .n = 256};
 }
 
 graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a, graft_generate_options *out, graft_error *err) {
     graft_generate_options o = graft_generate_options_default();
     GR_TRY(graft_sampling_default(m->model, &o.sampling, err));
-    bool given = a->temperature >= 0 || a->top_p >= 0 || a->min_p >= 0 || a->top_k >= 0;
+    bool given = !isnan(a->temperature) || !isnan(a->top_p) || !isnan(a->min_p) || a->top_k != INT64_MIN;
     if (given || a->do_sample) o.sampling.greedy = 0;
     if (a->greedy || a->temperature == 0) o.sampling.greedy = 1;
-    if (a->temperature > 0) o.sampling.temperature = a->temperature;
-    if (a->top_p >= 0) o.sampling.top_p = a->top_p;
-    if (a->min_p >= 0) o.sampling.min_p = a->min_p;
-    if (a->top_k >= 0) o.sampling.top_k = a->top_k;
-    if (a->repeat_penalty >= 0) o.sampling.repeat_penalty = a->repeat_penalty;
+    if (!isnan(a->temperature) && a->temperature != 0) o.sampling.temperature = a->temperature;
+    if (!isnan(a->top_p)) o.sampling.top_p = a->top_p;
+    if (!isnan(a->min_p)) o.sampling.min_p = a->min_p;
+    if (a->top_k != INT64_MIN) o.sampling.top_k = a->top_k;
+    if (!isnan(a->repeat_penalty)) o.sampling.repeat_penalty = a->repeat_penalty;
     o.sampling.seed = (uint64_t)a->seed;
     o.max_new_tokens = a->n;
     o.stop = a->stop;

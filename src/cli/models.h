@@ -20,7 +20,7 @@ void cli_models_close(cli_models *m);
 /* Sampling options and their translation. */
 typedef struct cli_sampling_args {
     int greedy, do_sample;
-    double temperature, top_p, min_p, repeat_penalty; /* < 0: not given */
+    double temperature, top_p, min_p, repeat_penalty; /* NaN (top_k: INT64_MIN): not given */
     int64_t top_k, n, seed;
     const char *const *stop;
     size_t n_stop;

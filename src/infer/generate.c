@@ -354,7 +354,9 @@ static graft_status check(const graft_session *s, const graft_input_ids *prompts
         longest = GR_MAX(longest, prompts[i].n);
     }
     *limit = o->max_new_tokens < 0 ? most - (int64_t)longest : o->max_new_tokens;
-    if (o->max_new_tokens == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected at least 1, found 0");
+    if (o->max_new_tokens == 0 || o->max_new_tokens < -1)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected at least 1, or -1 for all that fit, found %lld",
+                       (long long)o->max_new_tokens);
     if ((int64_t)longest >= most)
         return gr_fail(err, GRAFT_ERR_LIMIT, "prompt of %zu tokens: expected fewer than the model's %lld positions", longest, (long long)most);
     *limit = GR_MIN(*limit, most - (int64_t)longest);

@@ -132,6 +132,8 @@ static graft_status open_dir(gr_weights *w, const char *dir, graft_error *err) {
                 "%s: holds pytorch_model.bin only, which can run code when loaded: save the model again with "
                 "safe_serialization=True to get model.safetensors",
                 dir);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                       "%s: expected a model's weights (model.safetensors, model.safetensors.index.json, or one .gguf file), found none", dir);
     }
     if (st != GRAFT_OK && err) *err = first;
     return st;

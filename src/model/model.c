@@ -79,9 +79,22 @@ static void warn_unused(const gr_model *m) {
                gr_weights_path(m->weights), unused, gr_model_type_name(m->config.type), first);
 }
 
+/* People give an adapter where its base is meant. */
+static graft_status refuse_adapter(const graft_allocator *a, const char *path, graft_error *err) {
+    char *adapter = gr_path_join(a, path, "adapter_config.json"), *model = gr_path_join(a, path, "config.json");
+    graft_status st = adapter && model ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && gr_path_exists(adapter) && !gr_path_exists(model))
+        st = gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected a model, found an adapter: its base is the model, the adapter goes with --adapter",
+                     path);
+    gr_free(a, adapter);
+    gr_free(a, model);
+    return st;
+}
+
 static graft_status open_model(gr_model *m, const char *path, const gr_model_options *o, graft_error *err) {
     GR_TRY(gr_device_get(m->ctx, &m->dev, err));
     GR_TRY(choose_dtype(m, o, err));
+    GR_TRY(refuse_adapter(m->a, path, err));
     GR_TRY(gr_weights_open(m->a, path, &m->weights, err));
     GR_TRY(gr_model_config_of(m->a, m->weights, &m->config, err));
     GR_TRY(find_family(m, err));

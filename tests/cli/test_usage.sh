@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Exit statuses, help from the option tables, YAML configuration, nearest names. No model is needed.
+# Exit statuses, help from the option tables, YAML configuration, nearest names, wrong values. The small model of the goldens is enough.
 set -u
 failures=0
 tmp=$(mktemp -d)
@@ -60,5 +60,26 @@ expect 2 "b.yaml:1: unknown option learning_rat; the nearest is --learning-rate"
 printf 'max_steps: [1\n' >"$tmp/c.yaml"
 expect 2 'c.yaml:' "$GRAFT" sft --config "$tmp/c.yaml"
 expect 2 'none.yaml' "$GRAFT" sft --config "$tmp/none.yaml"
+expect 2 'expected sft, the command to plan' "$GRAFT" plan generate -m x --data y
+if [ -e /dev/full ]; then
+  said=$("$GRAFT" env 2>&1 >/dev/full)
+  [ $? -eq 1 ] || fail "a full disk under standard output goes unnoticed: $said"
+fi
+mkdir "$tmp/empty" "$tmp/adapter"
+echo '{"peft_type": "LORA"}' >"$tmp/adapter/adapter_config.json"
+expect 1 "expected a model's weights" "$GRAFT" generate -m "$tmp/empty" -p x
+expect 1 'goes with --adapter' "$GRAFT" generate -m "$tmp/adapter" -p x
+small=$SOURCE_DIR/tests/golden/train/model
+expect 0 '' "$GRAFT" generate -m "$small" -p 'red green' -n 2
+expect 2 'new tokens: expected at least 1' "$GRAFT" generate -m "$small" -p red -n -5
+expect 2 'temperature: expected a number above 0' "$GRAFT" generate -m "$small" -p red -n 2 --temperature -1
+expect 2 'top_k: expected 0 or more' "$GRAFT" generate -m "$small" -p red -n 2 --top-k -3
+head -c 60000 "$small/model.safetensors" >"$tmp/cut.safetensors"
+expect 1 'cut.safetensors' "$GRAFT" info "$tmp/cut.safetensors"
+expect 0 '"peak_memory"' "$GRAFT" sft -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" -o "$tmp/trained" --max-steps 1 -q --json
+expect 0 '' "$GRAFT" merge -m "$small" --adapter "$tmp/trained" -o "$tmp/merged" -q
+for name in tokenizer.json tokenizer_config.json chat_template.jinja generation_config.json; do
+  cmp "$small/$name" "$tmp/merged/$name" || fail "graft merge changed $name"
+done
 [ $failures -eq 0 ] && echo "all usage checks hold"
 exit $((failures > 0))

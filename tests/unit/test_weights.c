@@ -106,7 +106,7 @@ static void directories_are_understood(void **state) {
     snprintf(dir, sizeof dir, "%s/weights", test_temp_dir());
     assert_ok(gr_make_dirs(dir, &err));
     assert_int_equal(gr_weights_open(NULL, dir, &w, &failure), GRAFT_ERR_NOT_FOUND);
-    assert_non_null(strstr(failure.text, "expected model.safetensors"));
+    assert_non_null(strstr(failure.text, "expected a model's weights (model.safetensors"));
     copy_to("formats/kinds.gguf", dir, "pytorch_model.bin");
     assert_int_equal(gr_weights_open(NULL, dir, &w, &failure), GRAFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(failure.text, "safe_serialization=True"));
