@@ -9,7 +9,8 @@ enum {
     DECODE_ROWS = 24,
     DOT_ROWS = 24,      /* rows of A that are multiplied with one panel before their results are stored */
     FEW_ROWS = 16,      /* up to here the panel is kept in the first-level cache: it is used only once or twice */
-    PANEL_BYTES = 32768,
+    PANEL_BYTES = 49152,
+    FEW_PANEL_BYTES = 16384,
     DOT_PANEL_BYTES = 262144,
     PACKED_A_COLUMNS = 3 * GR_PANEL /* wider blocks where A is packed, to pack it less often */
 };
@@ -69,7 +70,7 @@ static void finish(const job *w, int64_t i, int64_t j, int64_t m, int64_t n, con
 static void dot_plan(job *w) {
     const gr_product *p = w->p;
     size_t row_bytes = (size_t)GR_MAX(p->k, 1) * gr_type_size(p->dt);
-    size_t target = p->m <= FEW_ROWS ? PANEL_BYTES / 2 : DOT_PANEL_BYTES;
+    size_t target = p->m <= FEW_ROWS ? FEW_PANEL_BYTES : DOT_PANEL_BYTES;
     w->cols = GR_PANEL;
     w->rows = ROW_CHUNK;
     w->inner = GR_MAX(GR_MIN((int64_t)(target / row_bytes) / 4 * 4, (int64_t)GR_PANEL), 4);
