@@ -28,6 +28,8 @@ typedef struct graft_method_options {
     int encoder_hidden_size;                     /* 0: 128 */
     int encoder_num_layers;                      /* of the LSTM, 0: 2 */
     double encoder_dropout;                      /* between its layers */
+    /* llama-adapter (Zhang et al. 2023, arXiv 2303.16199): prompts in each of the top layers; 0: 10 in the top 30, or in all */
+    int adapter_len, adapter_layers;
 } graft_method_options;
 
 #ifdef __cplusplus

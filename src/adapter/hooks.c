@@ -47,6 +47,32 @@ static int hook_n_prefix(void *self, int adapter) {
     return a ? a->n_prefix : 0;
 }
 
+static int hook_n_gated(void *self, int adapter) {
+    const gr_adapter *a = gr_adapter_at(self, adapter);
+    return a ? a->n_gated : 0;
+}
+
+/* One attention over all adapters' rows; what it gives is added to each one's own rows of *y. */
+static graft_status hook_gated(void *self, gr_run *run, const gr_nn_attention *at, gr_var *q, gr_var **y, graft_error *err) {
+    gr_var *in[3] = {q, NULL, NULL}, *u;
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->n_gated) GR_TRY(a->method->gated_rows(a, run, &run->adapters[i], at->layer, &in[1], &in[2], err));
+    }
+    if (!in[1]) return GRAFT_OK; /* nobody's layer */
+    gr_attention_params params = {.n_heads = at->n_heads, .n_kv_heads = at->n_kv_heads, .head_dim = at->head_dim,
+                                  .scale = at->scale, .n_seqs = run->batch->n_seqs, .seqs = run->gated_seqs};
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_attention, in, 3, &params, &u, err));
+    gr_var_drop(in[1]);
+    gr_var_drop(in[2]);
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        if (a->n_gated) GR_TRY(a->method->gate(a, run, &run->adapters[i], at->layer, u, y, err));
+    }
+    gr_var_drop(u);
+    return GRAFT_OK;
+}
+
 static graft_status hook_kv_rows(void *self, gr_run *run, int layer, gr_var **k, gr_var **v, graft_error *err) {
     for (int i = 0; i < run->n_adapters; i++) {
         gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
@@ -85,5 +111,6 @@ void gr_adapter_fill_hooks(gr_adapter_set *s) {
     s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .linear = hook_linear,
                           .embedding = hook_embedding, .head = hook_head, .scale = hook_scale,
                           .n_virtual = hook_n_virtual, .n_prefix = hook_n_prefix, .kv_rows = hook_kv_rows,
+                          .n_gated = hook_n_gated, .gated = hook_gated,
                           .variant = hook_variant, .lowest_layer = hook_lowest_layer};
 }

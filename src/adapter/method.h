@@ -53,6 +53,13 @@ typedef struct gr_adapter_method {
     graft_status (*kv_rows)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
                             graft_error *err);
 
+    /* Rows that the gated attention of a layer sees (*k and *v may hold others' already), and *y += gate * u on the adapter's
+     * rows; both do nothing in a layer that the adapter leaves alone. */
+    graft_status (*gated_rows)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
+                               graft_error *err);
+    graft_status (*gate)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var *u, gr_var **y,
+                         graft_error *err);
+
     /* See gr_adapter_refresh and gr_adapter_collect. NULL: nothing follows from the parameters. */
     graft_status (*refresh)(gr_adapter *a, uint64_t key, bool training, graft_error *err);
     graft_status (*collect)(gr_adapter *a, graft_error *err);
@@ -81,6 +88,7 @@ struct gr_adapter {
     size_t n_owned, cap_owned;
     size_t bytes;
     int n_virtual, n_prefix; /* rows in front of each of its sequences: input rows, key/value rows */
+    int n_gated;             /* key/value rows that each of its sequences sees through a gate */
     int lowest_layer; /* of anything trained; INT_MAX: nothing */
     char *config;     /* as it is saved */
     void *state;

@@ -13,7 +13,7 @@
 static const cli_option model_options[] = {
     {.name = "model", .aliases = "model-name-or-path hf-repo", .letter = 'm', .kind = CLI_TEXT, .offset = O(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
-    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning", .help = "what is trained"},
+    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning llama-adapter", .help = "what is trained"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
      .help = "start from this adapter's weights and settings"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = O(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
@@ -117,6 +117,8 @@ static const cli_option method_options[] = {
     {.name = "encoder-hidden-size", .kind = CLI_INT, .offset = M(encoder_hidden_size), .metavar = "N", .help = "size of the network inside; 0: 128"},
     {.name = "encoder-num-layers", .kind = CLI_INT, .offset = M(encoder_num_layers), .metavar = "N", .help = "layers of the LSTM; 0: 2"},
     {.name = "encoder-dropout", .kind = CLI_REAL, .offset = M(encoder_dropout), .metavar = "X", .help = "dropout between them"},
+    {.name = "adapter-len", .kind = CLI_INT, .offset = M(adapter_len), .metavar = "N", .help = "llama-adapter: prompts in a layer; 0: 10"},
+    {.name = "adapter-layers", .kind = CLI_INT, .offset = M(adapter_layers), .metavar = "N", .help = "llama-adapter: layers, from the top; 0: 30 at most"},
 };
 const cli_group cli_train_method_group = {"Other methods", method_options, GR_COUNT(method_options)};
 

@@ -133,6 +133,11 @@ gr_dtype gr_model_param_dtype(const gr_model *m) { return m->param_dtype; }
 int64_t gr_model_kv_width(const gr_model *m) { return (int64_t)m->config.n_kv_heads * m->config.head_dim; }
 size_t gr_model_n_sites(const gr_model *m) { return m->n_sites; }
 const gr_site *gr_model_site(const gr_model *m, size_t i) { return i < m->n_sites ? m->sites[i] : NULL; }
+const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s) {
+    if (s->role == GR_ROLE_HEAD) return &m->modules.head;
+    return s->role == GR_ROLE_NORM || s->module < 0 ? NULL : &m->modules.linears[s->module];
+}
+
 bool gr_model_head_is_tied(const gr_model *m) { return m->head_tied; }
 int64_t gr_model_n_params(const gr_model *m) { return m->n_params; }
 size_t gr_model_n_tensors(const gr_model *m) { return m->n_tensors; }

@@ -35,6 +35,8 @@ int64_t gr_model_kv_width(const gr_model *m);     /* elements of one K (or V) ro
 size_t gr_model_n_sites(const gr_model *m);
 const gr_site *gr_model_site(const gr_model *m, size_t i);             /* in the order of the reference's modules */
 const gr_site *gr_model_find_site(const gr_model *m, const char *name); /* NULL when absent */
+/* The product that a site is a part of; NULL: none (an embedding, a norm). */
+const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s);
 bool gr_model_head_is_tied(const gr_model *m);
 int64_t gr_model_n_params(const gr_model *m); /* elements of all tensors, tied ones once */
 

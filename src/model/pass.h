@@ -13,6 +13,8 @@ typedef enum gr_pass_array {
     GR_PASS_SEQS,
     GR_PASS_OWN_ROWS,
     GR_PASS_PREFIX,
+    GR_PASS_GATED,
+    GR_PASS_GATED_SEQS,
     GR_PASS_KV_ROWS,
     GR_PASS_WANTED_BOUNDS,
     GR_PASS_WANTED_KEYS,

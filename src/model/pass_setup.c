@@ -259,52 +259,85 @@ static graft_status fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at
     return GRAFT_OK;
 }
 
-/* Places of the adapters' own rows: virtual tokens, and key/value rows in front of their sequences. */
+/* Places of the adapters' own rows: virtual tokens, and key/value rows of their sequences. */
+typedef struct own_places {
+    int32_t *at, *id;
+} own_places;
+
+static void add_own(gr_own_rows *rows, own_places *w, int32_t at, int32_t id) {
+    *w->at++ = at;
+    *w->id++ = id;
+    rows->n++;
+}
+
+/* Rows 0, 1, ... of the adapter in each of its sequences. */
+static void fill_copies(const gr_batch *b, int32_t adapter, const int32_t *bounds, gr_own_rows *rows, own_places *w) {
+    *rows = (gr_own_rows){0, w->at, w->id};
+    for (int s = 0; bounds && s < b->n_seqs; s++)
+        for (int32_t i = bounds[s]; gr_batch_adapter(b, s) == adapter && i < bounds[s + 1]; i++)
+            add_own(rows, w, i, i - bounds[s]);
+}
+
+static void fill_virtual(const gr_batch *b, int32_t adapter, gr_own_rows *rows, own_places *w) {
+    *rows = (gr_own_rows){0, w->at, w->id};
+    for (int s = 0; b->ids && s < b->n_seqs; s++)
+        for (int32_t i = b->bounds[s]; gr_batch_adapter(b, s) == adapter && i < b->bounds[s + 1]; i++)
+            if (b->ids[i] < 0) add_own(rows, w, i, -1 - b->ids[i]);
+}
+
 static graft_status fill_own_rows(gr_pass *p, graft_error *err) {
     const gr_batch *b = p->batch;
-    const int32_t *bounds = p->all.prefix_bounds;
-    int64_t tokens = 0, prefixes = bounds ? bounds[b->n_seqs] : 0;
-    int32_t *at;
-    for (int64_t i = 0; b->ids && i < b->n_tokens; i++) tokens += b->ids[i] < 0;
-    if (!tokens && !prefixes) return GRAFT_OK;
-    GR_TRY(gr_pass_reserve(p, GR_PASS_OWN_ROWS, 2 * (size_t)(tokens + prefixes) * sizeof *at, (void **)&at, err));
-    int32_t *id = at + tokens + prefixes;
-    gr_run_adapter *list = p->adapters;
+    const int32_t *prefixes = p->all.prefix_bounds, *gated = p->all.gated_bounds;
+    int64_t n = (prefixes ? prefixes[b->n_seqs] : 0) + (gated ? gated[b->n_seqs] : 0);
+    own_places w;
+    for (int64_t i = 0; b->ids && i < b->n_tokens; i++) n += b->ids[i] < 0;
+    if (!n) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_OWN_ROWS, 2 * (size_t)n * sizeof *w.at, (void **)&w.at, err));
+    w.id = w.at + n;
     for (int k = 0; k < p->all.n_adapters; k++) {
-        list[k].input = (gr_own_rows){0, at, id};
-        for (int s = 0; s < b->n_seqs && tokens; s++)
-            for (int32_t i = b->bounds[s]; gr_batch_adapter(b, s) == list[k].index && i < b->bounds[s + 1]; i++)
-                if (b->ids[i] < 0) {
-                    *at++ = i;
-                    *id++ = -1 - b->ids[i];
-                    list[k].input.n++;
-                }
-        list[k].prefix = (gr_own_rows){0, at, id};
-        for (int s = 0; s < b->n_seqs && prefixes; s++)
-            for (int32_t i = bounds[s]; gr_batch_adapter(b, s) == list[k].index && i < bounds[s + 1]; i++) {
-                *at++ = i;
-                *id++ = i - bounds[s];
-                list[k].prefix.n++;
-            }
+        gr_run_adapter *a = &p->adapters[k];
+        fill_virtual(b, a->index, &a->input, &w);
+        fill_copies(b, a->index, prefixes, &a->prefix, &w);
+        fill_copies(b, a->index, gated, &a->gated, &w);
     }
     return GRAFT_OK;
 }
 
-static graft_status fill_prefixes(gr_pass *p, graft_error *err) {
+/* Bounds of each sequence's rows, by what the adapter of a sequence has; NULL where there are none at all. */
+static graft_status fill_bounds(gr_pass *p, int (*count)(void *self, int adapter), gr_pass_array where, const int32_t **out,
+                                graft_error *err) {
     const gr_batch *b = p->batch;
     const gr_hooks *h = p->options.hooks;
     int32_t *bounds;
     bool any = false;
-    for (int s = 0; h && h->n_prefix && s < b->n_seqs; s++) any |= h->n_prefix(h->self, gr_batch_adapter(b, s)) > 0;
+    for (int s = 0; count && s < b->n_seqs; s++) any |= count(h->self, gr_batch_adapter(b, s)) > 0;
     if (!any) return GRAFT_OK;
-    GR_TRY(gr_pass_reserve(p, GR_PASS_PREFIX, ((size_t)b->n_seqs + 1) * sizeof *bounds, (void **)&bounds, err));
+    GR_TRY(gr_pass_reserve(p, where, ((size_t)b->n_seqs + 1) * sizeof *bounds, (void **)&bounds, err));
     bounds[0] = 0;
     for (int s = 0; s < b->n_seqs; s++) {
-        int64_t end = bounds[s] + (int64_t)h->n_prefix(h->self, gr_batch_adapter(b, s));
-        if (end > INT32_MAX) return gr_fail(err, GRAFT_ERR_LIMIT, "sequence %d: %lld rows of prefixes", s, (long long)end);
+        int64_t end = bounds[s] + (int64_t)count(h->self, gr_batch_adapter(b, s));
+        if (end > INT32_MAX) return gr_fail(err, GRAFT_ERR_LIMIT, "sequence %d: %lld rows of adapters", s, (long long)end);
         bounds[s + 1] = (int32_t)end;
     }
-    p->all.prefix_bounds = bounds;
+    *out = bounds;
+    return GRAFT_OK;
+}
+
+/* Sequences of the gated attention: all of a sequence's own rows, no mask. */
+static graft_status fill_gated(gr_pass *p, graft_error *err) {
+    const gr_batch *b = p->batch;
+    const int32_t *bounds = p->all.gated_bounds;
+    size_t n = (size_t)b->n_seqs;
+    gr_attention_rows *seqs;
+    if (!bounds) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_GATED_SEQS, n * (sizeof *seqs + sizeof(gr_kv_rows)), (void **)&seqs, err));
+    gr_kv_rows *rows = (gr_kv_rows *)(void *)(seqs + n);
+    for (size_t s = 0; s < n; s++) {
+        rows[s] = (gr_kv_rows){.begin = bounds[s], .n = bounds[s + 1] - bounds[s]};
+        seqs[s] = (gr_attention_rows){.q_begin = b->bounds[s], .q_len = seq_len(b, (int)s), .n_rows = rows[s].n > 0,
+                                      .rows = &rows[s]};
+    }
+    p->all.gated_seqs = seqs;
     return GRAFT_OK;
 }
 
@@ -346,7 +379,9 @@ graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_p
     p->modules = v ? gr_variant_modules(v) : &m->modules;
     p->all = (gr_run){.tape = t, .batch = b, .hooks = h, .n_rows = b->n_tokens, .bounds = b->bounds,
                       .dropout_key = b->dropout_key};
-    GR_TRY(fill_prefixes(p, err));
+    if (h) GR_TRY(fill_bounds(p, h->n_prefix, GR_PASS_PREFIX, &p->all.prefix_bounds, err));
+    if (h) GR_TRY(fill_bounds(p, h->n_gated, GR_PASS_GATED, &p->all.gated_bounds, err));
+    GR_TRY(fill_gated(p, err));
     GR_TRY(fill_adapters(p, &p->all, GR_PASS_ADAPTERS, GR_PASS_RANGES, &p->adapters, err));
     GR_TRY(fill_own_rows(p, err));
     GR_TRY(fill_wanted(p, rows, n_rows, err));

@@ -210,7 +210,7 @@ graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, g
     GR_TRY(gr_tape_apply(t, &gr_op_attention, in, in[3] ? 5 : 3, &params, &y, err));
     gr_var_drop(in[3]);
     gr_var_drop(in[4]);
-    if (h && h->gated) GR_TRY(h->gated(h->self, run, a->layer, *qkv, &y, err));
+    if (run->gated_bounds) GR_TRY(h->gated(h->self, run, a, *qkv, &y, err));
     gr_var_drop(*qkv);
     *qkv = NULL;
     *out = y;

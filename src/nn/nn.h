@@ -19,9 +19,9 @@ typedef struct gr_run_adapter {
     int32_t index;
     int n_ranges;
     const gr_row_range *ranges;
-    /* Where every token is in flight: its virtual input rows among the tokens (negative ids), and its key/value rows among
-     * all sequences' (gr_run.prefix_bounds). */
-    gr_own_rows input, prefix;
+    /* Where every token is in flight: its virtual input rows among the tokens (negative ids), and its key/value rows among all
+     * sequences' (gr_run.prefix_bounds, gr_run.gated_bounds). */
+    gr_own_rows input, prefix, gated;
 } gr_run_adapter;
 
 /* A running pass. Hooks read it; everything in it lives until the backward is done. */
@@ -38,6 +38,8 @@ struct gr_run {
     const uint64_t *dropout_key; /* of each row in flight; NULL: the row number */
     const int32_t *prefix_bounds; /* n_seqs + 1: sequence s has rows prefix_bounds[s] .. prefix_bounds[s+1]-1 of the key/value
                                      rows that adapters put in front; NULL: there are none */
+    const int32_t *gated_bounds;  /* the same of rows that the gated attention sees */
+    const gr_attention_rows *gated_seqs; /* sequences of that attention */
     int n_adapters;              /* that have rows in flight */
     const gr_run_adapter *adapters;
 };
@@ -68,7 +70,7 @@ graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err);
 /* SwiGLU over fused (gate, up) rows, with the hooks' scale of the down projection's input. */
 graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
 
-typedef struct gr_nn_attention {
+struct gr_nn_attention {
     int layer, n_heads, n_kv_heads, head_dim;
     double scale;
     bool causal;
@@ -77,7 +79,7 @@ typedef struct gr_nn_attention {
     double eps;
     const void *cos_sin;           /* NULL: no rotation */
     const gr_attention_rows *seqs; /* of the batch in this layer */
-} gr_nn_attention;
+};
 
 /* Head norms, rotation, copies into the KV targets of the batch, attention, hooks; over fused (q, k, v) rows, whose
  * reference is taken over. out: (n_tokens, n_heads * head_dim). */

@@ -93,6 +93,7 @@ typedef struct gr_modules {
 
 typedef struct gr_variant gr_variant; /* model/model.h */
 typedef struct gr_run gr_run;         /* nn/nn.h: the running pass: tape, batch, rows in flight */
+typedef struct gr_nn_attention gr_nn_attention;
 
 /* logits += u B^T; the receiver drops both variables. */
 typedef struct gr_head_update {
@@ -126,8 +127,11 @@ typedef struct gr_hooks {
     /* Key/value rows in front of sequences (prefix tuning): *k, *v (run->prefix_bounds[n_seqs], kv width). Called where
      * prefix_bounds is not NULL. */
     graft_status (*kv_rows)(void *self, gr_run *run, int layer, gr_var **k, gr_var **v, graft_error *err);
-    /* Gated attention over extra rows (LLaMA-Adapter): adds to *y (rows, heads * head_dim) what q attends to there. */
-    graft_status (*gated)(void *self, gr_run *run, int layer, gr_var *q, gr_var **y, graft_error *err);
+    /* Gated attention over extra rows (LLaMA-Adapter): how many rows sequences of this adapter see in it; and adds to *y (rows,
+     * heads * head_dim) what q (columns from 0 on) attends to there, each adapter's rows times its gate. Called where
+     * run->gated_bounds is not NULL. */
+    int (*n_gated)(void *self, int adapter);
+    graft_status (*gated)(void *self, gr_run *run, const gr_nn_attention *a, gr_var *q, gr_var **y, graft_error *err);
     /* The lowest layer of which something is trained by the batch's adapters: -1 for the embedding, a large number for
      * nothing at all. NULL: 0. */
     int (*lowest_layer)(void *self, const gr_batch *batch);

@@ -156,6 +156,14 @@ typedef struct gr_activation_params {
     gr_activation f;
 } gr_activation_params;
 
+/* gr_op_gated_add: y = x + factor * g * u on the covered rows; in place of x. in 0: x (T,C); in 1: u (T,C); in 2: g (1),
+ * parameter. */
+typedef struct gr_gated_add_params {
+    double factor;
+    int n_ranges;               /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+} gr_gated_add_params;
+
 /* gr_op_join_columns: y = [a, b]. in 0: a (T,A); in 1: b (T,B). out: (T,A+B). No parameters. */
 
 /* gr_op_lstm: hidden states of an LSTM that reads the rows of x in order, or from the last to the first; it begins with zeros.

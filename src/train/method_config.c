@@ -83,7 +83,8 @@ static void add_modules_or_none(gr_buf *b, const char *key, graft_texts list) {
         add_modules(b, key, list);
 }
 
-static void add_ia3(gr_buf *b, const graft_sft_options *o) {
+static void add_ia3(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
     gr_buf_add_text(b, "{\"peft_type\": \"IA3\", \"task_type\": \"CAUSAL_LM\"");
     add_modules(b, "target_modules", o->lora.target_modules);
     add_modules(b, "exclude_modules", o->lora.exclude_modules);
@@ -97,14 +98,16 @@ static void add_int(gr_buf *b, const char *key, int64_t value) {
     gr_buf_add_format(b, "%lld", (long long)value);
 }
 
-enum { VIRTUAL_TOKENS = 20, ENCODER_HIDDEN = 128 }; /* where peft wants a number and has no default */
+/* Where peft wants a number and has no default; of LLaMA-Adapter the paper's. */
+enum { VIRTUAL_TOKENS = 20, ENCODER_HIDDEN = 128, ADAPTER_LEN = 10, ADAPTER_LAYERS = 30 };
 
 static void add_prompt(gr_buf *b, const char *type, const graft_method_options *m) {
     gr_buf_add_format(b, "{\"peft_type\": \"%s\", \"task_type\": \"CAUSAL_LM\"", type);
     add_int(b, "num_virtual_tokens", m->num_virtual_tokens ? m->num_virtual_tokens : VIRTUAL_TOKENS);
 }
 
-static void add_prompt_tuning(gr_buf *b, const graft_sft_options *o) {
+static void add_prompt_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
     add_prompt(b, "PROMPT_TUNING", &o->methods);
     if (o->methods.prompt_tuning_init) add_text(b, "prompt_tuning_init", o->methods.prompt_tuning_init);
     if (o->methods.prompt_tuning_init_text) add_text(b, "prompt_tuning_init_text", o->methods.prompt_tuning_init_text);
@@ -112,7 +115,8 @@ static void add_prompt_tuning(gr_buf *b, const graft_sft_options *o) {
     gr_buf_add_char(b, '}');
 }
 
-static void add_prefix_tuning(gr_buf *b, const graft_sft_options *o) {
+static void add_prefix_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
     const graft_method_options *m = &o->methods;
     add_prompt(b, "PREFIX_TUNING", m);
     if (m->prefix_projection) {
@@ -123,7 +127,8 @@ static void add_prefix_tuning(gr_buf *b, const graft_sft_options *o) {
     gr_buf_add_char(b, '}');
 }
 
-static void add_p_tuning(gr_buf *b, const graft_sft_options *o) {
+static void add_p_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
     const graft_method_options *m = &o->methods;
     add_prompt(b, "P_TUNING", m);
     add_int(b, "encoder_hidden_size", m->encoder_hidden_size ? m->encoder_hidden_size : ENCODER_HIDDEN);
@@ -136,19 +141,31 @@ static void add_p_tuning(gr_buf *b, const graft_sft_options *o) {
     gr_buf_add_char(b, '}');
 }
 
-static void add_full(gr_buf *b, const graft_sft_options *o) {
+static void add_llama_adapter(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    const graft_method_options *m = &o->methods;
+    gr_buf_add_text(b, "{\"peft_type\": \"ADAPTION_PROMPT\", \"task_type\": \"CAUSAL_LM\"");
+    add_int(b, "adapter_len", m->adapter_len ? m->adapter_len : ADAPTER_LEN);
+    add_int(b, "adapter_layers", m->adapter_layers ? m->adapter_layers : GR_MIN(ADAPTER_LAYERS, n_layers));
+    gr_buf_add_char(b, '}');
+}
+
+static void add_full(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
     gr_buf_add_text(b, "{\"peft_type\": \"FULL\"");
     add_modules(b, "target_modules", o->lora.target_modules);
     gr_buf_add_char(b, '}');
 }
 
-static void add_lora_of(gr_buf *b, const graft_sft_options *o) { add_lora(b, &o->lora); }
+static void add_lora_of(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
+    add_lora(b, &o->lora);
+}
 
 static const struct {
     const char *name;
-    void (*add)(gr_buf *b, const graft_sft_options *o);
+    void (*add)(gr_buf *b, const graft_sft_options *o, int n_layers);
 } methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
-               {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}};
+               {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter}};
 
 /* --- Options of other methods ------------------------------------------------------------------------------------------------ */
 
@@ -186,6 +203,8 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"encoder_hidden_size", m->encoder_hidden_size != 0, " p-tuning prefix-tuning "},
         {"encoder_num_layers", m->encoder_num_layers != 0, " p-tuning "},
         {"encoder_dropout", m->encoder_dropout != 0, " p-tuning "},
+        {"adapter_len", m->adapter_len != 0, " llama-adapter "},
+        {"adapter_layers", m->adapter_layers != 0, " llama-adapter "},
     };
     char name[64];
     const char *method = o->method ? o->method : "lora";
@@ -206,8 +225,8 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
     return GRAFT_OK;
 }
 
-graft_status gr_method_config(const graft_sft_options *o, gr_buf *out, graft_error *err) {
+graft_status gr_method_config(const graft_sft_options *o, int n_layers, gr_buf *out, graft_error *err) {
     for (size_t i = 0; i < GR_COUNT(methods); i++)
-        if (!strcmp(methods[i].name, o->method ? o->method : "lora")) methods[i].add(out, o);
+        if (!strcmp(methods[i].name, o->method ? o->method : "lora")) methods[i].add(out, o, n_layers);
     return gr_buf_status(out, err);
 }

@@ -75,7 +75,7 @@ static graft_status make_adapter(gr_trainer *t, graft_error *err) {
     } else {
         gr_buf config;
         gr_buf_init(&config, t->a);
-        graft_status st = gr_method_config(o, &config, err);
+        graft_status st = gr_method_config(o, gr_model_get_config(t->model)->n_layers, &config, err);
         if (st == GRAFT_OK)
             st = gr_adapter_set_create(t->set, "default", config.data, config.len, o->seed, &t->adapter, err);
         gr_buf_free(&config);

@@ -64,7 +64,7 @@ graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_
 graft_status gr_trainer_load(gr_trainer *t, graft_error *err);
 void gr_trainer_close(gr_trainer *t);
 /* method_config.c: the adapter_config.json that the options mean; whether the method has all options that are given. */
-graft_status gr_method_config(const graft_sft_options *o, gr_buf *out, graft_error *err);
+graft_status gr_method_config(const graft_sft_options *o, int n_layers, gr_buf *out, graft_error *err);
 graft_status gr_method_check_options(const graft_sft_options *o, graft_error *err);
 /* options_text.c: a JSON object of everything that decides the bits of the run. */
 graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *out, graft_error *err);

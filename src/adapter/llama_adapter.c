@@ -1,0 +1,234 @@
+/* LLaMA-Adapter (Zhang et al. 2023): in the top layers every token also attends to a few trained prompts, through the layer's own
+ * key and value products, and what it finds there is added times a gate that begins at zero: a fresh adapter changes nothing.
+ * Reference: peft 0.21 tuners/adaption_prompt.
+ *
+ * Keys and values of the prompts are the same for every sequence of a step: they are made once in front of the passes, and the
+ * gradient that all sequences summed goes back to the prompts once behind them. */
+#include "adapter/method.h"
+
+/* Keys, or values: (len, kv width) in the parameters' type. */
+typedef struct projection {
+    const gr_linear *linear;
+    int part;
+    gr_param *rows;
+} projection;
+
+typedef struct adapted_layer {
+    gr_param *prompt, *gate;
+    projection k, v;
+} adapted_layer;
+
+struct llama_adapter {
+    gr_common_config common;
+    const char *target; /* the attention module's name */
+    int64_t len, n_layers, hidden;
+    adapted_layer *layers; /* of the whole model; prompt NULL: not adapted */
+    char *x, *y;           /* one layer's prompts and products, in the widest type */
+};
+
+static const char *const known[] = {"adapter_layers", "adapter_len", "auto_mapping", "base_model_name_or_path", "inference_mode",
+                                    "peft_type", "peft_version", "revision", "target_modules", "task_type", NULL};
+
+static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
+    struct llama_adapter *s = a->state;
+    int n = gr_model_get_config(a->model)->n_layers;
+    if (fresh) GR_TRY(gr_config_known(a, json, known, err));
+    GR_TRY(gr_config_common(a, json, &s->common, err));
+    GR_TRY(gr_config_text(a, json, "target_modules", &s->target, err));
+    GR_TRY(gr_config_int(a, json, "adapter_len", 1, 1 << 20, &s->len, err));
+    GR_TRY(gr_config_int(a, json, "adapter_layers", 1, INT32_MAX, &s->n_layers, err));
+    if (!s->len || !s->n_layers)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected 'adapter_len' and 'adapter_layers'", a->where);
+    if (s->n_layers > n)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: adapter_layers is %lld, the model has %d layers", a->where,
+                       (long long)s->n_layers, n);
+    return GRAFT_OK;
+}
+
+/* --- Layers --------------------------------------------------------------------------------------------------------------------- */
+
+static graft_status new_rows(gr_adapter *a, const gr_site *site, projection *p, graft_error *err) {
+    const struct llama_adapter *s = a->state;
+    gr_shape shape = gr_shape2(s->len, site->out);
+    p->linear = gr_model_linear(a->model, site);
+    p->part = site->part;
+    return gr_adapter_new_param(a, site->name, &shape, false, &p->rows, err);
+}
+
+/* The attention module's name: that of its key product up to the last dot. */
+static const char *module_of(gr_adapter *a, const gr_site *k, graft_error *err) {
+    const char *dot = strrchr(k->name, '.');
+    return gr_adapter_text(a, err, "%.*s", (int)(dot ? dot - k->name : 0), k->name);
+}
+
+static graft_status add_layer(gr_adapter *a, const gr_site *const roles[GR_ROLE_COUNT], bool fresh, uint64_t seed,
+                              graft_error *err) {
+    struct llama_adapter *s = a->state;
+    const gr_site *k = roles[GR_ROLE_K], *v = roles[GR_ROLE_V], *o = roles[GR_ROLE_O];
+    if (!k || !v || !o)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model's attention has no key, value and output products of its own",
+                       a->where);
+    if (o->bias)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: '%s' has a bias, which the reference adds twice", a->where, o->name);
+    const char *module = module_of(a, k, err);
+    const char *prompt = module ? gr_adapter_text(a, err, "base_model.model.%s.adaption_prompt", module) : NULL;
+    const char *gate = prompt ? gr_adapter_text(a, err, "base_model.model.%s.adaption_gate", module) : NULL;
+    if (!gate) return GRAFT_ERR_MEMORY;
+    const char *dot = strrchr(module, '.');
+    if (!s->target) s->target = dot ? dot + 1 : module;
+    if (strcmp(dot ? dot + 1 : module, s->target) != 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules is '%s', the model's attention is '%s'", a->where, s->target,
+                       dot ? dot + 1 : module);
+    adapted_layer *l = &s->layers[k->layer];
+    gr_shape shape = gr_shape3(1, s->len, s->hidden), one = gr_shape1(1);
+    GR_TRY(gr_adapter_new_param(a, gate, &one, true, &l->gate, err));
+    GR_TRY(gr_adapter_new_param(a, prompt, &shape, true, &l->prompt, err));
+    if (fresh) gr_adapter_fill(l->prompt, seed, true, 1);
+    GR_TRY(gr_adapter_add(a, gate, l->gate, k->layer, err));
+    GR_TRY(gr_adapter_add(a, prompt, l->prompt, k->layer, err));
+    GR_TRY(new_rows(a, k, &l->k, err));
+    return new_rows(a, v, &l->v, err);
+}
+
+static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
+    struct llama_adapter *s = a->state;
+    int n = gr_model_get_config(a->model)->n_layers;
+    int64_t widest = s->hidden = gr_model_get_config(a->model)->hidden_size;
+    GR_TRY(read_config(a, config, fresh, err));
+    if (!(s->layers = gr_arena_alloc(&a->arena, (size_t)n * sizeof *s->layers))) return gr_fail_memory(err);
+    for (int l = n - (int)s->n_layers; l < n; l++) {
+        const gr_site *roles[GR_ROLE_COUNT] = {NULL};
+        for (size_t i = 0; i < gr_model_n_sites(a->model); i++)
+            if (gr_model_site(a->model, i)->layer == l) roles[gr_model_site(a->model, i)->role] = gr_model_site(a->model, i);
+        GR_TRY(add_layer(a, (const gr_site *const *)roles, fresh, seed, err));
+        widest = GR_MAX(widest, GR_MAX(s->layers[l].k.linear->out, s->layers[l].v.linear->out));
+    }
+    size_t element = gr_dtype_bytes(gr_model_param_dtype(a->model), 1);
+    s->x = gr_arena_alloc(&a->arena, (size_t)(s->len * s->hidden) * element);
+    s->y = gr_arena_alloc(&a->arena, (size_t)(s->len * widest) * element);
+    if (!s->x || !s->y) return gr_fail_memory(err);
+    a->bytes += (size_t)(s->len * (s->hidden + widest)) * element;
+    a->n_gated = (int)s->len;
+    return GRAFT_OK;
+}
+
+static void write_config(const gr_adapter *a, gr_buf *b) {
+    const struct llama_adapter *s = a->state;
+    gr_config_add_int(b, "adapter_layers", s->n_layers);
+    gr_config_add_int(b, "adapter_len", s->len);
+    gr_config_add_text(b, "auto_mapping", NULL);
+    gr_config_add_text(b, "base_model_name_or_path", s->common.base_model);
+    gr_config_add_bool(b, "inference_mode", true);
+    gr_config_add_text(b, "peft_type", "ADAPTION_PROMPT");
+    gr_config_add_text(b, "peft_version", GR_PEFT_VERSION);
+    gr_config_add_text(b, "revision", s->common.revision);
+    gr_config_add_text(b, "target_modules", s->target);
+    gr_config_add_text(b, "task_type", s->common.task_type);
+    gr_config_close(b);
+}
+
+/* --- Keys and values of the prompts ------------------------------------------------------------------------------------------------ */
+
+static void *at(void *base, gr_dtype dt, int64_t i) { return (char *)base + gr_dtype_bytes(dt, (size_t)i); }
+
+/* rows = prompt W^T + b, this part's columns. */
+static graft_status project(const gr_adapter *a, const gr_param *prompt, const projection *p, graft_error *err) {
+    const struct llama_adapter *s = a->state;
+    gr_device *dev = gr_model_device(a->model);
+    gr_dtype dt = gr_model_dtype(a->model), param = prompt->dtype;
+    const gr_linear *l = p->linear;
+    int64_t width = p->rows->shape.d[1];
+    dev->k->convert(dev, param, prompt->value, dt, s->x, prompt->n);
+    GR_TRY(gr_matrix_forward(l->matrix, s->len, s->x, s->hidden, param, s->y, l->out, false, err));
+    if (l->bias) dev->k->bias_add(dev, param, s->len, l->out, s->y, l->out, l->bias);
+    for (int64_t i = 0; i < s->len; i++)
+        memcpy(at(p->rows->value, param, i * width), at(s->y, param, i * l->out + l->offset[p->part]),
+               gr_dtype_bytes(param, (size_t)width));
+    return GRAFT_OK;
+}
+
+/* prompt's gradient += that of rows, through W. */
+static graft_status project_back(const gr_adapter *a, const gr_param *prompt, const projection *p, graft_error *err) {
+    const struct llama_adapter *s = a->state;
+    gr_device *dev = gr_model_device(a->model);
+    gr_dtype dt = gr_model_dtype(a->model), param = prompt->dtype;
+    const gr_linear *l = p->linear;
+    int64_t width = p->rows->shape.d[1];
+    memset(s->y, 0, gr_dtype_bytes(dt, (size_t)(s->len * l->out)));
+    for (int64_t i = 0; i < s->len; i++)
+        dev->k->convert(dev, param, at(p->rows->grad, param, i * width), dt, at(s->y, dt, i * l->out + l->offset[p->part]), width);
+    GR_TRY(gr_matrix_backward(l->matrix, s->len, s->y, l->out, s->x, s->hidden, false, err));
+    dev->k->convert(dev, dt, s->x, param, s->y, prompt->n);
+    dev->k->add(dev, param, prompt->n, prompt->grad, s->y, prompt->grad);
+    return GRAFT_OK;
+}
+
+static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err) {
+    struct llama_adapter *s = a->state;
+    (void)key;
+    for (int l = 0; l < gr_model_get_config(a->model)->n_layers; l++) {
+        adapted_layer *w = &s->layers[l];
+        if (!w->prompt) continue;
+        GR_TRY(project(a, w->prompt, &w->k, err));
+        GR_TRY(project(a, w->prompt, &w->v, err));
+        size_t bytes = gr_dtype_bytes(w->prompt->dtype, (size_t)w->k.rows->n);
+        if (training) {
+            memset(w->k.rows->grad, 0, bytes);
+            memset(w->v.rows->grad, 0, bytes);
+        }
+    }
+    return GRAFT_OK;
+}
+
+static graft_status collect(gr_adapter *a, graft_error *err) {
+    struct llama_adapter *s = a->state;
+    for (int l = 0; l < gr_model_get_config(a->model)->n_layers; l++) {
+        const adapted_layer *w = &s->layers[l];
+        if (!w->prompt) continue;
+        GR_TRY(project_back(a, w->prompt, &w->k, err));
+        GR_TRY(project_back(a, w->prompt, &w->v, err));
+    }
+    return GRAFT_OK;
+}
+
+/* --- Hooks -------------------------------------------------------------------------------------------------------------------------- */
+
+static graft_status gated_rows(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
+                               graft_error *err) {
+    const struct llama_adapter *s = a->state;
+    const adapted_layer *l = &s->layers[layer];
+    gr_put_rows_params params = {.dt = gr_model_dtype(a->model), .rows = run->gated_bounds[run->batch->n_seqs],
+                                 .n = rows->gated.n, .at = rows->gated.at, .id = rows->gated.id, .stride = 1};
+    const gr_param *const tables[2] = {l->prompt ? l->k.rows : NULL, l->prompt ? l->v.rows : NULL};
+    gr_var **to[2] = {k, v};
+    for (int i = 0; i < 2 && l->prompt; i++) {
+        gr_var *in[2] = {*to[i], NULL};
+        GR_TRY(gr_nn_leaf(run->tape, tables[i], &in[1], err));
+        GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_put_rows, in, 2, &params, to[i], err));
+        gr_var_drop(in[1]);
+    }
+    return GRAFT_OK;
+}
+
+static graft_status gate(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var *u, gr_var **y,
+                         graft_error *err) {
+    const struct llama_adapter *s = a->state;
+    const adapted_layer *l = &s->layers[layer];
+    gr_gated_add_params params = {.factor = a->scale, .n_ranges = rows->n_ranges, .ranges = rows->ranges};
+    gr_var *in[3] = {*y, u, NULL};
+    if (!l->prompt) return GRAFT_OK;
+    GR_TRY(gr_nn_leaf(run->tape, l->gate, &in[2], err));
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_gated_add, in, 3, &params, y, err));
+    gr_var_drop(in[2]);
+    return GRAFT_OK;
+}
+
+static void facts(const gr_adapter *a, gr_buf *b) {
+    const struct llama_adapter *s = a->state;
+    gr_buf_add_format(b, "\"adapter_len\": %lld, \"adapter_layers\": %lld, ", (long long)s->len, (long long)s->n_layers);
+}
+
+const gr_adapter_method gr_adapter_llama_adapter = {.name = "llama-adapter", .peft_type = "ADAPTION_PROMPT",
+                                                    .state_size = sizeof(struct llama_adapter), .create = create,
+                                                    .write_config = write_config, .facts = facts, .gated_rows = gated_rows,
+                                                    .gate = gate, .refresh = refresh, .collect = collect};
