@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A disk that fills while a run saves: the run ends with one sentence, the last checkpoint is whole, and with room again the resumed
+# run ends with the bytes of an undisturbed one. Needs the right to mount a small tmpfs.
+set -u
+tmp=$(mktemp -d)
+disk=$tmp/disk
+mkdir "$disk"
+cleanup() { umount "$disk" 2>/dev/null; rm -rf "$tmp"; }
+trap cleanup EXIT
+mount -t tmpfs -o size=300k none "$disk" 2>/dev/null || { echo "skipped: no right to mount a tmpfs"; exit 77; }
+fail() { echo "FAILED: $*"; exit 1; }
+small=$SOURCE_DIR/tests/golden/train
+run=("$GRAFT" sft -m "$small/model" --data "$small/pairs.jsonl" --dtype f32 --max-steps 12 --save-steps 1 -b 4 --lora-r 8 --target-modules all-linear -q)
+"${run[@]}" -o "$tmp/whole" --save-total-limit 1 2>/dev/null >&2 || fail "the undisturbed run"
+said=$("${run[@]}" -o "$disk/out" 2>&1 >/dev/null) && fail "12 checkpoints fit a disk of 300 KiB"
+[ "$(grep -c . <<<"$said")" -eq 1 ] || fail "expected one sentence: $said"
+grep -q "$disk/out.*No space left on device" <<<"$said" || fail "expected the place and the reason: $said"
+found=0
+for checkpoint in "$disk"/out/checkpoint-*; do
+  case $checkpoint in *.tmp) fail "$checkpoint was left" ;; esac
+  "$GRAFT" generate -m "$small/model" --adapter "$checkpoint" -p 'red green' -n 2 >/dev/null || fail "$checkpoint does not load"
+  found=$((found + 1))
+done
+[ $found -gt 0 ] || fail "no checkpoint was kept"
+mount -o remount,size=20m "$disk" || fail "remount"
+"${run[@]}" -o "$disk/out" --resume-from-checkpoint latest >/dev/null 2>&1 || fail "the run does not go on"
+cmp "$tmp/whole/adapter_model.safetensors" "$disk/out/adapter_model.safetensors" || fail "other bits"
+echo "$found checkpoints survived a full disk"
