@@ -68,7 +68,8 @@ void graft_session_free(graft_session *s);
 
 /* Continues each of n prompts n_return times; out has room for n * n_return generations, each freed with
  * graft_generation_free. Prompts are computed together, their copies share the prompt's keys and values. An empty prompt
- * is an error. GRAFT_ERR_LIMIT: prompt and max_new_tokens exceed the model's positions. */
+ * is an error. GRAFT_ERR_LIMIT: the prompt alone fills the model's positions; max_new_tokens is cut to what is left of
+ * them. */
 graft_status graft_generate(graft_session *s, const graft_input_ids *prompts, size_t n, size_t n_return,
                             const graft_generate_options *options, graft_piece_fn piece, void *user,
                             graft_generation *out, graft_error *err);

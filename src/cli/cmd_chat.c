@@ -138,6 +138,8 @@ static graft_status answer_or_stop(chat *c, const char *text, size_t len, graft_
     return GRAFT_OK;
 }
 
+static bool is_word(const char *line, int n, const char *word) { return (size_t)n == strlen(word) && !strncmp(line, word, (size_t)n); }
+
 static graft_status talk_terminal(chat *c, graft_error *err) {
     EditLine *e = el_init("graft", stdin, stdout, stderr);
     History *h = history_init();
@@ -155,9 +157,13 @@ static graft_status talk_terminal(chat *c, graft_error *err) {
         if (n > 0 && line[n - 1] == '\n') n--;
         if (n == 0) continue;
         history(h, &event, H_ENTER, line);
-        if (!strncmp(line, "/quit", 5) || !strncmp(line, "/exit", 5)) break;
-        if (!strncmp(line, "/clear", 6)) {
+        if (is_word(line, n, "/quit") || is_word(line, n, "/exit")) break;
+        if (is_word(line, n, "/clear")) {
             gr_buf_clear(&c->messages);
+            continue;
+        }
+        if (is_word(line, n, "/help")) {
+            fprintf(stderr, "/clear forgets the conversation, /quit (or Ctrl-D) ends it, Ctrl-C stops an answer\n");
             continue;
         }
         st = answer_or_stop(c, line, (size_t)n, err);
@@ -209,7 +215,8 @@ const cli_command cli_command_chat = {
     .name = "chat",
     .summary = "talk with a model",
     .synopsis = "-m M [--adapter DIR] [options]",
-    .about = "A conversation in the terminal, with the model's own chat template. Over a pipe each line of standard input is a turn.",
+    .about = "A conversation in the terminal, with the model's own chat template. In the terminal /clear forgets it, /help "
+             "names what there is and /quit ends. Over a pipe each line of standard input is a turn.",
     .groups = {&cli_common_group, &cli_model_group, &chat_group, &cli_sampling_group},
     .n_groups = 4,
     .defaults = defaults,

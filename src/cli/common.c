@@ -23,7 +23,7 @@ static const cli_option model_options[] = {
     {.name = "model", .aliases = "model-name-or-path hf-repo", .letter = 'm', .kind = CLI_TEXT, .offset = AT(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
     {.name = "adapter", .aliases = "lora peft", .kind = CLI_LIST, .offset = AT(adapters), .offset_n = offsetof(cli_model_args, n_adapters),
-     .metavar = "DIR", .help = "adapter directory; DIR, NAME=DIR or NAME=DIR:SCALE; repeatable"},
+     .metavar = "DIR", .help = "adapter directory; DIR, NAME=DIR or NAME=DIR:SCALE"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = AT(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
      .help = "compute type; auto: bf16 where the CPU has it, else f32"},
 };

@@ -31,6 +31,8 @@ static graft_status split_adapter(cli_args *args, const char *text, size_t numbe
 graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_models *out, graft_error *err) {
     *out = (cli_models){.ctx = ctx};
     char *path;
+    if (a->n_adapters > 1)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected at most one, found %zu: this command uses one at a time", a->n_adapters);
     GR_TRY(cli_model_path(ctx, args, a->model, &path, err));
     const char *dtype = cli_dtype_name(a->dtype);
     graft_model_options o = {.dtype = !dtype ? GRAFT_DTYPE_AUTO : dtype[0] == 'b' ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32};
