@@ -63,6 +63,11 @@ typedef struct graft_sft_options {
     /* Bytes that the process may use, 0: what the machine has. To fit, graft computes fewer records at a time and
      * recomputes (the results stay the same), or fails and says what would fit. */
     uint64_t memory;
+    /* Bytes for what the layers below the lowest trained one give for each record, kept from epoch to epoch: these layers
+     * are then run once a record. 0: none. An error where nothing lies below (layer 0 or the embedding is trained). The
+     * results are the same bits. */
+    uint64_t cache_trunk;
+    const char *cache_trunk_dir; /* keep it in an unnamed file in this directory instead of memory; NULL */
 
     /* --- Optimiser --- */
     const char *optim;      /* "adamw_torch" (also "adamw", "adamw_torch_fused") or "sgd" */
@@ -173,6 +178,7 @@ typedef struct graft_train_plan {
     size_t optimizer;
     size_t step;          /* activations and their gradients, peak of the largest micro-batch of the run, loss included */
     size_t data;          /* records */
+    size_t trunk;         /* cache_trunk, as far as the records fill it */
     size_t tokenizer;
     int64_t micro_tokens; /* most tokens that are computed at a time */
     int gradient_checkpointing;

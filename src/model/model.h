@@ -82,6 +82,8 @@ typedef struct gr_pass_options {
     const gr_hooks *hooks; /* NULL: the bare model */
     bool recompute;        /* layers keep only their inputs and run again in the backward */
     bool recompute_cheap;  /* gr_pass_plan only: as in gr_tape_options */
+    int first_layer;       /* > 0: layers below it are not run; `hidden` enters it instead */
+    const void *hidden;    /* (n_tokens, hidden size) in the compute type, as gr_pass_trunk gave them */
 } gr_pass_options;
 
 graft_status gr_pass_new(gr_model *m, gr_pass **out, graft_error *err);
@@ -92,6 +94,10 @@ void gr_pass_free(gr_pass *p);
  * live until the backward is done. */
 graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
                             int64_t n_rows, gr_var **out, graft_error *err);
+/* What enters layer `layer`, (n_tokens, hidden size), to be given to passes over the same sequences as `hidden`. For layers
+ * that train nothing and see no dropout below. */
+graft_status gr_pass_trunk(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, int layer, gr_var **out,
+                           graft_error *err);
 /* Logits of the wanted tokens, (n_rows, vocab) F32 (F64). */
 graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
                             int64_t n_rows, gr_var **out, graft_error *err);
@@ -117,6 +123,9 @@ graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pa
 /* Bytes that the pass holds itself (position tables, row lists). */
 size_t gr_pass_bytes(const gr_pass *p);
 
+/* The same for gr_pass_trunk. */
+graft_status gr_pass_plan_trunk(gr_pass *p, const gr_batch *b, const gr_pass_options *o, int layer, size_t *pool_bytes,
+                                graft_error *err);
 /* Exact peak of the step pool for a loss and its backward over this batch (ids are not looked at), from a dry run. */
 graft_status gr_pass_plan(gr_pass *p, const gr_batch *b, const gr_pass_options *o, bool backward, size_t *pool_bytes,
                           graft_error *err);

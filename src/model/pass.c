@@ -7,11 +7,12 @@ static graft_status layer_body(gr_tape *t, void *arg, gr_var *const *in, int n_i
     return call->pass->model->family->layer(call->pass, call->layer, in[0], out, err);
 }
 
-static graft_status run_layers(gr_pass *p, gr_var **x, graft_error *err) {
+/* Layers begin .. end-1. */
+static graft_status run_layers(gr_pass *p, int begin, int end, gr_var **x, graft_error *err) {
     const gr_hooks *h = p->options.hooks;
     int lowest = h && h->lowest_layer ? h->lowest_layer(h->self, p->batch) : 0;
     bool recompute = p->options.recompute && gr_tape_records(p->tape);
-    for (int l = 0; l < p->model->config.n_layers; l++) {
+    for (int l = begin; l < end; l++) {
         gr_var *y;
         /* Below the lowest trained layer nothing is recorded anyway: running twice would gain nothing. */
         if (recompute && l >= lowest)
@@ -24,13 +25,30 @@ static graft_status run_layers(gr_pass *p, gr_var **x, graft_error *err) {
     return GRAFT_OK;
 }
 
+graft_status gr_pass_trunk(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, int layer, gr_var **out,
+                           graft_error *err) {
+    GR_TRY(gr_pass_begin(p, t, b, o, NULL, 0, err));
+    gr_pass_use(p, &p->all);
+    GR_TRY(gr_nn_embedding(&p->all, &p->modules->embedding, out, err));
+    return run_layers(p, 0, layer, out, err);
+}
+
+/* What enters the first layer that is run. */
+static graft_status enter(gr_pass *p, gr_var **x, graft_error *err) {
+    const gr_pass_options *o = &p->options;
+    if (!o->first_layer) return gr_nn_embedding(&p->all, &p->modules->embedding, x, err);
+    gr_array hidden = {p->model->dtype, gr_shape2(p->batch->n_tokens, p->model->config.hidden_size),
+                       (void *)(uintptr_t)o->hidden};
+    return gr_tape_leaf(p->tape, &hidden, NULL, x, err);
+}
+
 graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
                             int64_t n_rows, gr_var **out, graft_error *err) {
     gr_var *x, *y;
     GR_TRY(gr_pass_begin(p, t, b, o, rows, n_rows, err));
     gr_pass_use(p, &p->all);
-    GR_TRY(gr_nn_embedding(&p->all, &p->modules->embedding, &x, err));
-    GR_TRY(run_layers(p, &x, err));
+    GR_TRY(enter(p, &x, err));
+    GR_TRY(run_layers(p, p->options.first_layer, p->model->config.n_layers, &x, err));
     gr_pass_use(p, gr_pass_run_wanted(p));
     GR_TRY(p->model->family->finish(p, x, &y, err));
     gr_var_drop(x);
@@ -104,6 +122,21 @@ graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pa
     }
     *out = result;
     return GRAFT_OK;
+}
+
+graft_status gr_pass_plan_trunk(gr_pass *p, const gr_batch *b, const gr_pass_options *o, int layer, size_t *pool_bytes,
+                                graft_error *err) {
+    gr_pool *pool = NULL;
+    gr_tape *tape = NULL;
+    gr_var *x;
+    graft_status st = gr_pool_new(p->model->a, 0, true, &pool, err);
+    gr_tape_options options = {.dry = true};
+    if (st == GRAFT_OK) st = gr_tape_new(p->model->dev, pool, &options, &tape, err);
+    if (st == GRAFT_OK) st = gr_pass_trunk(p, tape, b, o, layer, &x, err);
+    if (st == GRAFT_OK) *pool_bytes = gr_pool_peak(pool);
+    gr_tape_free(tape);
+    gr_pool_free(pool);
+    return st;
 }
 
 graft_status gr_pass_plan(gr_pass *p, const gr_batch *b, const gr_pass_options *o, bool backward, size_t *pool_bytes,

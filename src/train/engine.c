@@ -15,6 +15,12 @@ struct gr_engine {
     uint64_t *key;
     size_t bounds_cap, weight_cap, key_cap;
     uint32_t bad_example;
+    /* With a trunk. */
+    gr_pass *trunk_pass;
+    char *hidden;      /* rows of the micro-batch */
+    int32_t *part_ids, *part_bounds; /* its sequences whose rows are missing */
+    int *missing;
+    size_t hidden_cap, part_ids_cap, part_bounds_cap, missing_cap;
 };
 
 graft_status gr_engine_new(gr_model *m, const gr_engine_options *o, gr_engine **out, graft_error *err) {
@@ -23,6 +29,7 @@ graft_status gr_engine_new(gr_model *m, const gr_engine_options *o, gr_engine **
     if (!e) return gr_fail_memory(err);
     *e = (gr_engine){.a = a, .model = m, .o = *o};
     graft_status st = gr_pass_new(m, &e->pass, err);
+    if (st == GRAFT_OK && o->trunk) st = gr_pass_new(m, &e->trunk_pass, err);
     if (st != GRAFT_OK) {
         gr_engine_free(e);
         return st;
@@ -36,11 +43,16 @@ void gr_engine_free(gr_engine *e) {
     gr_tape_free(e->tape);
     gr_tape_free(e->eval_tape);
     gr_pass_free(e->pass);
+    gr_pass_free(e->trunk_pass);
     gr_pool_free(e->pool);
     if (e->o.tied) {
         gr_free_aligned(e->a, e->o.tied->grad_embedding);
         e->o.tied->grad_embedding = NULL;
     }
+    gr_free(e->a, e->hidden);
+    gr_free(e->a, e->part_ids);
+    gr_free(e->a, e->part_bounds);
+    gr_free(e->a, e->missing);
     gr_free(e->a, e->bounds);
     gr_free(e->a, e->weight);
     gr_free(e->a, e->key);
@@ -155,11 +167,75 @@ static graft_status count(gr_engine *e, const gr_data_batch *b, size_t from, con
     return GRAFT_OK;
 }
 
+/* --- The trunk ------------------------------------------------------------------------------------------------------- */
+
+static size_t hidden_row_bytes(const gr_engine *e) {
+    return gr_dtype_bytes(gr_model_dtype(e->model), (size_t)gr_model_get_config(e->model)->hidden_size);
+}
+
+/* The batch of the sequences whose rows are not kept. */
+static graft_status collect_missing(gr_engine *e, const gr_batch *b, gr_batch *out, graft_error *err) {
+    size_t row = hidden_row_bytes(e), n = 0;
+    GR_TRY(gr_grow(e->a, (void **)&e->hidden, &e->hidden_cap, (size_t)b->n_tokens * row, 1, err));
+    GR_TRY(gr_grow(e->a, (void **)&e->part_ids, &e->part_ids_cap, (size_t)b->n_tokens, sizeof *e->part_ids, err));
+    GR_TRY(gr_grow(e->a, (void **)&e->part_bounds, &e->part_bounds_cap, (size_t)b->n_seqs + 1, sizeof *e->part_bounds, err));
+    GR_TRY(gr_grow(e->a, (void **)&e->missing, &e->missing_cap, (size_t)b->n_seqs, sizeof *e->missing, err));
+    e->part_bounds[0] = 0;
+    for (int s = 0; s < b->n_seqs; s++) {
+        const int32_t *ids = b->ids + b->bounds[s];
+        size_t tokens = (size_t)(b->bounds[s + 1] - b->bounds[s]);
+        const void *rows = gr_trunk_find(e->o.trunk, ids, tokens);
+        if (rows) {
+            memcpy(e->hidden + (size_t)b->bounds[s] * row, rows, tokens * row);
+            continue;
+        }
+        memcpy(e->part_ids + e->part_bounds[n], ids, tokens * sizeof *ids);
+        e->part_bounds[n + 1] = e->part_bounds[n] + (int32_t)tokens;
+        e->missing[n++] = s;
+    }
+    *out = (gr_batch){.n_tokens = e->part_bounds[n], .n_seqs = (int)n, .bounds = e->part_bounds, .ids = e->part_ids,
+                      .one_adapter = e->o.adapter};
+    return GRAFT_OK;
+}
+
+/* Fills e->hidden with what enters the trunk's upper end. */
+static graft_status fill_hidden(gr_engine *e, const gr_batch *b, graft_error *err) {
+    const gr_pass_options po = {.hooks = e->o.hooks};
+    size_t row = hidden_row_bytes(e);
+    gr_batch part;
+    gr_tape *tape;
+    gr_var *x = NULL;
+    GR_TRY(collect_missing(e, b, &part, err));
+    if (!part.n_seqs) return GRAFT_OK;
+    GR_TRY(get_tape(e, false, &tape, err));
+    graft_status st = gr_pass_trunk(e->trunk_pass, tape, &part, &po, e->o.trunk_layer, &x, err);
+    for (int i = 0; st == GRAFT_OK && i < part.n_seqs; i++) {
+        int s = e->missing[i];
+        size_t tokens = (size_t)(b->bounds[s + 1] - b->bounds[s]);
+        const char *rows = (const char *)gr_var_array(x)->data + (size_t)part.bounds[i] * row;
+        memcpy(e->hidden + (size_t)b->bounds[s] * row, rows, tokens * row);
+        st = gr_trunk_add(e->o.trunk, b->ids + b->bounds[s], tokens, rows, err);
+    }
+    gr_var_drop(x);
+    gr_tape_reset(tape);
+    return st;
+}
+
+static graft_status plan_trunk(gr_engine *e, const gr_batch *micro, size_t *bytes, graft_error *err) {
+    const gr_pass_options po = {.hooks = e->o.hooks};
+    size_t below;
+    GR_TRY(gr_pass_plan_trunk(e->trunk_pass, micro, &po, e->o.trunk_layer, &below, err));
+    *bytes = GR_MAX(*bytes, below) + (size_t)micro->n_tokens * hidden_row_bytes(e);
+    return GRAFT_OK;
+}
+
+/* --- Batches ----------------------------------------------------------------------------------------------------------- */
+
 static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool train, gr_tally *tally,
                         graft_error *err) {
     gr_tape *tape;
     GR_TRY(get_tape(e, train, &tape, err));
-    const gr_pass_options po = {.hooks = e->o.hooks, .recompute = train && e->o.recompute == GR_RECOMPUTE_LAYERS};
+    gr_pass_options po = {.hooks = e->o.hooks, .recompute = train && e->o.recompute == GR_RECOMPUTE_LAYERS};
     for (size_t from = 0, end; from < b->n_seqs; from = end) {
         gr_batch micro;
         gr_loss loss = {0};
@@ -167,6 +243,11 @@ static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool
         GR_TRY(gr_check_cancel(gr_model_context(e->model), err));
         GR_TRY(cut(e, b, from, end, step, &micro, err));
         micro.training = train;
+        if (e->o.trunk) {
+            GR_TRY(fill_hidden(e, &micro, err));
+            po.first_layer = e->o.trunk_layer;
+            po.hidden = e->hidden;
+        }
         graft_status st = gr_pass_loss(e->pass, tape, &micro, &po, &loss, err);
         if (st == GRAFT_OK) st = count(e, b, from, &micro, &loss, tally, err);
         if (st == GRAFT_OK && train) st = gr_tape_backward(tape, loss.var, NULL, err);
@@ -198,7 +279,9 @@ graft_status gr_engine_eval(gr_engine *e, const gr_data_batch *b, gr_tally *tall
 graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward, size_t *pool_bytes, graft_error *err) {
     const gr_pass_options po = {.hooks = e->o.hooks,
                                 .recompute = backward && e->o.recompute == GR_RECOMPUTE_LAYERS,
-                                .recompute_cheap = e->o.recompute != GR_RECOMPUTE_NOTHING};
+                                .recompute_cheap = e->o.recompute != GR_RECOMPUTE_NOTHING,
+                                .first_layer = e->o.trunk ? e->o.trunk_layer : 0,
+                                .hidden = e->o.trunk ? e : NULL /* a mark: a plan touches no data */};
     size_t peak = 0, largest = gr_engine_largest_micro(e, b, NULL);
     for (size_t from = 0, end; from < b->n_seqs; from = end) {
         gr_batch micro;
@@ -208,6 +291,7 @@ graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward,
         GR_TRY(cut(e, b, from, end, 0, &micro, err));
         micro.training = backward;
         GR_TRY(gr_pass_plan(e->pass, &micro, &po, backward, &bytes, err));
+        if (e->o.trunk) GR_TRY(plan_trunk(e, &micro, &bytes, err));
         peak = GR_MAX(peak, bytes);
     }
     *pool_bytes = peak;

@@ -9,6 +9,7 @@
 
 #include "adapter/adapter.h"
 #include "data/loader.h"
+#include "train/trunk.h"
 
 /* What the backward computes again instead of having it kept. No bit depends on it. */
 typedef enum gr_recompute {
@@ -25,6 +26,8 @@ typedef struct gr_engine_options {
     size_t max_tokens;     /* of a micro-batch, where it has more than one sequence; 0: any number */
     gr_recompute recompute;
     gr_adapter_set *set; /* of `adapter`, which is refreshed for each step; NULL: none */
+    gr_trunk *trunk;  /* NULL: none; else layers below trunk_layer are run once for each sequence */
+    int trunk_layer;
     gr_param *tied; /* gr_variant_tied_table of what is trained, NULL: none */
 } gr_engine_options;
 

@@ -72,7 +72,14 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     p->parameters = gr_adapter_bytes(t->set, t->adapter) - p->gradients;
     p->gradients += tied ? (size_t)tied->n * sizeof(float) : 0;
     p->optimizer = gr_optimizer_bytes(t->rule, &t->optimizer_options, t->n_trainable);
-    return p->program + p->tokenizer + p->data + p->model_mapped + p->model_packed + p->gradients + p->parameters +
+    p->trunk = 0;
+    if (t->trunk) {
+        size_t row = gr_dtype_bytes(gr_model_dtype(t->model), (size_t)gr_model_get_config(t->model)->hidden_size);
+        size_t all = gr_trunk_cost(row, t->stats.tokens + t->eval_stats.tokens) +
+                     (t->stats.examples + t->eval_stats.examples) * gr_trunk_cost(row, 0);
+        p->trunk = GR_MIN((size_t)t->o->cache_trunk, all);
+    }
+    return p->program + p->tokenizer + p->data + p->trunk + p->model_mapped + p->model_packed + p->gradients + p->parameters +
            p->optimizer;
 }
 

@@ -71,6 +71,8 @@ static void add_steps(gr_buf *b, const graft_sft_options *o) {
     add_int(b, "gradient_accumulation_steps", o->gradient_accumulation_steps);
     add_choice(b, "gradient_checkpointing", o->gradient_checkpointing);
     add_int(b, "memory", (int64_t)o->memory);
+    add_int(b, "cache_trunk", (int64_t)o->cache_trunk);
+    add_text(b, "cache_trunk_dir", o->cache_trunk_dir);
     add_text(b, "optim", o->optim);
     add_text(b, "optim_args", o->optim_args);
     add_double(b, "learning_rate", o->learning_rate);

@@ -116,6 +116,22 @@ static graft_status count_steps(gr_trainer *t, graft_error *err) {
                             err);
 }
 
+/* The last layer always runs: it leaves rows out that have no label. */
+static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    const gr_model_config *c = gr_model_get_config(t->model);
+    *layer = GR_MIN(gr_lowest_layer(t), c->n_layers - 1);
+    if (!o->cache_trunk) {
+        if (!o->cache_trunk_dir) return GRAFT_OK;
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk_dir: expected cache_trunk with a size too, found none");
+    }
+    if (*layer == 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk: expected layers below the lowest trained one, found that layer 0 or "
+                       "the embedding is trained (layers_to_transform chooses the upper layers)");
+    return gr_trunk_new(t->a, gr_dtype_bytes(gr_model_dtype(t->model), (size_t)c->hidden_size), (size_t)o->cache_trunk,
+                        o->cache_trunk_dir, &t->trunk, err);
+}
+
 graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     GR_TRY(load_model(t, err));
     size_t before = gr_resident_bytes();
@@ -130,8 +146,12 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     t->resident_tokenizer = between > before ? between - before : 0;
     t->resident_data = (after > between ? after - between : 0) + (loaded > adapted ? loaded - adapted : 0);
     GR_TRY(count_steps(t, err));
+    int trunk_layer;
+    GR_TRY(make_trunk(t, &trunk_layer, err));
     const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
-    const gr_engine_options eo = {.tied = v ? gr_variant_tied_table(v) : NULL,
+    const gr_engine_options eo = {.trunk = t->trunk,
+                                  .trunk_layer = trunk_layer,
+                                  .tied = v ? gr_variant_tied_table(v) : NULL,
                                   .hooks = gr_adapter_set_hooks(t->set),
                                   .set = t->set,
                                   .adapter = t->adapter,
@@ -143,6 +163,7 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
 void gr_trainer_close(gr_trainer *t) {
     gr_optimizer_free(t->optimizer);
     gr_engine_free(t->engine);
+    gr_trunk_free(t->trunk);
     gr_free(t->a, t->params);
     gr_adapter_set_free(t->set);
     gr_model_close(t->model);

@@ -27,6 +27,7 @@ typedef struct gr_trainer {
     size_t n_params;
     int64_t n_trainable;
     gr_engine *engine;
+    gr_trunk *trunk; /* NULL: none */
     gr_optimizer *optimizer;
 
     /* Resolved from the options. */

@@ -409,6 +409,60 @@ static void failing_allocations_leak_nothing(void **state) {
     test_allocation_sweep(one_step, &c, 0, 53);
 }
 
+/* What the lower layers give is kept whole, in part, or in a file: no bit tells. */
+static void kept_lower_layers_change_no_bit(void **state) {
+    (void)state;
+    static const struct { uint64_t bytes; bool file, cut; } how[] = {
+        {0, false, false}, {1 << 20, false, false}, {9000, false, false}, {1 << 20, true, false}, {9000, false, true}};
+    static const int top[] = {1};
+    char dir[1024], first[1024];
+    snprintf(dir, sizeof dir, "%s", test_temp_dir());
+    for (size_t i = 0; i < GR_COUNT(how); i++) {
+        sft_case c;
+        graft_train_result r;
+        char name[32];
+        snprintf(name, sizeof name, "trunk%zu", i);
+        rich_case(&c, name);
+        c.o.lora.layers_to_transform = top;
+        c.o.lora.n_layers_to_transform = 1;
+        c.o.per_device_train_batch_size = how[i].cut ? 4 : 12;
+        c.o.gradient_accumulation_steps = how[i].cut ? 3 : 1;
+        c.o.cache_trunk = how[i].bytes;
+        c.o.cache_trunk_dir = how[i].file ? dir : NULL;
+        assert_ok(sft_run(&c, 1 + (int)i % 2, &r, &err));
+        if (i)
+            sft_assert_same(first, c.output);
+        else
+            snprintf(first, sizeof first, "%s", c.output);
+    }
+    sft_case c;
+    graft_error wrong;
+    rich_case(&c, "trunk_none");
+    c.o.cache_trunk = 1 << 20;
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_ARGUMENT);
+    assert_non_null(strstr(wrong.text, "cache_trunk: expected layers below the lowest trained one"));
+    c.o.lora.layers_to_transform = top;
+    c.o.lora.n_layers_to_transform = 1;
+    c.o.cache_trunk_dir = "/no/such/folder";
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_IO);
+    c.o.cache_trunk = 0;
+    assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_ARGUMENT);
+}
+
+static void failing_allocations_with_kept_layers_leak_nothing(void **state) {
+    (void)state;
+    static const int top[] = {1};
+    sft_case c;
+    sft_case_init(&c, "texts.jsonl", "sweep_trunk");
+    c.o.max_steps = 1;
+    c.o.per_device_train_batch_size = 2;
+    c.o.overwrite_output_dir = 1;
+    c.o.lora.layers_to_transform = top;
+    c.o.lora.n_layers_to_transform = 1;
+    c.o.cache_trunk = 1 << 20;
+    test_allocation_sweep(one_step, &c, 0, 97);
+}
+
 static void plan_counts_what_a_run_sees(void **state) {
     (void)state;
     sft_case c;
@@ -450,6 +504,8 @@ int main(void) {
         cmocka_unit_test(a_weight_that_is_not_finite_names_the_record),
         cmocka_unit_test(a_full_disk_keeps_the_last_checkpoint),
         cmocka_unit_test(failing_allocations_leak_nothing),
+        cmocka_unit_test(kept_lower_layers_change_no_bit),
+        cmocka_unit_test(failing_allocations_with_kept_layers_leak_nothing),
         cmocka_unit_test(plan_counts_what_a_run_sees),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
