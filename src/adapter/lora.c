@@ -7,18 +7,9 @@
 
 #include "adapter/lora.h"
 
-typedef struct lora_pair {
-    const gr_site *site;
-    int64_t r;
-    double scale;
-    gr_param *a, *b;
-    uint64_t stream;
-    void *identity; /* head: (r, r) */
-} lora_pair;
-
 struct lora {
     gr_lora_config config;
-    lora_pair *pairs;
+    gr_lora_pair *pairs;
     size_t n_pairs;
     int *pair_of_site; /* -1: none */
 };
@@ -30,7 +21,7 @@ static void free_state(gr_adapter *a) {
 
 /* peft's reset_lora_parameters: A as nn.Linear begins (Kaiming uniform with a = sqrt(5) is +-1/sqrt(in)), B zero. On an
  * embedding it is A that is zero, and B normal. */
-static void initialise(const struct lora *s, const lora_pair *p, uint64_t seed) {
+static void initialise(const struct lora *s, const gr_lora_pair *p, uint64_t seed) {
     bool normal = s->config.init == GR_LORA_GAUSSIAN;
     if (p->site->role == GR_ROLE_EMBED) {
         gr_adapter_fill(p->b, seed, true, 1);
@@ -41,7 +32,7 @@ static void initialise(const struct lora *s, const lora_pair *p, uint64_t seed) 
     if (s->config.init == GR_LORA_RANDOM) gr_adapter_fill(p->b, seed, false, 1 / sqrt((double)p->r));
 }
 
-static graft_status make_identity(gr_adapter *a, lora_pair *p, graft_error *err) {
+static graft_status make_identity(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
     size_t r = (size_t)p->r;
     bool wide = p->a->dtype == GR_F64;
     if (!(p->identity = gr_arena_alloc(&a->arena, r * r * (wide ? sizeof(double) : sizeof(float))))) return gr_fail_memory(err);
@@ -55,7 +46,7 @@ static graft_status make_identity(gr_adapter *a, lora_pair *p, graft_error *err)
 
 static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *err) {
     struct lora *s = a->state;
-    lora_pair *p = &s->pairs[s->n_pairs];
+    gr_lora_pair *p = &s->pairs[s->n_pairs];
     double r, alpha;
     GR_TRY(gr_lora_pattern_value(&s->config.rank, site->name, (double)s->config.r, &r, err));
     GR_TRY(gr_lora_pattern_value(&s->config.alpha_of, site->name, s->config.alpha, &alpha, err));
@@ -74,6 +65,7 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *er
     GR_TRY(gr_adapter_add(a, name_a, p->a, gr_adapter_depth(a->model, site), err));
     GR_TRY(gr_adapter_add(a, name_b, p->b, gr_adapter_depth(a->model, site), err));
     s->pair_of_site[site->index] = (int)s->n_pairs++;
+    if (s->config.dora) GR_TRY(gr_dora_add(a, p, err));
     return site->role == GR_ROLE_HEAD ? make_identity(a, p, err) : GRAFT_OK;
 }
 
@@ -99,6 +91,7 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     for (size_t i = 0; i < n; i++) {
         GR_TRY(add_pair(a, sites[i], err));
         if (fresh) initialise(s, &s->pairs[i], seed);
+        if (fresh && s->config.dora) GR_TRY(gr_dora_initialise(a, &s->pairs[i], err));
     }
     GR_TRY(gr_lora_find_extra(a, &s->config, sites, n, &tensors, &stored, &n_extra, err));
     if (!n_extra) return GRAFT_OK;
@@ -125,7 +118,7 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
     for (int i = 0; i < l->n_parts; i++) {
         int at = s->pair_of_site[l->site[i]->index];
         if (at < 0) continue;
-        const lora_pair *p = &s->pairs[at];
+        const gr_lora_pair *p = &s->pairs[at];
         params.column[i] = l->offset[i];
         params.scale[i] = p->scale;
         params.stream[i] = p->stream;
@@ -136,6 +129,24 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
     if (n_in == 2) return GRAFT_OK;
     GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_lora, in, n_in, &params, y, err));
     for (int i = 2; i < n_in; i++) gr_var_drop(in[i]);
+    for (int i = 0; s->config.dora && i < l->n_parts; i++) {
+        int at = s->pair_of_site[l->site[i]->index];
+        if (at >= 0) GR_TRY(gr_dora_scale(run, rows, &s->pairs[at], l->offset[i], y, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err) {
+    struct lora *s = a->state;
+    (void)key;
+    for (size_t i = 0; s->config.dora && i < s->n_pairs; i++) GR_TRY(gr_dora_refresh(a, &s->pairs[i], training, err));
+    return GRAFT_OK;
+}
+
+static graft_status collect(gr_adapter *a, graft_error *err) {
+    struct lora *s = a->state;
+    (void)err;
+    for (size_t i = 0; s->config.dora && i < s->n_pairs; i++) gr_dora_collect(&s->pairs[i]);
     return GRAFT_OK;
 }
 
@@ -145,7 +156,7 @@ static graft_status embedding(gr_adapter *a, gr_run *run, const gr_run_adapter *
     const struct lora *s = a->state;
     int at = s->pair_of_site[e->site->index];
     if (at < 0) return GRAFT_OK;
-    const lora_pair *p = &s->pairs[at];
+    const gr_lora_pair *p = &s->pairs[at];
     gr_var *in[3] = {*y, NULL, NULL}, *factor;
     gr_pick_columns_params params = {.dt = gr_model_dtype(a->model), .scale = p->scale, .n = run->n_rows, .ids = run->ids,
                                      .has_pad = e->pad_id >= 0, .pad_id = e->pad_id, .n_ranges = rows->n_ranges,
@@ -168,7 +179,7 @@ static graft_status head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows,
     if (at < 0) return GRAFT_OK;
     if (*n == GR_HEAD_UPDATES)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "more than %d adapters of the head in one batch", GR_HEAD_UPDATES);
-    const lora_pair *p = &s->pairs[at];
+    const gr_lora_pair *p = &s->pairs[at];
     gr_shape shape = gr_shape2(run->n_rows, p->r);
     gr_array unit = {p->a->dtype, gr_shape2(p->r, p->r), p->identity};
     gr_var *in[4] = {NULL, x, NULL, NULL};
@@ -199,13 +210,16 @@ static graft_status merge(const gr_adapter *a, const gr_site *site, int64_t row,
     const struct lora *s = a->state;
     int at = s->pair_of_site[site->index];
     if (at < 0) return GRAFT_OK;
-    const lora_pair *p = &s->pairs[at];
+    const gr_lora_pair *p = &s->pairs[at];
     if (p->a->dtype != GR_F32) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "merging is done in F32 or BF16 models");
     if (site->role == GR_ROLE_EMBED) /* the table is (B A)^T: rows are columns of A */
         return gr_gemm(gr_model_device(a->model), true, true, n, site->out, p->r, p->scale, GR_F32,
                        (const float *)p->a->value + row, site->in, p->b->value, p->r, 1, GR_F32, w, site->out, err);
-    return gr_gemm(gr_model_device(a->model), false, false, n, site->in, p->r, p->scale, GR_F32,
-                   (const float *)p->b->value + row * p->r, p->r, p->a->value, site->in, 1, GR_F32, w, site->in, err);
+    GR_TRY(gr_gemm(gr_model_device(a->model), false, false, n, site->in, p->r, p->scale, GR_F32,
+                   (const float *)p->b->value + row * p->r, p->r, p->a->value, site->in, 1, GR_F32, w, site->in, err));
+    for (int64_t i = 0; p->factor && i < n; i++)
+        for (int64_t c = 0; c < site->in; c++) w[i * site->in + c] *= ((const float *)p->factor->value)[row + i];
+    return GRAFT_OK;
 }
 
 static void facts(const gr_adapter *a, gr_buf *b) {
@@ -218,4 +232,5 @@ static void facts(const gr_adapter *a, gr_buf *b) {
 const gr_adapter_method gr_adapter_lora = {.name = "lora", .peft_type = "LORA", .state_size = sizeof(struct lora),
                                            .create = create, .free = free_state, .write_config = write_config,
                                            .merge = merge, .unties = unties, .facts = facts, .linear = linear,
-                                           .embedding = embedding, .head = head};
+                                           .embedding = embedding, .head = head, .refresh = refresh,
+                                           .collect = collect};

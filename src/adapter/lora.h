@@ -25,7 +25,7 @@ typedef struct gr_lora_patterns {
 typedef struct gr_lora_config {
     int64_t r;
     double alpha, dropout;
-    bool rslora, ensure_weight_tying;
+    bool rslora, dora, ensure_weight_tying;
     gr_lora_bias bias;
     gr_lora_init init;
     const char *init_text; /* as the file had it where it is a string */
@@ -37,6 +37,29 @@ typedef struct gr_lora_config {
     gr_lora_patterns rank, alpha_of;
     const char *base_model, *revision, *task_type;
 } gr_lora_config;
+
+/* A module's pair of factors. */
+typedef struct gr_lora_pair {
+    const gr_site *site;
+    int64_t r;
+    double scale;
+    gr_param *a, *b;
+    uint64_t stream;
+    void *identity; /* head: (r, r) */
+    /* DoRA, else NULL: trained magnitudes; of a step, factor and shift of the output, norms of rows, the base's bias. */
+    gr_param *magnitude, *factor, *shift;
+    double *norm;
+    float *bias;
+} gr_lora_pair;
+
+/* dora.c */
+graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err);
+graft_status gr_dora_initialise(gr_adapter *a, gr_lora_pair *p, graft_error *err);
+graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graft_error *err);
+void gr_dora_collect(gr_lora_pair *p);
+/* The pair's columns of *y, which begin at `column`, once LoRA's delta is in them. */
+graft_status gr_dora_scale(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, gr_var **y,
+                           graft_error *err);
 
 graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err);
 void gr_lora_write_config(const gr_lora_config *c, gr_buf *b);

@@ -16,7 +16,7 @@ static const char *const known[] = {
 /* Variants that change what is computed and that are not implemented: refused rather than ignored. */
 static const char *const refused[] = {"alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication",
                                       "lora_bias", "monteclora_config", "target_parameters", "trainable_token_indices",
-                                      "use_bdlora", "use_dora", "use_qalora", "velora_config", "fan_in_fan_out", NULL};
+                                      "use_bdlora", "use_qalora", "velora_config", "fan_in_fan_out", NULL};
 
 static graft_status read_init(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err) {
     const gr_json_value *v = gr_json_get(json, "init_lora_weights");
@@ -127,8 +127,13 @@ graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool 
     GR_TRY(gr_config_number(a, json, "lora_dropout", 0, 1, &c->dropout, err));
     if (c->dropout >= 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: lora_dropout must be below 1", a->where);
     GR_TRY(gr_config_bool(a, json, "use_rslora", &c->rslora, err));
+    GR_TRY(gr_config_bool(a, json, "use_dora", &c->dora, err));
+    if (fresh && c->dora && c->dropout > 0)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: lora_dropout is not supported with use_dora", a->where);
     GR_TRY(gr_config_bool(a, json, "ensure_weight_tying", &c->ensure_weight_tying, err));
     GR_TRY(read_bias(a, json, c, err));
+    if (c->dora && c->bias != GR_LORA_BIAS_NONE)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: trained biases are not supported with use_dora", a->where);
     GR_TRY(read_init(a, json, fresh, c, err));
     GR_TRY(gr_config_targets(a, json, "target_modules", true, &c->targets, err));
     GR_TRY(gr_config_targets(a, json, "exclude_modules", true, &c->exclude, err));
@@ -225,8 +230,9 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_config_add_targets(b, "target_modules", &c->targets);
     gr_buf_add_text(b, "  \"target_parameters\": null,\n");
     gr_config_add_text(b, "task_type", c->task_type);
-    gr_buf_add_text(b, "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n  \"use_dora\": false,\n"
-                       "  \"use_qalora\": false,\n");
+    gr_buf_add_text(b, "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n");
+    gr_config_add_bool(b, "use_dora", c->dora);
+    gr_buf_add_text(b, "  \"use_qalora\": false,\n");
     gr_config_add_bool(b, "use_rslora", c->rslora);
     gr_buf_add_text(b, "  \"velora_config\": null\n}");
 }

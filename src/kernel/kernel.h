@@ -94,9 +94,9 @@ struct gr_kernels {
      * bits. sum is F32 (F64). */
     void (*column_sum)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t ld, void *sum);
 
-    /* y[r][c] = x[r][c] * w[c], w F32 (F64); y may be x. */
+    /* y[r][c] = x[r][c] * w[c] + shift[c], w and shift F32 (F64); shift NULL: none; y may be x. */
     void (*mul_columns)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
-                        void *y, int64_t y_ld);
+                        const void *shift, void *y, int64_t y_ld);
     /* sum[c] += a[0][c] b[0][c] + a[1][c] b[1][c] + ..., one row after the other. sum is F32 (F64). */
     void (*mul_column_sum)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,
                            int64_t b_ld, void *sum);

@@ -129,8 +129,8 @@ typedef struct gr_pick_columns_params {
     const gr_row_range *ranges; /* ascending, disjoint */
 } gr_pick_columns_params;
 
-/* gr_op_scale_columns: y[r, column .. column+n-1] = l * x[r, ...] for the covered rows r; other rows and columns stay; in
- * place. in 0: x (T,N); in 1: l (n), parameter. */
+/* gr_op_scale_columns: y[r, column .. column+n-1] = l * x[r, ...] + t for the covered rows r; other rows and columns stay; in
+ * place. in 0: x (T,N); in 1: l (n), parameter; in 2 (optional): t (n), parameter. */
 typedef struct gr_scale_columns_params {
     int64_t column;
     int n_ranges;               /* 0: all rows */

@@ -149,6 +149,15 @@ static void add_llama_adapter(gr_buf *b, const graft_sft_options *o, int n_layer
     gr_buf_add_char(b, '}');
 }
 
+static void add_ln_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
+    gr_buf_add_text(b, "{\"peft_type\": \"LN_TUNING\", \"task_type\": \"CAUSAL_LM\"");
+    add_modules(b, "target_modules", o->lora.target_modules);
+    add_modules(b, "exclude_modules", o->lora.exclude_modules);
+    if (o->lora.modules_to_save.n) add_list(b, "modules_to_save", o->lora.modules_to_save);
+    gr_buf_add_char(b, '}');
+}
+
 static void add_full(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
     gr_buf_add_text(b, "{\"peft_type\": \"FULL\"");
@@ -165,7 +174,8 @@ static const struct {
     const char *name;
     void (*add)(gr_buf *b, const graft_sft_options *o, int n_layers);
 } methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
-               {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter}};
+               {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter},
+               {"ln-tuning", add_ln_tuning}};
 
 /* --- Options of other methods ------------------------------------------------------------------------------------------------ */
 
@@ -185,12 +195,12 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"use_rslora", l->use_rslora != 0, " lora "},
         {"use_dora", l->use_dora != 0, " lora "},
         {"lora_bias", l->bias != NULL, " lora "},
-        {"target_modules", l->target_modules.n > 0, " lora ia3 full "},
-        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 "},
+        {"target_modules", l->target_modules.n > 0, " lora ia3 ln-tuning full "},
+        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 ln-tuning "},
         {"layers_to_transform", l->n_layers_to_transform > 0, " lora "},
         {"rank_pattern", l->n_rank_pattern > 0, " lora "},
         {"alpha_pattern", l->n_alpha_pattern > 0, " lora "},
-        {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 "},
+        {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 ln-tuning "},
         {"init_lora_weights", l->init_lora_weights != NULL, " lora "},
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
         {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning "},

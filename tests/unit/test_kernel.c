@@ -273,11 +273,12 @@ static void case_adamw(kcase *t) {
 static void case_mul_columns(kcase *t) {
     int64_t x_ld = some_ld(t, t->cols), y_ld = some_ld(t, t->cols);
     kpair x = kcase_random(t, t->dt, t->rows * x_ld, 1), w = kcase_random(t, param_type(t), t->cols, 1);
-    kpair y = kcase_random(t, t->dt, t->rows * y_ld, 1);
+    kpair y = kcase_random(t, t->dt, t->rows * y_ld, 1), shift = kcase_random(t, param_type(t), t->cols, 1);
+    bool with = kcase_draw(t, 2);
     if (kcase_draw(t, 2)) y = x, y_ld = x_ld;
-    t->dev->k->mul_columns(t->dev, t->dt, t->rows, t->cols, x.x, x_ld, w.x, y.x, y_ld);
-    t->ref->k->mul_columns(t->ref, GR_F64, t->rows, t->cols, x.ref, x_ld, w.ref, y.ref, y_ld);
-    kcase_check(t, "mul_columns", y, 0, 0);
+    t->dev->k->mul_columns(t->dev, t->dt, t->rows, t->cols, x.x, x_ld, w.x, with ? shift.x : NULL, y.x, y_ld);
+    t->ref->k->mul_columns(t->ref, GR_F64, t->rows, t->cols, x.ref, x_ld, w.ref, with ? shift.ref : NULL, y.ref, y_ld);
+    kcase_check(t, "mul_columns", y, 1e-6, 1);
 }
 
 static void case_mul_column_sum(kcase *t) {

@@ -24,6 +24,9 @@ static const method_case cases[] = {
     {"llama", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 4}", false, false},
     {"llama", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"prefix_projection\": true, "
               "\"encoder_hidden_size\": 6}", false, false},
+    {"llama", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, false},
+    {"llama_bias", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, true},
+    {"llama", "{\"peft_type\": \"LN_TUNING\"}", true, true},
     {"llama", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 3, \"adapter_layers\": 1}", true, false},
     {"llama", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 4, \"adapter_layers\": 2}", true, false},
     {"mistral", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3}", false, true},

@@ -51,16 +51,23 @@ CASES = {  # name: (base, configuration)
                                                  encoder_reparameterization_type="LSTM")),
     "p_lstm_deep": ("qwen3", peft.PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=5, encoder_num_layers=3,
                                                       encoder_reparameterization_type="LSTM", encoder_dropout=0.1)),
+    "norms_default": ("llama", peft.LNTuningConfig()),
+    "norms_chosen": ("qwen3", peft.LNTuningConfig(target_modules=["input_layernorm", "q_norm", "norm"], exclude_modules=["k_norm"],
+                                                  modules_to_save=["lm_head"])),
+    "dora": ("llama", peft.LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
+                                      lora_alpha=6)),
+    "dora_bias": ("llama_bias", peft.LoraConfig(r=3, use_dora=True, target_modules="all-linear", use_rslora=True)),
     "llama_adapter": ("llama", peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1)),
     "llama_adapter_all": ("mistral", peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=2)),
 }
-MERGED = {"ia3", "ia3_qwen2", "ia3_chosen", "ia3_all"}
+MERGED = {"ia3", "ia3_qwen2", "ia3_chosen", "ia3_all", "norms_chosen", "dora", "dora_bias"}
 GENERATED = {"prompt", "prefix", "prefix_sliding", "p_mlp", "ia3"}
 
 
 def stored(name):
     name = name.replace(".modules_to_save.default", "")
     name = name.replace("prompt_encoder.default.", "prompt_encoder.")
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
     return name.replace(".default", "")
 
 

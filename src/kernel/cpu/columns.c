@@ -7,14 +7,14 @@ enum { GRAIN = 16384, COLUMN_GRAIN = 256 };
 typedef struct call {
     gr_dtype dt;
     int64_t rows, cols, a_ld, b_ld;
-    const void *a, *b;
+    const void *a, *b, *shift;
     void *out;
 } call;
 
 #define AS_IS(x) (x)
 #define KERNELS(NAME, T, S, LOAD, STORE)                                                                               \
-    static void mul_##NAME(int64_t n, const T *x, const S *w, T *y) {                              \
-        for (int64_t i = 0; i < n; i++) y[i] = STORE(LOAD(x[i]) * w[i]);                                             \
+    static void mul_##NAME(int64_t n, const T *x, const S *w, const S *shift, T *y) {                              \
+        for (int64_t i = 0; i < n; i++) y[i] = STORE(shift ? LOAD(x[i]) * w[i] + shift[i] : LOAD(x[i]) * w[i]);                                             \
     }                                                                                                                  \
     static void mul_sum_##NAME(int64_t n, const T *a, const T *b, S *restrict sum) {                                   \
         for (int64_t i = 0; i < n; i++) sum[i] += LOAD(a[i]) * LOAD(b[i]);                                             \
@@ -30,18 +30,18 @@ static void mul_item(void *arg, size_t begin, size_t end, int thread) {
         const void *x = gr_at_const(c->a, c->dt, r * c->a_ld);
         void *y = gr_at(c->out, c->dt, r * c->b_ld);
         if (c->dt == GR_F32)
-            mul_f32(c->cols, x, c->b, y);
+            mul_f32(c->cols, x, c->b, c->shift, y);
         else if (c->dt == GR_BF16)
-            mul_bf16(c->cols, x, c->b, y);
+            mul_bf16(c->cols, x, c->b, c->shift, y);
         else
-            mul_f64(c->cols, x, c->b, y);
+            mul_f64(c->cols, x, c->b, c->shift, y);
     }
 }
 
 void gr_cpu_mul_columns(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
-                        void *y, int64_t y_ld) {
+                        const void *shift, void *y, int64_t y_ld) {
     size_t grain = cols >= GRAIN ? 1 : (size_t)(GRAIN / GR_MAX(cols, 1));
-    call c = {.dt = dt, .cols = cols, .a = x, .a_ld = x_ld, .b = w, .out = y, .b_ld = y_ld};
+    call c = {.dt = dt, .cols = cols, .a = x, .a_ld = x_ld, .b = w, .shift = shift, .out = y, .b_ld = y_ld};
     gr_parallel_for(d->team, (size_t)rows, grain, mul_item, &c);
 }
 

@@ -116,7 +116,7 @@ void gr_cpu_lstm_cell(gr_device *d, gr_dtype dt, int64_t n, void *gates, const v
 void gr_cpu_lstm_cell_backward(gr_device *d, gr_dtype dt, int64_t n, const void *gates, const void *c_prev, const void *c,
                                const void *dh, void *dc, void *dgates);
 void gr_cpu_mul_columns(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
-                        void *y, int64_t y_ld);
+                        const void *shift, void *y, int64_t y_ld);
 void gr_cpu_mul_column_sum(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,
                            int64_t b_ld, void *sum);
 

@@ -1,0 +1,133 @@
+/* DoRA (Liu et al. 2024): W' = m (W + s B A) / ||W + s B A||, row by row, with trained magnitudes m. Reference: peft 0.21
+ * tuners/lora/dora.py, where the norm is a constant for the gradient.
+ *
+ * With c = m / ||W + s B A|| the output is c (y - b) + b of what LoRA gives, y, and the bias b: a scale of y's columns by c and
+ * a shift by t = (1 - c) b. Both are the same for a whole step and are made once in front of its passes; dm = (dc - b dt) / norm
+ * is taken behind them. */
+#include <math.h>
+#include <stdio.h>
+
+#include "adapter/lora.h"
+
+enum { BLOCK_ROWS = 64 };
+
+graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
+    const gr_site *site = p->site;
+    gr_shape shape = gr_shape1(site->out);
+    if (site->role == GR_ROLE_EMBED || site->role == GR_ROLE_HEAD)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s'", a->where, site->name);
+    if (a->scale != 1)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: DoRA's directions cannot be scaled by %g", a->where, a->scale);
+    const char *name = gr_adapter_text(a, err, "base_model.model.%s.lora_magnitude_vector", site->name);
+    if (!name) return GRAFT_ERR_MEMORY;
+    GR_TRY(gr_adapter_new_param(a, name, &shape, true, &p->magnitude, err));
+    GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->factor, err));
+    if (site->bias) GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->shift, err));
+    if (!(p->norm = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->norm))) return gr_fail_memory(err);
+    if (site->bias) {
+        const char *bias = gr_adapter_text(a, err, "%s.bias", site->name);
+        if (!bias) return GRAFT_ERR_MEMORY;
+        if (!(p->bias = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->bias))) return gr_fail_memory(err);
+        GR_TRY(gr_model_read_tensor(a->model, bias, 0, site->out, p->bias, err));
+    }
+    return gr_adapter_add(a, name, p->magnitude, gr_adapter_depth(a->model, site), err);
+}
+
+static double get(const gr_param *p, const void *x, int64_t i) {
+    return p->dtype == GR_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
+}
+
+static void set(const gr_param *p, void *x, int64_t i, double v) {
+    if (p->dtype == GR_F64)
+        ((double *)x)[i] = v;
+    else
+        ((float *)x)[i] = (float)v;
+}
+
+typedef struct norm_job {
+    const gr_lora_pair *p;
+    int64_t row, columns;
+    const float *w;
+} norm_job;
+
+static void norm_rows(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    const norm_job *j = arg;
+    for (size_t r = begin; r < end; r++) {
+        double sum = 0;
+        for (int64_t c = 0; c < j->columns; c++) sum += (double)j->w[(int64_t)r * j->columns + c] * j->w[(int64_t)r * j->columns + c];
+        j->p->norm[j->row + (int64_t)r] = sqrt(sum);
+    }
+}
+
+/* Rows of W + s B A in float; parameters in double are for tests and are rounded. */
+static graft_status adapted_rows(gr_adapter *a, const gr_lora_pair *p, const char *tensor, int64_t row, int64_t n, float *w,
+                                 graft_error *err) {
+    const gr_site *site = p->site;
+    gr_device *dev = gr_model_device(a->model);
+    GR_TRY(gr_model_read_tensor(a->model, tensor, row, n, w, err));
+    if (p->a->dtype == GR_F32)
+        return gr_gemm(dev, false, false, n, site->in, p->r, p->scale, GR_F32, (const float *)p->b->value + row * p->r, p->r,
+                       p->a->value, site->in, 1, GR_F32, w, site->in, err);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t c = 0; c < site->in; c++)
+            for (int64_t k = 0; k < p->r; k++)
+                w[i * site->in + c] += (float)(p->scale * get(p->b, p->b->value, (row + i) * p->r + k) *
+                                               get(p->a, p->a->value, k * site->in + c));
+    return GRAFT_OK;
+}
+
+static graft_status take_norms(gr_adapter *a, const gr_lora_pair *p, graft_error *err) {
+    const gr_site *site = p->site;
+    char tensor[300];
+    snprintf(tensor, sizeof tensor, "%s.weight", site->name);
+    float *w = gr_alloc(a->a, (size_t)(BLOCK_ROWS * site->in) * sizeof *w);
+    graft_status st = w ? GRAFT_OK : gr_fail_memory(err);
+    for (int64_t r = 0; r < site->out && st == GRAFT_OK; r += BLOCK_ROWS) {
+        int64_t n = GR_MIN(site->out - r, (int64_t)BLOCK_ROWS);
+        norm_job j = {.p = p, .row = r, .columns = site->in, .w = w};
+        st = adapted_rows(a, p, tensor, r, n, w, err);
+        if (st == GRAFT_OK) gr_parallel_for(gr_model_device(a->model)->team, (size_t)n, 8, norm_rows, &j);
+    }
+    gr_free(a->a, w);
+    return st;
+}
+
+graft_status gr_dora_initialise(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
+    GR_TRY(take_norms(a, p, err));
+    for (int64_t i = 0; i < p->magnitude->n; i++) set(p->magnitude, p->magnitude->value, i, p->norm[i]);
+    return GRAFT_OK;
+}
+
+graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graft_error *err) {
+    size_t bytes = gr_dtype_bytes(p->magnitude->dtype, (size_t)p->magnitude->n);
+    GR_TRY(take_norms(a, p, err));
+    for (int64_t i = 0; i < p->magnitude->n; i++) {
+        double c = get(p->magnitude, p->magnitude->value, i) / p->norm[i];
+        set(p->factor, p->factor->value, i, c);
+        if (p->shift) set(p->shift, p->shift->value, i, (1 - c) * p->bias[i]);
+    }
+    if (training) memset(p->factor->grad, 0, bytes);
+    if (training && p->shift) memset(p->shift->grad, 0, bytes);
+    return GRAFT_OK;
+}
+
+void gr_dora_collect(gr_lora_pair *p) {
+    for (int64_t i = 0; i < p->magnitude->n; i++) {
+        double d = get(p->factor, p->factor->grad, i);
+        if (p->shift) d -= p->bias[i] * get(p->shift, p->shift->grad, i);
+        set(p->magnitude, p->magnitude->grad, i, get(p->magnitude, p->magnitude->grad, i) + d / p->norm[i]);
+    }
+}
+
+graft_status gr_dora_scale(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, gr_var **y,
+                           graft_error *err) {
+    gr_scale_columns_params params = {.column = column, .n_ranges = rows->n_ranges, .ranges = rows->ranges};
+    gr_var *in[3] = {*y, NULL, NULL};
+    GR_TRY(gr_nn_leaf(run->tape, p->factor, &in[1], err));
+    if (p->shift) GR_TRY(gr_nn_leaf(run->tape, p->shift, &in[2], err));
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_scale_columns, in, p->shift ? 3 : 2, &params, y, err));
+    gr_var_drop(in[1]);
+    gr_var_drop(in[2]);
+    return GRAFT_OK;
+}
