@@ -26,7 +26,7 @@ typedef struct graft_lora_options {
     double lora_alpha; /* 8; the delta is scaled by lora_alpha / r, with use_rslora by lora_alpha / sqrt(r) */
     double lora_dropout; /* 0 */
     int use_rslora;      /* 0 (Kalajdzievski 2023, arXiv 2312.03732) */
-    int use_dora;        /* 0 (Liu et al. 2024, arXiv 2402.09353) */
+    int use_dora;        /* 0 (Liu et al. 2024, arXiv 2402.09353); without lora_dropout and bias */
     const char *bias;    /* "none" (NULL), "all" or "lora_only" */
     /* Names of modules ("q_proj"), one full regular expression, or "all-linear" (every linear layer but the head).
      * Empty: what peft takes for the model's type (q_proj and v_proj for Llama). */
@@ -39,6 +39,9 @@ typedef struct graft_lora_options {
     const graft_lora_pattern *alpha_pattern;
     size_t n_alpha_pattern;
     graft_texts modules_to_save; /* trained and saved whole: "lm_head", "embed_tokens", ... */
+    /* LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B, and every vector, learn at this many times learning_rate; 0: as A. */
+    double loraplus_lr_ratio;
+    double loraplus_lr_embedding; /* learning rate of factors of an embedding then; 0: 1e-6 */
     const char *init_lora_weights; /* "true" (NULL: A Kaiming-uniform, B zero), "gaussian" or "false" (B random too) */
 } graft_lora_options;
 

@@ -1,9 +1,9 @@
 /* DoRA (Liu et al. 2024): W' = m (W + s B A) / ||W + s B A||, row by row, with trained magnitudes m. Reference: peft 0.21
  * tuners/lora/dora.py, where the norm is a constant for the gradient.
  *
- * With c = m / ||W + s B A|| the output is c (y - b) + b of what LoRA gives, y, and the bias b: a scale of y's columns by c and
- * a shift by t = (1 - c) b. Both are the same for a whole step and are made once in front of its passes; dm = (dc - b dt) / norm
- * is taken behind them. */
+ * With c = m / ||W + s B A|| the output is c (y - b) + b of what LoRA gives, y, and the bias b: a scale of y's columns by c
+ * and a shift by t = (1 - c) b. Both are the same for a whole step and are made once in front of its passes;
+ * dm = (dc - b dt) / norm is taken behind them. */
 #include <math.h>
 #include <stdio.h>
 
@@ -15,7 +15,8 @@ graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
     const gr_site *site = p->site;
     gr_shape shape = gr_shape1(site->out);
     if (site->role == GR_ROLE_EMBED || site->role == GR_ROLE_HEAD)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s'", a->where, site->name);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s'", a->where,
+                       site->name);
     if (a->scale != 1)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: DoRA's directions cannot be scaled by %g", a->where, a->scale);
     const char *name = gr_adapter_text(a, err, "base_model.model.%s.lora_magnitude_vector", site->name);
@@ -55,7 +56,8 @@ static void norm_rows(void *arg, size_t begin, size_t end, int thread) {
     const norm_job *j = arg;
     for (size_t r = begin; r < end; r++) {
         double sum = 0;
-        for (int64_t c = 0; c < j->columns; c++) sum += (double)j->w[(int64_t)r * j->columns + c] * j->w[(int64_t)r * j->columns + c];
+        const float *w = j->w + (int64_t)r * j->columns;
+        for (int64_t c = 0; c < j->columns; c++) sum += (double)w[c] * w[c];
         j->p->norm[j->row + (int64_t)r] = sqrt(sum);
     }
 }

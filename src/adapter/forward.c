@@ -77,7 +77,8 @@ static graft_status read_input(const gr_tensor_list *list, const char *path, int
     GR_TRY(find_input(list, path, "labels", &shape, &in->labels, err));
     GR_TRY(find_input(list, path, "position_ids", &shape, &in->positions, err));
     if (in->positions && ahead)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'position_ids' cannot be given to an adapter with virtual tokens", path);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'position_ids' cannot be given to an adapter with virtual tokens",
+                       path);
     in->columns += ahead;
     return GRAFT_OK;
 }

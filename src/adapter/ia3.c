@@ -103,8 +103,8 @@ static graft_status add_vector(gr_adapter *a, const gr_site *site, bool fresh, u
     struct ia3 *s = a->state;
     ia3_vector *v = &s->vectors[s->n_vectors];
     if (site->role == GR_ROLE_EMBED || site->role == GR_ROLE_HEAD)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: target module '%s' is the %s, which IA3 cannot scale", a->where, site->name,
-                       site->role == GR_ROLE_HEAD ? "head" : "embedding");
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: target module '%s' is the %s, which IA3 cannot scale", a->where,
+                       site->name, site->role == GR_ROLE_HEAD ? "head" : "embedding");
     v->site = site;
     GR_TRY(is_feedforward(a, &s->feedforward, site->name, &v->input, err));
     if (v->input && site->role != GR_ROLE_DOWN && site->role != GR_ROLE_O)
@@ -175,7 +175,7 @@ static graft_status scale(gr_adapter *a, gr_run *run, const gr_run_adapter *rows
     return GRAFT_OK;
 }
 
-/* --- Merging ---------------------------------------------------------------------------------------------------------------- */
+/* --- Merging ------------------------------------------------------------------------------------------------------------- */
 
 static graft_status factors(const gr_adapter *a, const gr_site *site, const ia3_vector **v, const float **l, graft_error *err) {
     *v = vector_of(a, site);

@@ -1,6 +1,6 @@
-/* LLaMA-Adapter (Zhang et al. 2023): in the top layers every token also attends to a few trained prompts, through the layer's own
- * key and value products, and what it finds there is added times a gate that begins at zero: a fresh adapter changes nothing.
- * Reference: peft 0.21 tuners/adaption_prompt.
+/* LLaMA-Adapter (Zhang et al. 2023): in the top layers every token also attends to a few trained prompts, through the layer's
+ * own key and value products, and what it finds there is added times a gate that begins at zero: a fresh adapter changes
+ * nothing. Reference: peft 0.21 tuners/adaption_prompt.
  *
  * Keys and values of the prompts are the same for every sequence of a step: they are made once in front of the passes, and the
  * gradient that all sequences summed goes back to the prompts once behind them. */
@@ -26,8 +26,8 @@ struct llama_adapter {
     char *x, *y;           /* one layer's prompts and products, in the widest type */
 };
 
-static const char *const known[] = {"adapter_layers", "adapter_len", "auto_mapping", "base_model_name_or_path", "inference_mode",
-                                    "peft_type", "peft_version", "revision", "target_modules", "task_type", NULL};
+static const char *const known[] = {"adapter_layers", "adapter_len", "auto_mapping", "base_model_name_or_path",
+                                    "inference_mode", "peft_type", "peft_version", "revision", "target_modules", "task_type", NULL};
 
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     struct llama_adapter *s = a->state;
@@ -45,7 +45,7 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     return GRAFT_OK;
 }
 
-/* --- Layers --------------------------------------------------------------------------------------------------------------------- */
+/* --- Layers -------------------------------------------------------------------------------------------------------------- */
 
 static graft_status new_rows(gr_adapter *a, const gr_site *site, projection *p, graft_error *err) {
     const struct llama_adapter *s = a->state;
@@ -77,8 +77,8 @@ static graft_status add_layer(gr_adapter *a, const gr_site *const roles[GR_ROLE_
     const char *dot = strrchr(module, '.');
     if (!s->target) s->target = dot ? dot + 1 : module;
     if (strcmp(dot ? dot + 1 : module, s->target) != 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules is '%s', the model's attention is '%s'", a->where, s->target,
-                       dot ? dot + 1 : module);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules is '%s', the model's attention is '%s'", a->where,
+                       s->target, dot ? dot + 1 : module);
     adapted_layer *l = &s->layers[k->layer];
     gr_shape shape = gr_shape3(1, s->len, s->hidden), one = gr_shape1(1);
     GR_TRY(gr_adapter_new_param(a, gate, &one, true, &l->gate, err));
@@ -127,7 +127,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_close(b);
 }
 
-/* --- Keys and values of the prompts ------------------------------------------------------------------------------------------------ */
+/* --- Keys and values of the prompts -------------------------------------------------------------------------------------- */
 
 static void *at(void *base, gr_dtype dt, int64_t i) { return (char *)base + gr_dtype_bytes(dt, (size_t)i); }
 
@@ -156,7 +156,8 @@ static graft_status project_back(const gr_adapter *a, const gr_param *prompt, co
     int64_t width = p->rows->shape.d[1];
     memset(s->y, 0, gr_dtype_bytes(dt, (size_t)(s->len * l->out)));
     for (int64_t i = 0; i < s->len; i++)
-        dev->k->convert(dev, param, at(p->rows->grad, param, i * width), dt, at(s->y, dt, i * l->out + l->offset[p->part]), width);
+        dev->k->convert(dev, param, at(p->rows->grad, param, i * width), dt, at(s->y, dt, i * l->out + l->offset[p->part]),
+                        width);
     GR_TRY(gr_matrix_backward(l->matrix, s->len, s->y, l->out, s->x, s->hidden, false, err));
     dev->k->convert(dev, dt, s->x, param, s->y, prompt->n);
     dev->k->add(dev, param, prompt->n, prompt->grad, s->y, prompt->grad);
@@ -191,7 +192,7 @@ static graft_status collect(gr_adapter *a, graft_error *err) {
     return GRAFT_OK;
 }
 
-/* --- Hooks -------------------------------------------------------------------------------------------------------------------------- */
+/* --- Hooks --------------------------------------------------------------------------------------------------------------- */
 
 static graft_status gated_rows(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
                                graft_error *err) {

@@ -70,7 +70,8 @@ static graft_status read_file(gr_adapter *a, const char *dir, bool encoder, graf
     graft_status st = path ? GRAFT_OK : gr_fail_memory(err);
     if (st == GRAFT_OK && encoder && !gr_path_exists(path))
         st = gr_fail(err, GRAFT_ERR_NOT_FOUND,
-                     "%s: expected this file, to train the prompt encoder further: adapter_model.safetensors holds only what it made",
+                     "%s: expected this file, to train the prompt encoder further: adapter_model.safetensors holds only what "
+                     "it made",
                      path);
     if (st == GRAFT_OK) st = gr_safetensors_open(a->a, path, &f, err);
     if (st == GRAFT_OK) st = read_tensors(a, gr_safetensors_tensors(f), encoder, err);

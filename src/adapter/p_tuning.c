@@ -1,5 +1,5 @@
-/* P-tuning (Liu et al. 2021): the embeddings of virtual tokens in front of every sequence are made by a network, an MLP of three
- * layers or a bidirectional LSTM with two layers behind it, from a trained embedding of each. Reference: peft 0.21
+/* P-tuning (Liu et al. 2021): the embeddings of virtual tokens in front of every sequence are made by a network, an MLP of
+ * three layers or a bidirectional LSTM with two layers behind it, from a trained embedding of each. Reference: peft 0.21
  * tuners/p_tuning, whose file holds what the network made; the network's own state stands beside it under torch's names. */
 #include <math.h>
 #include <stdio.h>
@@ -22,9 +22,10 @@ struct p_tuning {
 };
 
 static const char *const known[] = {"auto_mapping", "base_model_name_or_path", "encoder_dropout", "encoder_hidden_size",
-                                    "encoder_num_layers", "encoder_reparameterization_type", "inference_mode", "modules_to_save",
-                                    "num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens",
-                                    "peft_type", "peft_version", "revision", "task_type", "token_dim", NULL};
+                                    "encoder_num_layers", "encoder_reparameterization_type", "inference_mode",
+                                    "modules_to_save", "num_attention_heads", "num_layers", "num_transformer_submodules",
+                                    "num_virtual_tokens", "peft_type", "peft_version", "revision", "task_type", "token_dim",
+                                    NULL};
 
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     struct p_tuning *s = a->state;
@@ -38,7 +39,8 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     GR_TRY(gr_config_number(a, json, "encoder_dropout", 0, 1, &s->dropout, err));
     s->lstm = strcmp(type, "LSTM") == 0;
     if (!s->lstm && strcmp(type, "MLP") != 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: encoder_reparameterization_type '%s', expected MLP or LSTM", a->where, type);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: encoder_reparameterization_type '%s', expected MLP or LSTM", a->where,
+                       type);
     if (!s->hidden) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected 'encoder_hidden_size'", a->where);
     if (s->dropout >= 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: encoder_dropout must be below 1", a->where);
     if (fresh && !s->lstm && (s->n_layers != 2 || s->dropout > 0))
@@ -47,7 +49,7 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     return GRAFT_OK;
 }
 
-/* --- The encoder -------------------------------------------------------------------------------------------------------------- */
+/* --- The encoder --------------------------------------------------------------------------------------------------------- */
 
 static graft_status add_mlp(gr_adapter *a, const int64_t *sizes, int n, uint64_t seed, graft_error *err) {
     struct p_tuning *s = a->state;
@@ -55,7 +57,8 @@ static graft_status add_mlp(gr_adapter *a, const int64_t *sizes, int n, uint64_t
     for (int i = 0; i < n; i++) {
         double bound = 1 / sqrt((double)sizes[i]);
         snprintf(name, sizeof name, "mlp_head.%d.weight", 2 * i);
-        GR_TRY(gr_prompt_encoder_param(a, name, gr_shape2(sizes[i + 1], sizes[i]), GR_INIT_UNIFORM, bound, -1, seed, &s->w[i], err));
+        GR_TRY(gr_prompt_encoder_param(a, name, gr_shape2(sizes[i + 1], sizes[i]), GR_INIT_UNIFORM, bound, -1, seed, &s->w[i],
+                                       err));
         snprintf(name, sizeof name, "mlp_head.%d.bias", 2 * i);
         GR_TRY(gr_prompt_encoder_param(a, name, gr_shape1(sizes[i + 1]), GR_INIT_UNIFORM, bound, -1, seed, &s->b[i], err));
     }
@@ -84,8 +87,8 @@ static graft_status add_direction(gr_adapter *a, int64_t layer, int reverse, uin
 static graft_status make_encoder(gr_adapter *a, uint64_t seed, graft_error *err) {
     struct p_tuning *s = a->state;
     int64_t d = s->p.token_dim, h = s->hidden;
-    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(s->p.n_tokens, d), GR_INIT_NORMAL, 1, -1, seed, &s->embedding,
-                                   err));
+    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(s->p.n_tokens, d), GR_INIT_NORMAL, 1, -1, seed,
+                                   &s->embedding, err));
     if (!s->lstm) return add_mlp(a, (const int64_t[]){d, h, h, d}, MLP_LAYERS, seed, err);
     if (!(s->layers = gr_arena_alloc(&a->arena, (size_t)s->n_layers * sizeof *s->layers))) return gr_fail_memory(err);
     for (int64_t l = 0; l < s->n_layers; l++)
@@ -168,7 +171,8 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_close(b);
 }
 
-const gr_adapter_method gr_adapter_p_tuning = {.name = "p-tuning", .peft_type = "P_TUNING", .state_size = sizeof(struct p_tuning),
+const gr_adapter_method gr_adapter_p_tuning = {.name = "p-tuning", .peft_type = "P_TUNING",
+                                               .state_size = sizeof(struct p_tuning),
                                                .create = create, .free = gr_prompt_free, .write_config = write_config,
                                                .facts = gr_prompt_facts, .embedding = gr_prompt_embedding,
                                                .refresh = gr_prompt_refresh, .collect = gr_prompt_collect};

@@ -32,7 +32,7 @@ graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh
     return GRAFT_OK;
 }
 
-/* --- Rows -------------------------------------------------------------------------------------------------------------------- */
+/* --- Rows ---------------------------------------------------------------------------------------------------------------- */
 
 /* What the encoder's tape takes at most. */
 static graft_status plan(gr_adapter *a, size_t *bytes, graft_error *err) {
@@ -112,7 +112,7 @@ graft_status gr_prompt_collect(gr_adapter *a, graft_error *err) {
     return st;
 }
 
-/* --- Hooks ---------------------------------------------------------------------------------------------------------------------- */
+/* --- Hooks --------------------------------------------------------------------------------------------------------------- */
 
 graft_status gr_prompt_embedding(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_embedding *e, gr_var **y,
                                  graft_error *err) {

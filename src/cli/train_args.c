@@ -99,6 +99,9 @@ static const cli_option lora_options[] = {
     {.name = "modules-to-save", .aliases = "lora-modules-to-save", TEXTS(L, modules_to_save), .metavar = "NAMES", .help = "modules that are trained and saved whole"},
     {.name = "use-rslora", .kind = CLI_FLAG, .offset = L(use_rslora), .metavar = "", .help = "scale by alpha / sqrt(r)"},
     {.name = "use-dora", .kind = CLI_FLAG, .offset = L(use_dora), .metavar = "", .help = "weight-decomposed LoRA"},
+    {.name = "loraplus-lr-ratio", .kind = CLI_REAL, .offset = L(loraplus_lr_ratio), .metavar = "X", .help = "LoRA+: B learns at X times the learning rate"},
+    {.name = "loraplus-lr-embedding", .kind = CLI_REAL, .offset = L(loraplus_lr_embedding), .metavar = "X",
+     .help = "LoRA+: learning rate of factors of an embedding; 0: 1e-6"},
     {.name = "lora-bias", .kind = CLI_TEXT, .offset = L(bias), .metavar = "S", .choices = "none all lora_only", .help = "which biases are trained"},
     {.name = "init-lora-weights", .kind = CLI_TEXT, .offset = L(init_lora_weights), .metavar = "S", .help = "true, gaussian or false"},
 };

@@ -211,7 +211,8 @@ static graft_status fill_ids(gr_pass *p, graft_error *err) {
         for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) {
             negative |= b->ids[i] < 0;
             if (b->ids[i] < -n)
-                return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: id %d, but its adapter has %d virtual rows", s, b->ids[i], n);
+                return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: id %d, but its adapter has %d virtual rows", s,
+                               b->ids[i], n);
         }
     }
     if (!negative) return GRAFT_OK;

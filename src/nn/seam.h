@@ -47,6 +47,7 @@ typedef struct gr_param {
     void *grad_embedding;
     gr_matrix *matrix;  /* told by gr_param_changed; NULL: none */
     bool decay;         /* weight decay applies (matrices; not norms and biases) */
+    double lr_factor;   /* on the learning rate; 0 means 1 */
 } gr_param;
 static inline void gr_param_changed(const gr_param *p) {
     if (p->matrix) gr_matrix_changed(p->matrix);

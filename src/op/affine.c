@@ -41,7 +41,8 @@ static graft_status backward(gr_op_call *c, graft_error *err) {
     int64_t rows = gr_rows(&c->in[0]), k = gr_cols(&c->in[0]), n = gr_rows(&c->in[1]);
     const void *dy = c->dout[0].data;
     if (c->din[0].data)
-        GR_TRY(gr_gemm(c->dev, false, false, rows, k, n, 1, dt, dy, n, weight(c), k, c->add[0] ? 1 : 0, dt, c->din[0].data, k, err));
+        GR_TRY(gr_gemm(c->dev, false, false, rows, k, n, 1, dt, dy, n, weight(c), k, c->add[0] ? 1 : 0, dt, c->din[0].data, k,
+                       err));
     if (c->din[1].data) GR_TRY(gr_op_weight_gradient(c, dt, rows, n, dy, n, k, c->in[0].data, k, false, c->din[1].data, err));
     if (c->din[2].data) c->dev->k->column_sum(c->dev, dt, rows, n, dy, n, c->din[2].data);
     return GRAFT_OK;

@@ -14,7 +14,8 @@ static graft_status forward(gr_op_call *c, graft_error *err) {
     (void)err;
     const gr_array *a = &c->in[0], *b = &c->in[1], *y = &c->out[0];
     gr_op_copy(c->dev, y->dtype, gr_rows(y), gr_cols(a), a->data, gr_cols(a), y->data, gr_cols(y));
-    gr_op_copy(c->dev, y->dtype, gr_rows(y), gr_cols(b), b->data, gr_cols(b), gr_op_at(y->data, y->dtype, gr_cols(a)), gr_cols(y));
+    gr_op_copy(c->dev, y->dtype, gr_rows(y), gr_cols(b), b->data, gr_cols(b), gr_op_at(y->data, y->dtype, gr_cols(a)),
+               gr_cols(y));
     return GRAFT_OK;
 }
 

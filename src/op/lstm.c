@@ -71,7 +71,8 @@ static graft_status forward(gr_op_call *c, graft_error *err) {
     open_plan(c, false, &w);
     int64_t wide = 4 * w.n;
     void *h = c->out[0].data;
-    GR_TRY(gr_gemm(c->dev, false, true, w.rows, wide, w.in, 1, w.dt, c->in[0].data, w.in, w.w_ih, w.in, 0, w.dt, w.gates, wide, err));
+    GR_TRY(gr_gemm(c->dev, false, true, w.rows, wide, w.in, 1, w.dt, c->in[0].data, w.in, w.w_ih, w.in, 0, w.dt, w.gates,
+                   wide, err));
     for (int i = 3; i < 5; i++) c->dev->k->bias_add(c->dev, w.dt, w.rows, wide, w.gates, wide, c->in[i].data);
     for (int64_t t = 0; t < w.rows; t++) {
         int64_t r = row_of(&w, t), b = before(&w, t);
@@ -117,7 +118,8 @@ static graft_status backward(gr_op_call *c, graft_error *err) {
     if (c->din[2].data && w.rows > 1) { /* every step but the first, with the state before it */
         const void *dg = gr_op_at(w.dgates, w.dt, w.p->reverse ? 0 : wide);
         const void *h = gr_op_at(c->out[0].data, w.dt, w.p->reverse ? w.n : 0);
-        GR_TRY(gr_gemm(c->dev, true, false, wide, w.n, w.rows - 1, 1, w.dt, dg, wide, h, w.n, 1, param, c->din[2].data, w.n, err));
+        GR_TRY(gr_gemm(c->dev, true, false, wide, w.n, w.rows - 1, 1, w.dt, dg, wide, h, w.n, 1, param, c->din[2].data, w.n,
+                       err));
     }
     for (int i = 3; i < 5; i++)
         if (c->din[i].data) c->dev->k->column_sum(c->dev, w.dt, w.rows, wide, w.dgates, wide, c->din[i].data);

@@ -148,8 +148,8 @@ typedef struct gr_put_rows_params {
     int64_t stride, offset;
 } gr_put_rows_params;
 
-/* gr_op_affine: y = x W^T + b with W and b parameters as they stand (small networks; a model's weights go through gr_op_linear).
- * in 0: x (T,K); in 1: W (N,K), parameter; in 2 (optional): b (N), parameter. out: (T,N). No parameters. */
+/* gr_op_affine: y = x W^T + b with W and b parameters as they stand (small networks; a model's weights go through
+ * gr_op_linear). in 0: x (T,K); in 1: W (N,K), parameter; in 2 (optional): b (N), parameter. out: (T,N). No params. */
 
 /* gr_op_activation: y = f(x), in place. in 0: x (T,C). */
 typedef struct gr_activation_params {

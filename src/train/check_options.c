@@ -32,6 +32,8 @@ static graft_status check_ranges(const graft_sft_options *o, graft_error *err) {
         {"early_stopping_threshold", o->early_stopping_threshold, 0, big},
         {"lora_r", (double)o->lora.r, 1, 65536},
         {"lora_dropout", o->lora.lora_dropout, 0, nextafter(1, 0)},
+        {"loraplus_lr_ratio", o->lora.loraplus_lr_ratio, 0, 1e6},
+        {"loraplus_lr_embedding", o->lora.loraplus_lr_embedding, 0, 1e6},
     };
     for (size_t i = 0; i < GR_COUNT(ranges); i++)
         if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))

@@ -177,7 +177,7 @@ static const struct {
                {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter},
                {"ln-tuning", add_ln_tuning}};
 
-/* --- Options of other methods ------------------------------------------------------------------------------------------------ */
+/* --- Options of other methods -------------------------------------------------------------------------------------------- */
 
 typedef struct use {
     const char *option;
@@ -201,6 +201,8 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"rank_pattern", l->n_rank_pattern > 0, " lora "},
         {"alpha_pattern", l->n_alpha_pattern > 0, " lora "},
         {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 ln-tuning "},
+        {"loraplus_lr_ratio", l->loraplus_lr_ratio != 0, " lora "},
+        {"loraplus_lr_embedding", l->loraplus_lr_embedding != 0, " lora "},
         {"init_lora_weights", l->init_lora_weights != NULL, " lora "},
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
         {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning "},
@@ -230,8 +232,11 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
     for (size_t i = 0; i < GR_COUNT(uses); i++)
         if (uses[i].given && !strstr(uses[i].methods, name))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: method %s has no such option", uses[i].option, method);
+    if (l->loraplus_lr_embedding != 0 && l->loraplus_lr_ratio == 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "loraplus_lr_embedding: expected loraplus_lr_ratio too");
     if (m->encoder_hidden_size && !strcmp(method, "prefix-tuning") && !m->prefix_projection)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "encoder_hidden_size: prefix-tuning has an encoder with prefix_projection only");
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "encoder_hidden_size: prefix-tuning has an encoder with prefix_projection only");
     return GRAFT_OK;
 }
 

@@ -129,7 +129,7 @@ void gr_optimizer_step(gr_optimizer *o, double lr, double grad_scale) {
         gr_update u = {.dev = o->dev,
                        .options = &o->options,
                        .param = o->params[i],
-                       .lr = lr,
+                       .lr = o->params[i]->lr_factor ? lr * o->params[i]->lr_factor : lr,
                        .grad_scale = grad_scale,
                        .step = o->steps};
         for (int s = 0; s < o->n_states; s++) u.state[s] = o->memory + (int64_t)s * o->total + at;

@@ -69,6 +69,8 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error
     add_int(b, "max_steps", t->state.max_steps);
     add_text(b, "optim", t->rule->names[0]);
     add_double(b, "learning_rate", o->learning_rate);
+    add_double(b, "loraplus_lr_ratio", o->lora.loraplus_lr_ratio);
+    add_double(b, "loraplus_lr_embedding", o->lora.loraplus_lr_embedding);
     add_double(b, "weight_decay", p->weight_decay);
     add_double(b, "adam_beta1", p->beta1);
     add_double(b, "adam_beta2", p->beta2);

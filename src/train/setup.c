@@ -64,6 +64,20 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     return gr_adapter_set_new(t->model, &t->set, err);
 }
 
+/* LoRA+, as peft 0.21's optimizers/loraplus.py sets its groups. */
+static void set_loraplus(gr_trainer *t) {
+    const graft_lora_options *l = &t->o->lora;
+    double lr = t->o->learning_rate, embedding = l->loraplus_lr_embedding > 0 ? l->loraplus_lr_embedding : 1e-6;
+    if (!(l->loraplus_lr_ratio > 0)) return;
+    for (size_t i = 0; i < t->n_params; i++) {
+        gr_param *p = t->params[i];
+        if (strstr(p->name, ".lora_embedding_"))
+            p->lr_factor = lr > 0 ? embedding / lr : 1;
+        else if (strstr(p->name, "lora_B") || p->shape.n == 1)
+            p->lr_factor = l->loraplus_lr_ratio;
+    }
+}
+
 static graft_status make_adapter(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
     if (o->adapter) {
@@ -86,6 +100,7 @@ static graft_status make_adapter(gr_trainer *t, graft_error *err) {
     t->params = gr_calloc(t->a, t->n_params + 1, sizeof *t->params);
     if (!t->params) return gr_fail_memory(err);
     for (size_t i = 0; i < t->n_params; i++) t->params[i] = gr_adapter_param(t->set, t->adapter, i);
+    set_loraplus(t);
     return GRAFT_OK;
 }
 

@@ -20,8 +20,11 @@ static graft_status some(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **ou
 }
 
 const op_case op_cases_gated_add[] = {
-    {.name = "gated_add", .op = &gr_op_gated_add, .in = {{OP_ROWS, 0, 7, 0}, {OP_ROWS, 0, 7, 0}, {OP_PARAM, 1, 0, 0}}, .apply = all},
-    {.name = "gated_add, ranges", .op = &gr_op_gated_add, .in = {{OP_ROWS, 0, 7, 0}, {OP_ROWS, 0, 7, 0}, {OP_PARAM, 1, 0, 0}}, .apply = some},
-    {.name = "gated_add, frozen", .op = &gr_op_gated_add, .in = {{OP_ROWS, 0, 7, 0}, {OP_ROWS, 0, 7, 0}, {OP_FROZEN, 1, 0, 0}}, .apply = some},
+    {.name = "gated_add", .op = &gr_op_gated_add, .in = {{OP_ROWS, 0, 7, 0}, {OP_ROWS, 0, 7, 0}, {OP_PARAM, 1, 0, 0}},
+     .apply = all},
+    {.name = "gated_add, ranges", .op = &gr_op_gated_add, .in = {{OP_ROWS, 0, 7, 0}, {OP_ROWS, 0, 7, 0}, {OP_PARAM, 1, 0, 0}},
+     .apply = some},
+    {.name = "gated_add, frozen", .op = &gr_op_gated_add, .in = {{OP_ROWS, 0, 7, 0}, {OP_ROWS, 0, 7, 0}, {OP_FROZEN, 1, 0,
+                                                                                                          0}}, .apply = some},
     {0},
 };

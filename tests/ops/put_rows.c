@@ -17,6 +17,7 @@ static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **out
 const op_case op_cases_put_rows[] = {
     {.name = "put_rows", .op = &gr_op_put_rows, .in = {{OP_ROWS, 0, 7, 0}, {OP_PARAM, TABLE, 7, 0}}, .apply = run},
     {.name = "put_rows, frozen", .op = &gr_op_put_rows, .in = {{OP_ROWS, 0, 7, 0}, {OP_FROZEN, TABLE, 7, 0}}, .apply = run},
-    {.name = "put_rows, nothing below", .op = &gr_op_put_rows, .in = {{OP_NONE, 0, 0, 0}, {OP_PARAM, TABLE, 7, 0}}, .apply = run},
+    {.name = "put_rows, nothing below", .op = &gr_op_put_rows, .in = {{OP_NONE, 0, 0, 0}, {OP_PARAM, TABLE, 7, 0}},
+     .apply = run},
     {0},
 };

@@ -25,8 +25,10 @@ static graft_status shifted(op_batch *b, gr_tape *t, gr_var *const *in, gr_var *
 
 const op_case op_cases_scale_columns[] = {
     {.name = "scale_columns", .op = &gr_op_scale_columns, .in = {{OP_ROWS, 0, 7, 0}, {OP_PARAM, 4, 0, 1}}, .apply = all},
-    {.name = "scale_columns, ranges", .op = &gr_op_scale_columns, .in = {{OP_ROWS, 0, 7, 0}, {OP_PARAM, 5, 0, 1}}, .apply = some},
-    {.name = "scale_columns, frozen", .op = &gr_op_scale_columns, .in = {{OP_ROWS, 0, 7, 0}, {OP_FROZEN, 4, 0, 1}}, .apply = some},
+    {.name = "scale_columns, ranges", .op = &gr_op_scale_columns, .in = {{OP_ROWS, 0, 7, 0}, {OP_PARAM, 5, 0, 1}},
+     .apply = some},
+    {.name = "scale_columns, frozen", .op = &gr_op_scale_columns, .in = {{OP_ROWS, 0, 7, 0}, {OP_FROZEN, 4, 0, 1}},
+     .apply = some},
     {.name = "scale_columns, shift",
      .op = &gr_op_scale_columns,
      .in = {{OP_ROWS, 0, 7, 0}, {OP_PARAM, 4, 0, 1}, {OP_PARAM, 4, 0, 0}},

@@ -192,7 +192,7 @@ static void every_lora_agrees_with_peft(void **state) {
 
 static void every_other_method_agrees_with_peft(void **state) {
     (void)state;
-    agree("methods", 16);
+    agree("methods", 20);
 }
 
 int main(void) {

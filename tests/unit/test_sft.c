@@ -34,7 +34,7 @@ static void threads_change_no_bit(void **state) {
     sft_assert_same(a.output, b.output);
 }
 
-static const char *const methods[] = {"lora", "full", "ia3", "prompt-tuning", "prefix-tuning", "p-tuning", "llama-adapter"};
+static const char *const methods[] = {"lora", "full", "ia3", "prompt-tuning", "prefix-tuning", "p-tuning", "llama-adapter", "ln-tuning"};
 
 static void set_method(sft_case *c, const char *method) {
     c->o.method = method;

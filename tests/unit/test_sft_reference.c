@@ -31,6 +31,7 @@ static void set_options(sft_case *c, const gr_json_value *run) {
     s->learning_rate = number(o, "learning_rate", 2e-5);
     s->warmup_steps = number(o, "warmup_steps", 0);
     s->lr_scheduler_type = text_of(o, "lr_scheduler_type", "linear");
+    s->lora.loraplus_lr_ratio = number(o, "loraplus_lr_ratio", 0);
     s->weight_decay = number(o, "weight_decay", 0);
     s->max_grad_norm = number(o, "max_grad_norm", 1);
     s->adam_beta1 = number(o, "adam_beta1", 0.9);

@@ -170,6 +170,9 @@ RUNS = {
     "lora_chats": ("chats.jsonl", "lora", dict(
         per_device_train_batch_size=5, learning_rate=5e-3, lr_scheduler_type="constant_with_warmup", warmup_steps=3,
         max_grad_norm=0.0, optim="sgd", max_length=24)),
+    "loraplus_pairs": ("pairs.jsonl", "lora", dict(
+        per_device_train_batch_size=6, learning_rate=2e-3, lr_scheduler_type="linear", warmup_steps=2, max_grad_norm=1.0,
+        weight_decay=0.05, loraplus_lr_ratio=16.0)),
     "full_pairs": ("pairs.jsonl", "full", dict(
         per_device_train_batch_size=8, learning_rate=3e-3, lr_scheduler_type="inverse_sqrt", warmup_steps=2,
         max_grad_norm=0.25, weight_decay=0.01, completion_only_loss=False)),
@@ -182,6 +185,7 @@ def runs():
 
     from datasets import Dataset
     from peft import LoraConfig, PeftModel, get_peft_model
+    from peft.optimizers import create_loraplus_optimizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
@@ -201,8 +205,14 @@ def runs():
     for name, (data, method, options) in RUNS.items():
         model = base() if method == "full" else PeftModel.from_pretrained(base(), OUT / "adapter", is_trainable=True)
         with tempfile.TemporaryDirectory() as folder:
-            args = SFTConfig(output_dir=folder, **{**COMMON, **options})
+            settings = {**COMMON, **options}
+            ratio = settings.pop("loraplus_lr_ratio", None)
+            args = SFTConfig(output_dir=folder, **settings)
+            plus = ratio and create_loraplus_optimizer(
+                model, torch.optim.AdamW, lr=args.learning_rate, loraplus_lr_ratio=ratio, betas=(0.9, 0.999), eps=1e-8,
+                loraplus_weight_decay=args.weight_decay)
             trainer = SFTTrainer(model=model, args=args, train_dataset=records(data), eval_dataset=records(data),
+                                 **({"optimizers": (plus, None)} if plus else {}),
                                  processing_class=AutoTokenizer.from_pretrained(OUT / "model"))
             trainer.train()
             keep = ("loss", "grad_norm", "learning_rate", "num_tokens", "mean_token_accuracy", "epoch", "step", "eval_loss",

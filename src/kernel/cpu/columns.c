@@ -14,7 +14,8 @@ typedef struct call {
 #define AS_IS(x) (x)
 #define KERNELS(NAME, T, S, LOAD, STORE)                                                                               \
     static void mul_##NAME(int64_t n, const T *x, const S *w, const S *shift, T *y) {                              \
-        for (int64_t i = 0; i < n; i++) y[i] = STORE(shift ? LOAD(x[i]) * w[i] + shift[i] : LOAD(x[i]) * w[i]);                                             \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            y[i] = STORE(shift ? LOAD(x[i]) * w[i] + shift[i] : LOAD(x[i]) * w[i]);                                    \
     }                                                                                                                  \
     static void mul_sum_##NAME(int64_t n, const T *a, const T *b, S *restrict sum) {                                   \
         for (int64_t i = 0; i < n; i++) sum[i] += LOAD(a[i]) * LOAD(b[i]);                                             \

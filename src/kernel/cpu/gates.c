@@ -59,7 +59,8 @@ void gr_cpu_activation(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, co
         apply_f64(f, n, x, y);
 }
 
-void gr_cpu_activation_backward(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *y, const void *dy, void *dx) {
+void gr_cpu_activation_backward(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *y, const void *dy,
+                                void *dx) {
     (void)d;
     if (dt == GR_F32)
         apply_backward_f32(f, n, y, dy, dx);
