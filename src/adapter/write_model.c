@@ -203,6 +203,8 @@ graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, g
     const graft_allocator *alloc = gr_allocator(gr_model_context(m));
     if (dtype != GR_F32 && dtype != GR_BF16 && dtype != GR_F16)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "a model is written in F32, BF16 or F16, not in %s", gr_dtype_name(dtype));
+    if (gr_is_same_file(dir, gr_model_path(m)))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected another directory than that of the base model", dir);
     /* An adapter with a head of its own unties what was tied. */
     bool own_head = gr_model_head_is_tied(m) && a &&
                     ((a->variant && gr_variant_unties(a->variant)) || (a->method->unties && a->method->unties(a)));

@@ -34,6 +34,7 @@ graft_status gr_write_file(const graft_allocator *a, const char *path, const voi
 graft_status gr_make_dirs(const char *path, graft_error *err); /* mkdir -p */
 bool gr_path_exists(const char *path);
 bool gr_is_dir(const char *path);
+bool gr_is_same_file(const char *a, const char *b); /* both are there, and one file or directory */
 graft_status gr_sync_dir(const char *path, graft_error *err);    /* makes renames inside it durable */
 graft_status gr_remove_tree(const char *path, graft_error *err); /* rm -r; does not follow links; absent is fine */
 /* Names in a directory, sorted bytewise, without "." and "..". Freed with gr_free_names. */

@@ -191,6 +191,8 @@ graft_status gr_output_open(gr_trainer *t, graft_error *err) {
     int64_t *steps;
     size_t n;
     if (!dir || !*dir) return gr_fail(err, GRAFT_ERR_ARGUMENT, "output_dir: expected a directory, found none");
+    if (t->o->model && gr_is_same_file(dir, t->o->model))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "output_dir: expected another directory than the model's, found %s", dir);
     GR_TRY(gr_make_dirs(dir, err));
     GR_TRY(lock_output(t, err));
     GR_TRY(gr_clean_output(t->a, dir, err));

@@ -79,6 +79,8 @@ expect 1 'cut.safetensors' "$GRAFT" info "$tmp/cut.safetensors"
 expect 0 '"peak_memory"' "$GRAFT" sft -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" -o "$tmp/trained" --max-steps 1 -q --json
 expect 0 '' "$GRAFT" merge -m "$small" --adapter "$tmp/trained" -o "$tmp/merged" -q
 expect 2 'expected at most one, found 2' "$GRAFT" generate -m "$small" --adapter "$tmp/trained" --adapter b="$tmp/trained" -p red
+expect 2 "another directory than that of the base" "$GRAFT" merge -m "$tmp/merged" --adapter "$tmp/trained" -o "$tmp/merged/../merged"
+expect 2 "another directory than the model's" "$GRAFT" sft -m "$tmp/merged" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" -o "$tmp/merged"
 for name in tokenizer.json tokenizer_config.json chat_template.jinja generation_config.json; do
   cmp "$small/$name" "$tmp/merged/$name" || fail "graft merge changed $name"
 done

@@ -3,7 +3,7 @@
 #include <math.h>
 
 graft_context *test_context(const graft_allocator *a, int threads, const char *cpu) {
-    graft_context_options o = {.n_threads = threads, .cpu = cpu};
+    graft_context_options o = {.n_threads = threads, .cpu = cpu ? cpu : getenv("GRAFT_CPU")};
     graft_context *ctx = NULL;
     if (a) o.allocator = *a;
     assert_ok(graft_context_new(&o, &ctx, &err));

@@ -8,7 +8,7 @@
 #include "graft/adapter.h"
 #include "model/public.h"
 
-/* `a` NULL: the C library's. `cpu` NULL: the best. */
+/* `a` NULL: the C library's. `cpu` NULL: GRAFT_CPU, else the best. */
 graft_context *test_context(const graft_allocator *a, int threads, const char *cpu);
 /* "models/NAME" under the goldens. */
 const char *test_model_path(const char *name);

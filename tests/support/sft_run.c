@@ -27,7 +27,7 @@ void sft_case_init(sft_case *c, const char *data, const char *output) {
 }
 
 graft_status sft_run(const sft_case *c, int threads, graft_train_result *result, graft_error *err) {
-    graft_context_options co = {.n_threads = threads};
+    graft_context_options co = {.n_threads = threads, .cpu = getenv("GRAFT_CPU")};
     graft_sft_options o = c->o;
     graft_context *ctx;
     o.data = (graft_texts){c->data, 1};

@@ -125,7 +125,7 @@ static void full_disks_and_wrong_places_are_told(void **state) {
 }
 
 static graft_status merge_once(const graft_allocator *a, void *arg) {
-    graft_context_options co = {.allocator = *a, .n_threads = 1};
+    graft_context_options co = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     graft_model_options mo = {.dtype = GRAFT_DTYPE_F32};
     graft_context *ctx;
     graft_model *m = NULL;

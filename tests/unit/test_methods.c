@@ -264,7 +264,7 @@ static void generation_sees_what_a_pass_sees(void **state) {
 
 static graft_status sweep_body(const graft_allocator *a, void *arg) {
     const method_case *k = arg;
-    graft_context_options o = {.n_threads = 1, .allocator = *a};
+    graft_context_options o = {.n_threads = 1, .cpu = getenv("GRAFT_CPU"), .allocator = *a};
     graft_context *ctx = NULL;
     graft_model *m = NULL;
     char dir[1100];

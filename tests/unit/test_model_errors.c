@@ -248,7 +248,7 @@ static graft_status open_and_step(const graft_allocator *a, void *arg) {
     graft_context *ctx = NULL;
     graft_model *m = NULL;
     graft_status st;
-    graft_context_options o = {.allocator = *a, .n_threads = 1};
+    graft_context_options o = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     GR_GO(done, graft_context_new(&o, &ctx, NULL));
     GR_GO(done, graft_model_load(ctx, test_model_path(arg), &(graft_model_options){.dtype = GRAFT_DTYPE_F32}, &m, NULL));
     GR_GO(done, step(m->model, NULL, false));
@@ -269,7 +269,7 @@ static graft_status adapt(const graft_allocator *a, void *arg) {
     graft_model *m = NULL;
     graft_status st;
     char dir[1024];
-    graft_context_options o = {.allocator = *a, .n_threads = 1};
+    graft_context_options o = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     snprintf(dir, sizeof dir, "%s/swept", test_temp_dir());
     GR_GO(done, graft_context_new(&o, &ctx, NULL));
     GR_GO(done, graft_model_load(ctx, test_model_path("llama_one_kv"), &(graft_model_options){.dtype = GRAFT_DTYPE_F32}, &m,
@@ -299,7 +299,7 @@ static graft_status forward(const graft_allocator *a, void *arg) {
     graft_model *m = NULL;
     graft_status st;
     char out[1100], *json = NULL;
-    graft_context_options o = {.allocator = *a, .n_threads = 1};
+    graft_context_options o = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     snprintf(out, sizeof out, "%s/out.safetensors", test_temp_dir());
     graft_forward_options f = {.input = arg, .output = out, .backward = 1};
     GR_GO(done, graft_context_new(&o, &ctx, NULL));

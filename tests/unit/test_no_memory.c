@@ -19,7 +19,7 @@ static void unload(loaded *l) {
 }
 
 static graft_status load_small(const graft_allocator *a, loaded *l) {
-    graft_context_options co = {.allocator = *a, .n_threads = 1};
+    graft_context_options co = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     graft_model_options mo = {.dtype = GRAFT_DTYPE_F32};
     const char *path = test_golden("train/model");
     *l = (loaded){0};

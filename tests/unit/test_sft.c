@@ -97,7 +97,7 @@ static void stop_there(void *user, const graft_train_progress *p) {
 }
 
 static graft_status run_until(const sft_case *c, graft_train_phase phase, int64_t at, graft_error *err) {
-    graft_context_options co = {.n_threads = 1};
+    graft_context_options co = {.n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     graft_sft_options o = c->o;
     stopper s = {.at = at, .phase = phase};
     o.data = (graft_texts){c->data, 1};
@@ -383,7 +383,7 @@ static void a_full_disk_keeps_the_last_checkpoint(void **state) {
 }
 
 static graft_status one_step(const graft_allocator *a, void *arg) {
-    graft_context_options co = {.allocator = *a, .n_threads = 1};
+    graft_context_options co = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     sft_case c = *(sft_case *)arg;
     c.o.data = (graft_texts){((sft_case *)arg)->data, 1};
     c.o.eval_data = (graft_texts){((sft_case *)arg)->eval, 1};

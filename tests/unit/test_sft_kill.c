@@ -103,7 +103,7 @@ static void killed_runs_end_with_the_same_bits(void **state) {
     double start = gr_now_seconds();
     if (waitpid(start_child(whole), &status, 0) < 0 || !WIFEXITED(status) || WEXITSTATUS(status)) fail_msg("the undisturbed run failed");
     double longest = 1000 * (gr_now_seconds() - start);
-    const graft_context_options co = {.n_threads = 1};
+    const graft_context_options co = {.n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     assert_ok(graft_context_new(&co, &ctx, &err));
     for (uint64_t round = 1; kills < KILLS; round++) {
         snprintf(output, sizeof output, "%s/round%d", test_temp_dir(), (int)round);
