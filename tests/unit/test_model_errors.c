@@ -124,7 +124,7 @@ static void wrong_adapter_settings_are_named(void **state) {
         {"{\"peft_type\": \"LORA\", \"lora_dropout\": 1}", GRAFT_ERR_ARGUMENT, "lora_dropout"},
         {"{\"peft_type\": \"LORA\", \"bias\": \"some\"}", GRAFT_ERR_ARGUMENT, "some"},
         {"{\"peft_type\": \"LORA\", \"rank\": 8}", GRAFT_ERR_ARGUMENT, "'rank'"},
-        {"{\"peft_type\": \"LORA\", \"use_dora\": true}", GRAFT_ERR_UNSUPPORTED, "use_dora"},
+        {"{\"peft_type\": \"LORA\", \"use_dora\": true, \"lora_dropout\": 0.1}", GRAFT_ERR_UNSUPPORTED, "use_dora"},
         {"{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa\"}", GRAFT_ERR_UNSUPPORTED, "pissa"},
         {"{\"peft_type\": \"LORA\", \"target_modules\": [\"nix\"]}", GRAFT_ERR_ARGUMENT, "nix: not found"},
         {"{\"peft_type\": \"LORA\", \"target_modules\": \"q_proj\"}", GRAFT_ERR_ARGUMENT, "not found"},
@@ -207,7 +207,7 @@ static void wrong_adapters_are_named(void **state) {
     refuse_adapter(m, "plain", "\"v_proj\"", "\"k_proj\"", GRAFT_ERR_MISMATCH, "k_proj.lora_A.weight");
     refuse_adapter(m, "plain", "\"v_proj\"", "\"q_proj\"", GRAFT_ERR_MISMATCH, "v_proj.lora_A.weight");
     refuse_adapter(m, "plain", "\"LORA\"", "\"VERA\"", GRAFT_ERR_UNSUPPORTED, "VERA");
-    refuse_adapter(m, "plain", "\"use_dora\": false", "\"use_dora\": true", GRAFT_ERR_UNSUPPORTED, "use_dora");
+    refuse_adapter(m, "plain", "\"use_dora\": false", "\"use_dora\": true", GRAFT_ERR_MISMATCH, "lora_magnitude_vector");
     refuse_adapter(m, "plain", "\"lora_bias\": false", "\"lora_bias\": true", GRAFT_ERR_UNSUPPORTED, "lora_bias");
     refuse_adapter(m, "plain", "\"peft_type\"", "\"peft\"", GRAFT_ERR_FORMAT, "peft_type");
     refuse_adapter(other, "plain", "\"r\": 4", "\"r\": 4", GRAFT_ERR_MISMATCH, "base model");
