@@ -8,7 +8,7 @@
 
 enum {
     CANDIDATES = 6,       /* heaviest steps that are planned exactly */
-    MICRO_TOKENS = 1024,  /* more tokens at a time make no product faster */
+    MICRO_TOKENS = 512,   /* 1,024 at a time would be 2 % faster and take half as much memory again */
     LEAST_TOKENS = 256,   /* fewer make them slow */
     SCAN_TOKENS = 1 << 27, /* of the data order */
     CODE_BYTES = 3 << 20   /* code and small objects that a run touches later than here */
