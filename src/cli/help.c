@@ -98,7 +98,7 @@ void cli_print_help(const cli_command *command, FILE *to) {
             snprintf(text, sizeof text, "%s%s%s%s%s%s%s", o->help, o->choices ? " (" : "", o->choices ? o->choices : "",
                      o->choices ? ")" : "", value[0] ? " [" : "", value, value[0] ? "]" : "");
             int n = fprintf(to, "  %-34s", head);
-            if (n > 36) n = fprintf(to, "\n%36s", "") - 1;
+            if (n >= 36) n = fprintf(to, "\n%36s", "") - 1;
             wrap(to, text, 36, 36);
         }
     }

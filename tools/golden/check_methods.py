@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Checks that peft loads the adapters that graft trains, of every method, with equal logits. Not part of the tests: it needs the
+Python libraries. (The other way round, and gradients, are goldens: make_adapters.py, make_methods.py.)
+
+Usage: check_methods.py PATH/TO/graft   (run in the project's root)
+Last run with torch 2.13.0, transformers 5.23.0, peft 0.21.2, in float32 on the CPU.
+
+On tiny models of several variants graft trains a few steps of each method; peft loads the directory as it is. Errors are the
+largest difference over the largest logit."""
+import json
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+warnings.simplefilter("ignore")
+logging.disable_progress_bar()
+SEED, LIMIT = 20260801, 2e-5
+GRAFT = sys.argv[1]
+MODELS = ["llama", "llama_tied", "qwen2", "qwen3", "mistral", "smollm3"]
+METHODS = {
+    "lora": ["--lora-r", 4, "--target-modules", "all-linear"],
+    "lora rsLoRA, patterns": ["--lora-r", 4, "--target-modules", "q_proj,v_proj,down_proj", "--use-rslora",
+                              "--rank-pattern", '{"v_proj": 6}', "--alpha-pattern", '{"q_proj": 3}'],
+    "lora layers, bias": ["--lora-r", 4, "--layers-to-transform", "1", "--lora-bias", "lora_only"],
+    "lora saved norms": ["--lora-r", 4, "--modules-to-save", "norm"],
+    "lora embedding": ["--lora-r", 4, "--target-modules", "embed_tokens,q_proj"],
+    "dora": ["--lora-r", 4, "--use-dora"],
+    "ia3": ["--method", "ia3"],
+    "ia3 chosen": ["--method", "ia3", "--target-modules", "q_proj,o_proj,up_proj", "--feedforward-modules", "o_proj"],
+    "prompt": ["--method", "prompt-tuning", "--num-virtual-tokens", 5],
+    "prefix": ["--method", "prefix-tuning", "--num-virtual-tokens", 5],
+    "prefix projection": ["--method", "prefix-tuning", "--num-virtual-tokens", 5, "--prefix-projection", "--encoder-hidden-size", 16],
+    "p-tuning mlp": ["--method", "p-tuning", "--num-virtual-tokens", 5, "--encoder-hidden-size", 16],
+    "p-tuning lstm": ["--method", "p-tuning", "--num-virtual-tokens", 5, "--encoder-hidden-size", 16,
+                      "--encoder-reparameterization-type", "LSTM"],
+    "llama-adapter": ["--method", "llama-adapter", "--adapter-len", 4, "--adapter-layers", 2],
+    "ln-tuning": ["--method", "ln-tuning"],
+}
+failures, refused = [], []
+
+
+def run(*args):
+    return subprocess.run([GRAFT, *map(str, args)], capture_output=True, text=True)
+
+
+def cell(tmp, model, name, options):
+    path = tmp / "model"  # the tiny models have no tokenizer; any will do for records of ids
+    shutil.copytree(pathlib.Path("tests/golden/models") / model, path)
+    for name_of in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(pathlib.Path("tests/golden/train/model") / name_of, path)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    vocab = base.config.vocab_size
+    draw = random.Random(SEED)
+    data = tmp / "data.jsonl"
+    records = [[draw.randrange(3, vocab) for _ in range(draw.randrange(6, 20))] for _ in range(8)]
+    data.write_text("".join(json.dumps({"input_ids": r, "labels": r}) + "\n" for r in records), encoding="utf-8")
+    done = run("sft", "-m", path, "--data", data, "-o", tmp / "a", "--dtype", "f32", "--max-steps", 4, "-b", 4, "--learning-rate",
+               "2e-2", "--lr-scheduler-type", "constant", "--save-strategy", "no", "--seed", SEED, "--overwrite-output-dir", "-q", *options)
+    if done.returncode:
+        refused.append(f"{model}: {name}: {done.stderr.strip()}")
+        return
+    ids = torch.tensor([[draw.randrange(3, vocab) for _ in range(12)] for _ in range(2)])
+    save_file({"input_ids": ids}, tmp / "in.safetensors")
+    done = run("forward", "-m", path, "--adapter", tmp / "a", "--dtype", "f32", "--input", tmp / "in.safetensors", "--output",
+               tmp / "out.safetensors")
+    assert done.returncode == 0, done.stderr
+    ours = load_file(tmp / "out.safetensors")["logits"]
+    with torch.no_grad():
+        plain = base.eval()(input_ids=ids).logits
+        try:
+            theirs = PeftModel.from_pretrained(base, tmp / "a").eval()(input_ids=ids).logits
+        except ValueError as e:
+            if not str(e).startswith("Unsupported model type"):
+                raise
+            refused.append(f"{model}: {name}: peft: {e}")
+            return
+    if theirs.shape != ours.shape:
+        failures.append(f"{model}: {name}: shapes {tuple(ours.shape)}, {tuple(theirs.shape)}")
+        return
+    error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    moved = ((ours[:, -ids.shape[1]:] - plain).abs().max() / plain.abs().max()).item()
+    print(f"{model:<12} {name:<24} {error:.1e}   (moves the logits by {moved:.1e})", flush=True)
+    if not error <= LIMIT or moved == 0:
+        failures.append(f"{model}: {name}")
+
+
+def main():
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as tmp:
+        for model in MODELS:
+            for name, options in METHODS.items():
+                folder = pathlib.Path(tmp) / f"{model}-{name.replace(' ', '-').replace(',', '')}"
+                folder.mkdir()
+                cell(folder, model, name, options)
+    for line in refused:
+        print(f"refused: {line}")
+    print("everything agrees" if not failures else f"FAILED: {'; '.join(failures)}")
+    sys.exit(bool(failures))
+
+
+main()
