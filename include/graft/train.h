@@ -165,6 +165,24 @@ typedef struct graft_train_result {
 graft_status graft_sft(graft_context *ctx, const graft_sft_options *options, const graft_train_callbacks *callbacks,
                        graft_train_result *result, graft_error *err);
 
+/* --- Several jobs over one model --- */
+
+/* Each job has its own data, method, rate, optimiser state, checkpoints and output_dir, and gets the very bits that
+ * graft_sft would give it; the sequences of all of them run side by side, so that the model is held, decoded and packed once. */
+typedef struct graft_sft_job {
+    const char *name; /* unique; for errors */
+    graft_sft_options options;
+    graft_train_callbacks callbacks;
+    graft_train_result result; /* filled where status is GRAFT_OK */
+    graft_status status;
+    graft_error error;
+} graft_sft_job;
+
+/* All jobs must name the same model and dtype. Where `memory` is set, the smallest one holds for all together. A job that fails
+ * leaves the others running; what is returned is the first failure in the order of the jobs, its error with the job's name, or
+ * GRAFT_OK. GRAFT_ERR_CANCELLED: every job that had begun saved a checkpoint. */
+graft_status graft_sft_jobs(graft_context *ctx, graft_sft_job *jobs, size_t n, graft_error *err);
+
 /* --- Before it runs --- */
 
 /* All sizes in bytes. `peak` predicts the resident memory's high-water mark of a process that does nothing but this. */

@@ -99,7 +99,7 @@ static graft_status check_metric(gr_trainer *t, graft_error *err) {
 
 graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_options *o,
                              const graft_train_callbacks *callbacks, graft_error *err) {
-    *t = (gr_trainer){.ctx = ctx, .a = gr_allocator(ctx), .o = o, .lock = -1};
+    *t = (gr_trainer){.ctx = ctx, .a = gr_allocator(ctx), .o = o, .lock = -1, .adapter = -1, .name = "default"};
     if (callbacks) t->call = *callbacks;
     gr_state_init(&t->state, t->a);
     t->start = gr_now_seconds();

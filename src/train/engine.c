@@ -7,6 +7,7 @@ struct gr_engine {
     gr_model *model;
     gr_engine_options o;
     gr_pool *pool;
+    bool borrowed; /* the pool */
     gr_tape *tape, *eval_tape; /* recording and not, over one pool; made when first needed */
     gr_pass *pass;
     /* Of the micro-batch in flight. */
@@ -44,7 +45,7 @@ void gr_engine_free(gr_engine *e) {
     gr_tape_free(e->eval_tape);
     gr_pass_free(e->pass);
     gr_pass_free(e->trunk_pass);
-    gr_pool_free(e->pool);
+    if (!e->borrowed) gr_pool_free(e->pool);
     if (e->o.tied) {
         gr_free_aligned(e->a, e->o.tied->grad_embedding);
         e->o.tied->grad_embedding = NULL;
@@ -66,6 +67,11 @@ void gr_engine_set_limits(gr_engine *e, size_t max_seqs, size_t max_tokens, gr_r
 }
 
 uint32_t gr_engine_bad_example(const gr_engine *e) { return e->bad_example; }
+
+void gr_engine_use_pool(gr_engine *e, gr_pool *pool) {
+    e->pool = pool;
+    e->borrowed = true;
+}
 
 graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err) {
     gr_param *tied = e->o.tied;
@@ -116,8 +122,11 @@ static uint64_t mix(uint64_t x) {
     return x ^ x >> 31;
 }
 
-/* Fills `out` with sequences [from, end). A token's identity for dropout is (step, example, position), which no way of
- * batching changes. */
+uint64_t gr_engine_record_key(uint64_t seed, int64_t step, uint32_t example) { return mix(mix(mix(seed) + (uint64_t)step) + example); }
+uint64_t gr_engine_token_key(uint64_t record_key, int32_t place) { return mix(record_key + (uint64_t)place); }
+uint64_t gr_engine_adapter_key(uint64_t seed, int64_t step) { return mix(mix(seed) + (uint64_t)step) | 1; /* 0 would mean none */ }
+
+/* Fills `out` with sequences [from, end). */
 static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_t end, int64_t step, gr_batch *out,
                         graft_error *err) {
     int32_t first = b->bounds[from];
@@ -128,10 +137,10 @@ static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_
     float weight = (float)(1.0 / (double)GR_MAX(b->n_labels, (size_t)1));
     for (size_t s = 0; s <= n; s++) e->bounds[s] = b->bounds[from + s] - first;
     for (size_t s = 0; s < n; s++) {
-        uint64_t record = mix(mix((uint64_t)step) + b->examples[from + s]);
+        uint64_t record = gr_engine_record_key(e->o.seed, step, b->examples[from + s]);
         for (int32_t t = e->bounds[s]; t < e->bounds[s + 1]; t++) {
             e->weight[t] = weight;
-            e->key[t] = mix(record + (uint64_t)(t - e->bounds[s]));
+            e->key[t] = gr_engine_token_key(record, t - e->bounds[s]);
         }
     }
     *out = (gr_batch){.n_tokens = (int64_t)n_tokens,
@@ -142,7 +151,6 @@ static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_
                       .labels = b->labels + first,
                       .weight = e->weight,
                       .training = true,
-                      .seed = e->o.seed,
                       .dropout_key = e->key};
     return GRAFT_OK;
 }
@@ -262,8 +270,7 @@ graft_status gr_engine_train(gr_engine *e, const gr_data_batch *b, int64_t step,
     gr_param *tied = e->o.tied;
     GR_TRY(gr_engine_reserve(e, 0, err));
     if (tied) memset(tied->grad_embedding, 0, (size_t)tied->n * sizeof(float));
-    uint64_t key = mix(mix(e->o.seed) + (uint64_t)step) | 1; /* 0 would mean none */
-    if (e->o.set) GR_TRY(gr_adapter_refresh(e->o.set, e->o.adapter, key, true, err));
+    if (e->o.set) GR_TRY(gr_adapter_refresh(e->o.set, e->o.adapter, gr_engine_adapter_key(e->o.seed, step), true, err));
     GR_TRY(run(e, b, step, true, tally, err));
     if (e->o.set) GR_TRY(gr_adapter_collect(e->o.set, e->o.adapter, err));
     gr_device *d = gr_model_device(e->model);

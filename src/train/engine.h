@@ -31,6 +31,12 @@ typedef struct gr_engine_options {
     gr_param *tied; /* gr_variant_tied_table of what is trained, NULL: none */
 } gr_engine_options;
 
+/* Identity of a token for dropout: (seed, step, example, place in its sequence), which no way of batching changes. */
+uint64_t gr_engine_record_key(uint64_t seed, int64_t step, uint32_t example);
+uint64_t gr_engine_token_key(uint64_t record_key, int32_t place);
+/* Of dropout within an adapter's own networks. */
+uint64_t gr_engine_adapter_key(uint64_t seed, int64_t step);
+
 /* Sums over batches; start from zero. */
 typedef struct gr_tally {
     double loss; /* of all labels, not weighted */
@@ -57,5 +63,7 @@ graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward,
 size_t gr_engine_largest_micro(const gr_engine *e, const gr_data_batch *b, size_t *n_seqs);
 /* Takes the step arena's memory now, and that of a tied table's second gradient. */
 graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err);
+/* A step arena that engines share, each in its turn, in place of one of its own; before gr_engine_reserve. Borrowed. */
+void gr_engine_use_pool(gr_engine *e, gr_pool *pool);
 
 #endif

@@ -32,12 +32,6 @@ void gr_trainer_progress(const gr_trainer *t, graft_train_phase phase, int64_t d
 
 /* --- One step --- */
 
-static graft_status name_record(const gr_trainer *t, uint32_t example, graft_status st, graft_error *err) {
-    graft_example x;
-    graft_dataset_get(t->data, example, &x);
-    return gr_error_prefix(err, st, "step %lld: %s:%zu", (long long)t->state.global_step + 1, x.path, x.line);
-}
-
 /* Which of the step's records it was cannot be told from a sum. */
 static graft_status bad_gradient(const gr_trainer *t, const gr_data_batch *b, double norm, graft_error *err) {
     gr_buf list;
@@ -75,41 +69,44 @@ static double epoch_after(const gr_trainer *t, const gr_data_cursor *before) {
     return (double)before->epoch + (double)micro / (double)micro_total;
 }
 
-static graft_status step(gr_trainer *t, graft_error *err) {
-    gr_train_state *s = &t->state;
-    gr_data_cursor cursor = s->cursor;
-    gr_data_batch b;
-    gr_tally tally = {0};
-    double start = gr_now_seconds();
-    GR_TRY(gr_loader_next(t->loader, &cursor, &b, err));
+graft_status gr_trainer_bad_loss(gr_trainer *t, uint32_t example, graft_error *err) {
+    graft_example x;
+    graft_dataset_get(t->data, example, &x);
+    gr_error_prefix(err, GRAFT_ERR_NUMERIC, "step %lld: %s:%zu", (long long)t->state.global_step + 1, x.path, x.line);
+    return after_numeric(t, err);
+}
+
+graft_status gr_trainer_fetch(gr_trainer *t, graft_error *err) {
+    t->step_start = gr_now_seconds();
+    t->next = t->state.cursor;
+    GR_TRY(gr_loader_next(t->loader, &t->next, &t->batch, err));
     gr_optimizer_zero_grad(t->optimizer);
-    graft_status st = gr_engine_train(t->engine, &b, s->global_step, &tally, err);
-    if (st == GRAFT_ERR_NUMERIC) {
-        name_record(t, gr_engine_bad_example(t->engine), st, err);
-        return after_numeric(t, err);
-    }
-    GR_TRY(st);
+    return GRAFT_OK;
+}
+
+static graft_status update(gr_trainer *t, const gr_tally *tally, graft_error *err) {
+    gr_train_state *s = &t->state;
     double norm = gr_optimizer_grad_norm(t->optimizer);
     if (!isfinite(norm)) {
-        bad_gradient(t, &b, norm, err);
+        bad_gradient(t, &t->batch, norm, err);
         return after_numeric(t, err);
     }
     t->last_lr = t->o->learning_rate * gr_schedule_factor(&t->schedule, s->global_step);
     gr_optimizer_step(t->optimizer, t->last_lr, gr_clip_factor(norm, t->o->max_grad_norm));
     t->last_grad_norm = norm;
-    t->last_loss = tally.loss / (double)tally.n_labels;
+    t->last_loss = tally->loss / (double)tally->n_labels;
     s->epoch = epoch_after(t, &s->cursor);
-    s->cursor = cursor;
+    s->cursor = t->next;
     s->global_step++;
-    s->num_tokens += tally.n_tokens;
-    t->n_seqs += tally.n_seqs;
+    s->num_tokens += tally->n_tokens;
+    t->n_seqs += tally->n_seqs;
     s->window_loss += t->last_loss;
     s->total_loss += t->last_loss;
     s->window_steps++;
-    s->window_labels += tally.n_labels;
-    s->window_correct += tally.n_correct;
+    s->window_labels += tally->n_labels;
+    s->window_correct += tally->n_correct;
     s->pending = true;
-    t->step_seconds += gr_now_seconds() - start;
+    t->step_seconds += gr_now_seconds() - t->step_start;
     return GRAFT_OK;
 }
 
@@ -217,7 +214,7 @@ static graft_status after_step(gr_trainer *t, graft_error *err) {
 
 /* --- The run --- */
 
-static graft_status cancelled(gr_trainer *t, graft_error *err) {
+graft_status gr_trainer_cancelled(gr_trainer *t, graft_error *err) {
     long long n = t->state.global_step;
     if (n == 0) return gr_fail(err, GRAFT_ERR_CANCELLED, "cancelled before the end of the first step: nothing to save");
     /* Writing a model looks for cancellation too: a second one stops the saving. */
@@ -231,16 +228,33 @@ static graft_status cancelled(gr_trainer *t, graft_error *err) {
                    n, (long long)t->state.max_steps, t->o->output_dir, n);
 }
 
-static graft_status run_steps(gr_trainer *t, graft_error *err) {
-    gr_train_state *s = &t->state;
+graft_status gr_trainer_begin(gr_trainer *t, graft_error *err) {
     bool best;
+    t->first_step = t->state.global_step;
+    t->start_tokens = t->state.num_tokens;
+    t->start = gr_now_seconds();
     if (t->o->eval_on_start && !t->resumed_from) GR_TRY(evaluate(t, &best, err));
-    if (s->pending) GR_TRY(after_step(t, err));
-    while (s->global_step < s->max_steps && !s->stopped) {
+    return t->state.pending ? after_step(t, err) : GRAFT_OK;
+}
+
+bool gr_trainer_has_steps(const gr_trainer *t) { return t->state.global_step < t->state.max_steps && !t->state.stopped; }
+
+graft_status gr_trainer_take(gr_trainer *t, const gr_tally *tally, graft_error *err) {
+    GR_TRY(update(t, tally, err));
+    gr_trainer_progress(t, GRAFT_TRAIN_STEPPING, t->state.global_step, t->state.max_steps);
+    return after_step(t, err);
+}
+
+static graft_status run_steps(gr_trainer *t, graft_error *err) {
+    GR_TRY(gr_trainer_begin(t, err));
+    while (gr_trainer_has_steps(t)) {
+        gr_tally tally = {0};
         GR_TRY(gr_check_cancel(t->ctx, err));
-        GR_TRY(step(t, err));
-        gr_trainer_progress(t, GRAFT_TRAIN_STEPPING, s->global_step, s->max_steps);
-        GR_TRY(after_step(t, err));
+        GR_TRY(gr_trainer_fetch(t, err));
+        graft_status st = gr_engine_train(t->engine, &t->batch, t->state.global_step, &tally, err);
+        if (st == GRAFT_ERR_NUMERIC) return gr_trainer_bad_loss(t, gr_engine_bad_example(t->engine), err);
+        GR_TRY(st);
+        GR_TRY(gr_trainer_take(t, &tally, err));
     }
     return GRAFT_OK;
 }
@@ -259,13 +273,7 @@ static graft_status log_summary(gr_trainer *t, graft_error *err) {
     return gr_run_log_add(t, values, GR_COUNT(values), err);
 }
 
-graft_status gr_trainer_run(gr_trainer *t, graft_error *err) {
-    t->first_step = t->state.global_step;
-    t->start_tokens = t->state.num_tokens;
-    t->start = gr_now_seconds();
-    graft_status st = run_steps(t, err);
-    if (st == GRAFT_ERR_CANCELLED) return cancelled(t, err);
-    GR_TRY(st);
+graft_status gr_trainer_end(gr_trainer *t, graft_error *err) {
     if (t->o->load_best_model_at_end && t->state.best_step && t->state.best_step != t->state.global_step) {
         if (gr_checkpoint_exists(t, t->state.best_step))
             GR_TRY(gr_checkpoint_load_step(t, t->state.best_step, err));
@@ -274,4 +282,11 @@ graft_status gr_trainer_run(gr_trainer *t, graft_error *err) {
                    (long long)t->state.best_step, t->o->output_dir);
     }
     return log_summary(t, err);
+}
+
+graft_status gr_trainer_run(gr_trainer *t, graft_error *err) {
+    graft_status st = run_steps(t, err);
+    if (st == GRAFT_ERR_CANCELLED) return gr_trainer_cancelled(t, err);
+    GR_TRY(st);
+    return gr_trainer_end(t, err);
 }

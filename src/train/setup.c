@@ -60,8 +60,18 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     gr_model_options mo = {0};
     if (o->dtype) mo = (gr_model_options){.has_dtype = true, .dtype = !strcmp(o->dtype, "bf16") ? GR_BF16 : GR_F32};
     gr_trainer_progress(t, GRAFT_TRAIN_LOADING, 0, 0);
-    GR_TRY(gr_model_open(t->ctx, o->model, &mo, &t->model, err));
-    return gr_adapter_set_new(t->model, &t->set, err);
+    if (!t->base || !t->base->model) GR_TRY(gr_model_open(t->ctx, o->model, &mo, t->base ? &t->base->model : &t->model, err));
+    if (t->base) t->model = t->base->model;
+    if (!t->base || !t->base->set) GR_TRY(gr_adapter_set_new(t->model, t->base ? &t->base->set : &t->set, err));
+    if (t->base) t->set = t->base->set;
+    return GRAFT_OK;
+}
+
+static graft_status load_tokenizer(gr_trainer *t, graft_error *err) {
+    if (!t->base) return graft_tokenizer_load(t->ctx, t->o->model, &t->tok, err);
+    if (!t->base->tok) GR_TRY(graft_tokenizer_load(t->ctx, t->o->model, &t->base->tok, err));
+    t->tok = t->base->tok;
+    return GRAFT_OK;
 }
 
 /* LoRA+, as peft 0.21's optimizers/loraplus.py sets its groups. */
@@ -81,7 +91,7 @@ static void set_loraplus(gr_trainer *t) {
 static graft_status make_adapter(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
     if (o->adapter) {
-        GR_TRY(gr_adapter_set_load(t->set, "default", o->adapter, 1, true, &t->adapter, err));
+        GR_TRY(gr_adapter_set_load(t->set, t->name, o->adapter, 1, true, &t->adapter, err));
         const char *method = gr_adapter_method_name(t->set, t->adapter);
         if (o->method && strcmp(o->method, "lora") != 0 && strcmp(o->method, method) != 0)
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "adapter: expected one of method %s, found %s in %s", o->method, method,
@@ -91,7 +101,7 @@ static graft_status make_adapter(gr_trainer *t, graft_error *err) {
         gr_buf_init(&config, t->a);
         graft_status st = gr_method_config(o, gr_model_get_config(t->model)->n_layers, &config, err);
         if (st == GRAFT_OK)
-            st = gr_adapter_set_create(t->set, "default", config.data, config.len, o->seed, &t->adapter, err);
+            st = gr_adapter_set_create(t->set, t->name, config.data, config.len, o->seed, &t->adapter, err);
         gr_buf_free(&config);
         GR_TRY(st);
     }
@@ -150,7 +160,7 @@ static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
 graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     GR_TRY(load_model(t, err));
     size_t before = gr_resident_bytes();
-    GR_TRY(graft_tokenizer_load(t->ctx, t->o->model, &t->tok, err));
+    GR_TRY(load_tokenizer(t, err));
     size_t between = gr_resident_bytes();
     GR_TRY(load_data(t, err));
     size_t after = gr_resident_bytes();
@@ -180,13 +190,17 @@ void gr_trainer_close(gr_trainer *t) {
     gr_engine_free(t->engine);
     gr_trunk_free(t->trunk);
     gr_free(t->a, t->params);
-    gr_adapter_set_free(t->set);
-    gr_model_close(t->model);
+    if (!t->base) {
+        gr_adapter_set_free(t->set);
+        gr_model_close(t->model);
+        graft_tokenizer_free(t->tok);
+    } else if (t->set && t->adapter >= 0) {
+        gr_adapter_set_remove(t->set, t->adapter);
+    }
     gr_loader_free(t->loader);
     gr_loader_free(t->eval_loader);
     graft_dataset_free(t->data);
     graft_dataset_free(t->eval_data);
-    graft_tokenizer_free(t->tok);
     gr_events_close(t->events);
     gr_state_free(&t->state);
     gr_free(t->a, t->resumed_from);

@@ -19,21 +19,21 @@ static graft_status settle_options(gr_trainer *t, graft_error *err) {
 }
 
 /* Memory that the whole run keeps. */
-static graft_status allocate(gr_trainer *t, graft_error *err) {
+graft_status gr_trainer_allocate(gr_trainer *t, graft_error *err) {
     GR_TRY(gr_model_prepare(t->model, gr_adapter_variant(t->set, t->adapter), gr_lowest_layer(t), err));
     GR_TRY(gr_optimizer_new(gr_model_device(t->model), t->rule, &t->optimizer_options, t->params, t->n_params,
                             &t->optimizer, err));
     return gr_engine_reserve(t->engine, t->pool_bytes, err);
 }
 
-static graft_status finish(gr_trainer *t, graft_error *err) {
+graft_status gr_trainer_finish(gr_trainer *t, graft_error *err) {
     gr_trainer_progress(t, GRAFT_TRAIN_SAVING, 0, 0);
     GR_TRY(gr_adapter_save(t->set, t->adapter, t->o->output_dir, GR_F32, err));
     GR_TRY(gr_write_card(t, err));
     return gr_sync_dir(t->o->output_dir, err);
 }
 
-static void fill_result(const gr_trainer *t, graft_train_result *r) {
+void gr_trainer_result(const gr_trainer *t, graft_train_result *r) {
     const gr_train_state *s = &t->state;
     double seconds = GR_MAX(gr_now_seconds() - t->start, 1e-9);
     *r = (graft_train_result){.global_step = s->global_step,
@@ -59,17 +59,21 @@ static void fill_result(const gr_trainer *t, graft_train_result *r) {
                               .peak_memory = gr_peak_rss_bytes()};
 }
 
-static graft_status sft(gr_trainer *t, graft_error *err) {
-    graft_train_plan plan;
+graft_status gr_trainer_start(gr_trainer *t, graft_train_plan *plan, graft_error *err) {
     GR_TRY(gr_output_open(t, err));
     GR_TRY(gr_trainer_load(t, err));
     GR_TRY(settle_options(t, err));
-    GR_TRY(gr_trainer_fit(t, &plan, err));
-    GR_TRY(allocate(t, err));
+    return gr_trainer_fit(t, plan, err);
+}
+
+static graft_status sft(gr_trainer *t, graft_error *err) {
+    graft_train_plan plan;
+    GR_TRY(gr_trainer_start(t, &plan, err));
+    GR_TRY(gr_trainer_allocate(t, err));
     if (t->resumed_from) GR_TRY(gr_checkpoint_restore(t, err));
     GR_TRY(gr_run_log_start(t, err));
     GR_TRY(gr_trainer_run(t, err));
-    return finish(t, err);
+    return gr_trainer_finish(t, err);
 }
 
 graft_status graft_sft(graft_context *ctx, const graft_sft_options *options, const graft_train_callbacks *callbacks,
@@ -77,7 +81,7 @@ graft_status graft_sft(graft_context *ctx, const graft_sft_options *options, con
     gr_trainer t;
     graft_status st = gr_trainer_open(&t, ctx, options, callbacks, err);
     if (st == GRAFT_OK) st = sft(&t, err);
-    if (st == GRAFT_OK && result) fill_result(&t, result);
+    if (st == GRAFT_OK && result) gr_trainer_result(&t, result);
     gr_trainer_close(&t);
     return st;
 }
@@ -90,7 +94,7 @@ static graft_status measure(gr_trainer *t, graft_train_plan *p, graft_error *err
     gr_data_cursor cursor = {0};
     gr_data_batch b;
     double seconds = 0;
-    GR_TRY(allocate(t, err));
+    GR_TRY(gr_trainer_allocate(t, err));
     GR_TRY(gr_loader_next(t->loader, &cursor, &b, err));
     while (b.n_seqs > 1 && b.bounds[b.n_seqs] > PROBE_TOKENS) b.n_seqs--;
     b.n_tokens = (size_t)b.bounds[b.n_seqs];

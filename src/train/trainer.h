@@ -10,11 +10,20 @@
 #include "train/schedule.h"
 #include "train/state.h"
 
+/* What the jobs of one call share; made by the first that loads. */
+typedef struct gr_trainer_base {
+    gr_model *model;
+    graft_tokenizer *tok;
+    gr_adapter_set *set;
+} gr_trainer_base;
+
 typedef struct gr_trainer {
     graft_context *ctx;
     const graft_allocator *a;
     const graft_sft_options *o;
     graft_train_callbacks call;
+    gr_trainer_base *base; /* NULL: model, tokenizer and set are the run's own */
+    const char *name;      /* of its adapter in the set */
 
     graft_tokenizer *tok;
     graft_dataset *data, *eval_data; /* eval_data NULL: none */
@@ -37,11 +46,14 @@ typedef struct gr_trainer {
     int64_t steps_per_epoch, warmup, logging_steps, eval_steps, save_steps;
     const char *metric; /* with "eval_" in front */
     bool greater;
-    size_t micro_seqs, micro_tokens, pool_bytes;
+    size_t micro_tokens, pool_bytes;
     gr_recompute recompute;
 
     /* The run. */
     gr_train_state state;
+    gr_data_batch batch; /* of the step in flight */
+    gr_data_cursor next; /* behind it */
+    double step_start;
     char *resumed_from; /* directory of the checkpoint, NULL: a run from its beginning */
     char *log_path;
     int lock;           /* descriptor of output_dir, locked; -1 */
@@ -79,8 +91,22 @@ size_t gr_available_bytes(void);
 
 /* card.c: README.md of output_dir. */
 graft_status gr_write_card(const gr_trainer *t, graft_error *err);
-/* loop.c */
+/* sft.c: everything before the first step but the memory that training takes, that memory, and the final files. */
+graft_status gr_trainer_start(gr_trainer *t, graft_train_plan *plan, graft_error *err);
+graft_status gr_trainer_allocate(gr_trainer *t, graft_error *err);
+graft_status gr_trainer_finish(gr_trainer *t, graft_error *err);
+void gr_trainer_result(const gr_trainer *t, graft_train_result *r);
+/* loop.c: the whole run; or its parts, between which gradients are made by others: begin, then while steps are left a
+ * batch (t->batch), its gradients, and `take`; then end. gr_trainer_cancelled instead, where the run is cut short. */
 graft_status gr_trainer_run(gr_trainer *t, graft_error *err);
+graft_status gr_trainer_begin(gr_trainer *t, graft_error *err);
+bool gr_trainer_has_steps(const gr_trainer *t);
+graft_status gr_trainer_fetch(gr_trainer *t, graft_error *err);
+graft_status gr_trainer_take(gr_trainer *t, const gr_tally *tally, graft_error *err);
+graft_status gr_trainer_end(gr_trainer *t, graft_error *err);
+graft_status gr_trainer_cancelled(gr_trainer *t, graft_error *err);
+/* Completes the error of a step whose gradient could not be made: names the record `example`, and what is kept. */
+graft_status gr_trainer_bad_loss(gr_trainer *t, uint32_t example, graft_error *err);
 void gr_trainer_progress(const gr_trainer *t, graft_train_phase phase, int64_t done, int64_t total);
 /* run_log.c: trainer_log.jsonl, the callback and TensorBoard. `line` is a JSON object without newline. */
 graft_status gr_run_log_start(gr_trainer *t, graft_error *err);
