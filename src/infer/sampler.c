@@ -85,7 +85,8 @@ static void penalise(gr_sampler *s, double penalty, const float *logits, const i
 /* Sum of exp(v - top) over all candidates, in order of id. */
 static double partition(const float *v, int64_t n, float top) {
     double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += exp((double)v[i] - top);
+    for (int64_t i = 0; i < n; i++)
+        if (v[i] > -INFINITY) sum += exp((double)v[i] - top); /* a NaN is no candidate */
     return sum;
 }
 
@@ -148,7 +149,8 @@ graft_status gr_sampler_choose(gr_sampler *s, const graft_sampling *p, const flo
     for (size_t i = 0; i < n_banned; i++) s->values[banned[i]] = -INFINITY;
     int32_t best = best_of(s->values, s->vocab);
     if (best < 0 || !isfinite(s->values[best])) return gr_fail(err, GRAFT_ERR_NUMERIC, "expected finite logits, found none");
-    if (p->greedy || p->top_k == 1) {
+    /* So low a temperature that the quotients overflow leaves the best one alone. */
+    if (p->greedy || p->top_k == 1 || !isfinite((float)(s->values[best] / p->temperature))) {
         *out = best;
         return GRAFT_OK;
     }

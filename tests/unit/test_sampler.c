@@ -70,6 +70,30 @@ static void greedy_takes_the_lowest_of_equals(void **state) {
     gr_sampler_free(&s);
 }
 
+static void no_logit_and_no_temperature_leads_outside_the_vocabulary(void **state) {
+    (void)state;
+    gr_sampler s;
+    assert_ok(gr_sampler_init(&s, NULL, 4, &err));
+    float logits[4] = {9, NAN, 12, 7};
+    int32_t id;
+    for (int i = 0; i < 64; i++) {
+        graft_sampling how = {.temperature = 1, .top_p = i & 1 ? 0.9 : 1, .min_p = i & 2 ? 0.1 : 0, .repeat_penalty = 1, .top_k = i & 4 ? 2 : 0};
+        assert_ok(gr_sampler_choose(&s, &how, logits, NULL, 0, NULL, 0, 1, (uint64_t)i, &id, &err));
+        assert_true(id == 0 || id == 2 || id == 3);
+    }
+    const double low[] = {1e-30, 1e-38, 1e-45, 1e-300};
+    for (int i = 0; i < 8; i++) {
+        graft_sampling how = {.temperature = low[i / 2], .top_p = i & 1 ? 0.9 : 1, .repeat_penalty = 1};
+        assert_ok(gr_sampler_choose(&s, &how, logits, NULL, 0, NULL, 0, 1, 0, &id, &err));
+        assert_int_equal(id, 2);
+    }
+    for (int i = 0; i < 4; i++) logits[i] = -5 - (float)i;
+    graft_sampling how = {.temperature = 1e-45, .top_p = 0.9, .repeat_penalty = 1};
+    assert_ok(gr_sampler_choose(&s, &how, logits, NULL, 0, NULL, 0, 1, 0, &id, &err));
+    assert_int_equal(id, 0);
+    gr_sampler_free(&s);
+}
+
 static void bad_settings_are_refused(void **state) {
     (void)state;
     const graft_sampling good = {.temperature = 1, .top_p = 1, .repeat_penalty = 1};
@@ -88,6 +112,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(draws_follow_the_reference),
         cmocka_unit_test(greedy_takes_the_lowest_of_equals),
+        cmocka_unit_test(no_logit_and_no_temperature_leads_outside_the_vocabulary),
         cmocka_unit_test(bad_settings_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
