@@ -7,6 +7,11 @@
 static int hook_find(void *self, const char *name) { return gr_adapter_set_find(self, name); }
 static int hook_count(void *self) { return gr_adapter_set_count(self); }
 
+static int64_t hook_identity(void *self, int adapter) {
+    const gr_adapter *a = gr_adapter_at(self, adapter);
+    return a ? a->identity : 0;
+}
+
 static graft_status hook_linear(void *self, gr_run *run, const gr_linear *l, gr_var *x, gr_var **y, graft_error *err) {
     for (int i = 0; i < run->n_adapters; i++) {
         gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
@@ -108,8 +113,8 @@ static int hook_lowest_layer(void *self, const gr_batch *b) {
 }
 
 void gr_adapter_fill_hooks(gr_adapter_set *s) {
-    s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .linear = hook_linear,
-                          .embedding = hook_embedding, .head = hook_head, .scale = hook_scale,
+    s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .identity = hook_identity,
+                          .linear = hook_linear, .embedding = hook_embedding, .head = hook_head, .scale = hook_scale,
                           .n_virtual = hook_n_virtual, .n_prefix = hook_n_prefix, .kv_rows = hook_kv_rows,
                           .n_gated = hook_n_gated, .gated = hook_gated,
                           .variant = hook_variant, .lowest_layer = hook_lowest_layer};

@@ -107,6 +107,7 @@ graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err) {
 graft_status gr_adapter_reload(gr_adapter_set *s, int index, const char *dir, graft_error *err) {
     gr_adapter *a = gr_adapter_at(s, index);
     if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
+    a->identity = ++s->last_identity;
     GR_TRY(read_values(a, dir, err));
     for (size_t i = 0; i < a->n_params; i++) gr_param_changed(a->params[i]);
     return gr_adapter_refresh(s, index, 0, false, err);

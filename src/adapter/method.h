@@ -90,6 +90,7 @@ struct gr_adapter {
     int n_virtual, n_prefix; /* rows in front of each of its sequences: input rows, key/value rows */
     int n_gated;             /* key/value rows that each of its sequences sees through a gate */
     int lowest_layer; /* of anything trained; INT_MAX: nothing */
+    int64_t identity; /* gr_hooks.identity */
     char *config;     /* as it is saved */
     void *state;
 };
@@ -99,6 +100,7 @@ struct gr_adapter_set {
     const graft_allocator *a;
     gr_adapter **slots;
     size_t n_slots, cap_slots;
+    int64_t last_identity; /* given to an adapter */
     gr_hooks hooks;
 };
 

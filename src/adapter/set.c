@@ -283,6 +283,7 @@ static graft_status enter(gr_adapter_set *s, gr_adapter *a, int *index, graft_er
         s->n_slots++;
     }
     s->slots[i] = a;
+    a->identity = ++s->last_identity;
     *index = (int)i;
     return GRAFT_OK;
 }
@@ -308,8 +309,9 @@ graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const ch
     graft_status st;
     GR_TRY(new_adapter(s, name, name, true, 1, &a, err));
     GR_GO(fail, gr_adapter_build(a, config, config_len, true, seed, err));
+    if (a->method->refresh) GR_GO(fail, a->method->refresh(a, 0, false, err));
     GR_GO(fail, enter(s, a, index, err));
-    return gr_adapter_refresh(s, *index, 0, false, err);
+    return GRAFT_OK;
 fail:
     free_adapter(a);
     return st;
@@ -321,8 +323,9 @@ graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char
     graft_status st;
     GR_TRY(new_adapter(s, name, name, trainable, scale, &a, err));
     GR_GO(fail, gr_adapter_read(a, dir, err));
+    if (a->method->refresh) GR_GO(fail, a->method->refresh(a, 0, false, err));
     GR_GO(fail, enter(s, a, index, err));
-    return gr_adapter_refresh(s, *index, 0, false, err);
+    return GRAFT_OK;
 fail:
     free_adapter(a);
     return st;

@@ -34,7 +34,7 @@ struct graft_session {
     /* The last prompt and its first continuation. */
     gr_kv_seq kept;
     int32_t *kept_ids;
-    int32_t kept_adapter;
+    int64_t kept_adapter; /* its identity */
     graft_generate_stats stats;
 };
 
@@ -50,6 +50,7 @@ typedef struct job {
     row *rows; /* running */
     size_t n_rows, max_rows;
     int32_t adapter;
+    int64_t identity; /* of the adapter */
     size_t n_virtual; /* virtual tokens in front of every prompt */
     int64_t limit; /* new tokens */
     double begin;
@@ -76,7 +77,7 @@ graft_status graft_session_new(graft_model *m, const graft_tokenizer *tok, graft
     const graft_allocator *a = gr_allocator(m->ctx);
     graft_session *s = gr_calloc(a, 1, sizeof *s);
     if (!s) return gr_fail_memory(err);
-    *s = (graft_session){.m = m, .tok = tok, .a = a, .kept_adapter = -1};
+    *s = (graft_session){.m = m, .tok = tok, .a = a};
     s->sampler.a = a;
     gr_tape_options o = {0};
     graft_status st;
@@ -141,7 +142,7 @@ static graft_status row_init(job *j, row *r, size_t number, const int32_t *ids, 
 /* Takes over the rows that the session kept of a sequence that begins like this prompt. */
 static graft_status reuse(job *j, row *r, graft_error *err) {
     graft_session *s = j->s;
-    if (s->kept_adapter != j->adapter) return GRAFT_OK;
+    if (s->kept_adapter != j->identity) return GRAFT_OK;
     size_t same = 0, most = GR_MIN((size_t)s->kept.length, r->n_prompt - 1);
     while (same < most && s->kept_ids[same] == r->ids[same]) same++;
     if (same) GR_TRY(gr_kv_seq_fork(&r->kv, &s->kept, (int64_t)same, err));
@@ -319,7 +320,7 @@ static void keep(job *j, row *r) {
     gr_free(s->a, s->kept_ids);
     s->kept = r->kv;
     s->kept_ids = r->ids;
-    s->kept_adapter = j->adapter;
+    s->kept_adapter = j->identity;
     gr_kv_seq_init(&r->kv, s->store);
     r->ids = NULL;
 }
@@ -393,6 +394,7 @@ graft_status graft_generate(graft_session *s, const graft_input_ids *prompts, si
     const gr_hooks *h = s->m->hooks;
     if (j.o->adapter && (j.adapter = h->find(h->self, j.o->adapter)) < 0)
         return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", j.o->adapter);
+    j.identity = h->identity(h->self, j.adapter);
     j.n_virtual = (size_t)h->n_virtual(h->self, j.adapter);
     GR_TRY(check(s, prompts, n, n_return, j.o, (int64_t)j.n_virtual + h->n_prefix(h->self, j.adapter), &j.limit, err));
     s->stats = (graft_generate_stats){0};

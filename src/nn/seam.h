@@ -110,6 +110,9 @@ typedef struct gr_hooks {
     /* Index of a name, -1 unknown; number of adapters. */
     int (*find)(void *self, const char *name);
     int (*count)(void *self);
+    /* Which adapter stands at an index: a number that no other one and no other values of it ever had; 0: none. What was
+     * computed with one number is of no use with another. */
+    int64_t (*identity)(void *self, int adapter);
 
     /* Linear delta (LoRA): *y (rows, linear->out) holds x W^T + bias; make it that plus the delta. */
     graft_status (*linear)(void *self, gr_run *run, const gr_linear *linear, gr_var *x, gr_var **y, graft_error *err);

@@ -212,17 +212,19 @@ static void the_cut_changes_no_bit_of_a_gradient(void **state) {
     }
 }
 
-/* Greedy continuation through a session's history is what whole passes give. */
+/* Greedy continuation through a session's history is what whole passes give, whatever adapter of the same name and prompt
+ * the session saw before. */
 static void generation_sees_what_a_pass_sees(void **state) {
     (void)state;
     enum { PROMPT = 5, NEW = 6 };
     graft_context *ctx = test_context(NULL, 1, NULL);
     graft_model *m = test_load(ctx, test_golden("train/model"), GRAFT_DTYPE_F32);
     graft_tokenizer *tok;
+    graft_session *session;
     int64_t vocab = graft_model_vocab_size(m);
     assert_ok(graft_tokenizer_load(ctx, test_golden("train/model"), &tok, &err));
+    assert_ok(graft_session_new(m, tok, &session, &err));
     for (size_t c = 0; c < GR_COUNT(cases); c++) {
-        graft_session *session;
         graft_generation g;
         test_batch b;
         int length = PROMPT, seed = 3, ahead;
@@ -237,7 +239,6 @@ static void generation_sees_what_a_pass_sees(void **state) {
         o.adapter = "a";
         o.max_new_tokens = NEW;
         o.ignore_eos = 1;
-        assert_ok(graft_session_new(m, tok, &session, &err));
         assert_ok(graft_generate(session, &prompt, 1, 1, &o, NULL, NULL, &g, &err));
         assert_int_equal(g.n_ids, NEW);
         b.batch.one_adapter = 0;
@@ -254,9 +255,9 @@ static void generation_sees_what_a_pass_sees(void **state) {
             b.ids[n] = (int32_t)best;
         }
         graft_generation_free(ctx, &g);
-        graft_session_free(session);
         assert_ok(graft_adapter_remove(m, "a", &err));
     }
+    graft_session_free(session);
     graft_tokenizer_free(tok);
     graft_model_free(m);
     graft_context_free(ctx);
