@@ -29,7 +29,7 @@ typedef struct text {
 /* Where something stands in R. */
 typedef struct place {
     bool found;
-    size_t at, end;
+    size_t at, end, text; /* text: where the template goes on behind the message's own text; 0: not known */
 } place;
 
 static size_t common_prefix(const char *a, size_t n, const char *b, size_t m) {
@@ -93,7 +93,7 @@ static graft_status by_prefixes(const finder *f, size_t i, place *out, graft_err
         gr_free(f->a, with.data);
     }
     if (ok && end > at && contains_trimmed(f->r->text + at, end - at, f->in->messages[i].content))
-        *out = (place){true, at, end};
+        *out = (place){.found = true, .at = at, .end = end};
     return GRAFT_OK;
 }
 
@@ -188,7 +188,7 @@ static graft_status by_sentinels(const finder *f, size_t i, part which, place *o
         }
         gr_free(f->a, t.data);
     }
-    if (ok) *out = (place){true, prefix, f->r->len - suffix};
+    if (ok) *out = (place){.found = true, .at = prefix, .end = f->r->len - suffix};
     if (ok && tail) st = find_tail(f, i, (gr_slice){json.data, json.len}, sentinels[1], tail, err);
 done:
     gr_buf_free(&json);
@@ -268,14 +268,14 @@ static graft_status generation_prompt(const finder *f, size_t i, char **out, gra
     return st;
 }
 
-/* Some templates end a turn only where the next one begins: the turn [at, *end) of message i then has no special token
- * at its end, and one that follows it ends it, if generation stops there or if it is not one that starts a turn. */
-static graft_status add_stop(const finder *f, size_t i, size_t at, size_t *end, graft_error *err) {
+/* Some templates end a turn only where the next one begins: the turn [from, *end) of message i then has no special token
+ * at its end (its own text, before `from`, may well have some), and one that follows it ends it, if generation stops there or if it is not one that starts a turn. */
+static graft_status add_stop(const finder *f, size_t i, size_t from, size_t *end, graft_error *err) {
     const gr_rendering *r = f->r;
     const graft_tokenizer *tok = gr_chat_tokenizer(f->chat);
     size_t t = token_at(r, *end), last = t;
     if (t >= r->n || r->spans[t].start != *end || !graft_tokenizer_is_special(tok, r->ids[t])) return GRAFT_OK;
-    while (last > 0 && r->spans[last - 1].start >= at) {
+    while (last > 0 && r->spans[last - 1].start >= from) {
         last--;
         if (graft_tokenizer_is_special(tok, r->ids[last])) return GRAFT_OK;
         if (!is_space(r->text + r->spans[last].start, r->spans[last].end - r->spans[last].start)) break;
@@ -307,7 +307,7 @@ static graft_status by_part(const finder *f, size_t i, size_t floor, part which,
     *out = (place){0};
     graft_status st = by_sentinels(f, i, which, &own, &tail, err);
     if (st == GRAFT_OK && own.found && own.at >= floor) {
-        place p = {.end = last ? f->r->len : shared_end(f, own.end, &tail)};
+        place p = {.end = last ? f->r->len : shared_end(f, own.end, &tail), .text = GR_MAX(own.at, own.end)};
         st = find_start(f, i, floor, own.at, &p.at, &prompt, err);
         /* The name of a tool call stands somewhere inside the turn: alone it does not say where that starts. */
         p.found = st == GRAFT_OK && (which == CONTENT || prompt) && p.end > p.at;
@@ -323,7 +323,7 @@ static graft_status find_message(const finder *f, size_t i, size_t floor, place 
     if (p.found && p.at < floor) p.found = false;
     if (!p.found) GR_TRY(by_part(f, i, floor, CONTENT, &p, err));
     if (!p.found) GR_TRY(by_part(f, i, floor, CALL_NAMES, &p, err));
-    if (p.found && i + 1 < f->in->n) GR_TRY(add_stop(f, i, p.at, &p.end, err));
+    if (p.found && i + 1 < f->in->n) GR_TRY(add_stop(f, i, GR_MAX(p.at, p.text), &p.end, err));
     *out = p;
     return GRAFT_OK;
 }

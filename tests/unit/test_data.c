@@ -444,6 +444,41 @@ static void loading_survives_failing_allocations(void **state) {
     sweep(load_prompts, &o);
 }
 
+static void load_labels(const graft_tokenizer *tok, const char *path, bool marked, int32_t *labels, size_t *n) {
+    char *text = load_template("channels", marked);
+    graft_data_options o = {.paths = &path, .n_paths = 1, .chat_template = text, .assistant_only_loss = 1};
+    graft_dataset *ds;
+    graft_example e;
+    assert_ok(graft_dataset_load(ctx, tok, &o, &ds, &err));
+    graft_dataset_get(ds, 0, &e);
+    assert_true(e.n < 256);
+    *n = e.n;
+    graft_dataset_get_labels(ds, 0, labels);
+    graft_dataset_free(ds);
+    gr_free(NULL, text);
+}
+
+/* The end of an earlier turn is learnt even where the turn's own text is empty, or ends with a special token. */
+static void turn_without_words_keeps_its_end(void **state) {
+    (void)state;
+    static const char *const says[] = {"", "</s>", "one<|message|>"};
+    graft_tokenizer *tok = load_tokenizer("tok-plain");
+    for (size_t i = 0; i < GR_COUNT(says); i++) {
+        char record[512];
+        int32_t expected[256], found[256];
+        size_t n, m;
+        snprintf(record, sizeof record,
+                 "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"%s\"}, "
+                 "{\"role\": \"user\", \"content\": \"\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}", says[i]);
+        const char *path = write_temp("turns.jsonl", record, strlen(record));
+        load_labels(tok, path, true, expected, &n);
+        load_labels(tok, path, false, found, &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(expected, found, n * sizeof *found);
+    }
+    graft_tokenizer_free(tok);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(examples_equal_trl),
@@ -452,6 +487,7 @@ int main(void) {
         cmocka_unit_test(order_goes_on_from_any_cursor),
         cmocka_unit_test(batch_size_does_not_change_the_order),
         cmocka_unit_test(assistant_that_is_not_shown_is_an_error),
+        cmocka_unit_test(turn_without_words_keeps_its_end),
         cmocka_unit_test(bad_data_sets_are_named),
         cmocka_unit_test(statistics_count),
         cmocka_unit_test(loading_survives_failing_allocations),
