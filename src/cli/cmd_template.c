@@ -24,7 +24,7 @@ static graft_status defaults(cli_args *args, graft_error *err) {
     return args->base[0] && args->base[1] ? GRAFT_OK : gr_fail_memory(err);
 }
 
-/* Puts "NAME": "text of the special token" in front of the object's own members, which win because they come later. */
+/* "NAME": "text of the special token". */
 static void add_token(gr_buf *b, const graft_tokenizer *tok, const char *name, graft_special_token which) {
     int32_t id = graft_tokenizer_special_id(tok, which);
     size_t len;
@@ -35,18 +35,22 @@ static void add_token(gr_buf *b, const graft_tokenizer *tok, const char *name, g
     gr_buf_add_char(b, ',');
 }
 
-static graft_status with_tokens(const graft_tokenizer *tok, const char *json, size_t len, gr_buf *b, graft_error *err) {
+/* What transformers always gives a template, and the model's special tokens, stand in front of the object's own members,
+ * which win because they come later. (A template that asks whether tools are none must not find them undefined.) */
+static graft_status with_defaults(const graft_tokenizer *tok, const char *json, size_t len, gr_buf *b, graft_error *err) {
     size_t i = 0;
     while (i < len && (json[i] == ' ' || json[i] == '\n' || json[i] == '\t' || json[i] == '\r')) i++;
     if (i >= len || json[i] != '{') return gr_fail(err, GRAFT_ERR_FORMAT, "standard input: expected a JSON object");
-    gr_buf_add_char(b, '{');
-    add_token(b, tok, "bos_token", GRAFT_TOKEN_BOS);
-    add_token(b, tok, "eos_token", GRAFT_TOKEN_EOS);
-    add_token(b, tok, "pad_token", GRAFT_TOKEN_PAD);
-    add_token(b, tok, "unk_token", GRAFT_TOKEN_UNK);
+    gr_buf_add_text(b, "{\"tools\": null,\"documents\": null,\"add_generation_prompt\": false,");
+    if (tok) {
+        add_token(b, tok, "bos_token", GRAFT_TOKEN_BOS);
+        add_token(b, tok, "eos_token", GRAFT_TOKEN_EOS);
+        add_token(b, tok, "pad_token", GRAFT_TOKEN_PAD);
+        add_token(b, tok, "unk_token", GRAFT_TOKEN_UNK);
+    }
     size_t k = i + 1;
     while (k < len && (json[k] == ' ' || json[k] == '\n' || json[k] == '\t' || json[k] == '\r')) k++;
-    if (k < len && json[k] == '}' && b->len > 1) b->len--; /* an empty object: no comma before its end */
+    if (k < len && json[k] == '}') b->len--; /* an empty object: no comma before its end */
     gr_buf_add(b, json + i + 1, len - i - 1);
     return gr_buf_status(b, err);
 }
@@ -78,11 +82,8 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
     if (a->model) {
         GR_GO(done, cli_model_path(ctx, args, a->model, &path, err));
         GR_GO(done, graft_tokenizer_load(ctx, path, &tok, err));
-        GR_GO(done, with_tokens(tok, json, len, &b, err));
-    } else {
-        gr_buf_add(&b, json, len);
-        GR_GO(done, gr_buf_status(&b, err));
     }
+    GR_GO(done, with_defaults(tok, json, len, &b, err));
     if (a->file) {
         GR_GO(done, gr_read_file(NULL, a->file, (size_t)1 << 20, &file, &file_len, err));
         GR_GO(done, render(ctx, file, file_len, a->file, b.data, b.len, err));

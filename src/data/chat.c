@@ -129,6 +129,7 @@ graft_status gr_chat_render(const gr_chat *c, const gr_chat_input *in, bool gene
     gr_buf b;
     gr_buf_init(&b, gr_allocator(c->ctx));
     gr_buf_add_text(&b, "{");
+    gr_buf_add_text(&b, "\"documents\": null, "); /* transformers gives it always; a record's variables may replace it */
     gr_buf_add(&b, gr_buf_text(&c->tokens), c->tokens.len);
     graft_status st = in->kwargs.data ? add_kwargs(&b, in->kwargs, err) : GRAFT_OK;
     gr_buf_add_text(&b, "\"messages\": [");
