@@ -79,6 +79,8 @@ extern const size_t cli_n_commands;
 graft_status cli_parse(cli_args *args, int argc, char **argv, graft_error *err);
 void cli_args_free(cli_args *args);
 bool cli_given(const cli_args *args, const char *name);
+/* The option called `name` in any of its spellings, or NULL. */
+const cli_option *cli_find_option(const cli_args *args, const char *name);
 /* Sets one option from text as if it stood on the command line or in a configuration file (`where` for errors). */
 graft_status cli_set(cli_args *args, const char *name, const char *value, const char *where, graft_error *err);
 /* Reads a YAML mapping of options. */
@@ -91,7 +93,7 @@ const char *cli_nearest(const cli_args *args, const char *name);
 void cli_print_usage(FILE *to);
 void cli_print_help(const cli_command *command, FILE *to);
 void cli_print_man(const cli_command *command, FILE *to); /* NULL: graft(1) itself */
-void cli_print_completion(const char *shell, FILE *to);   /* bash, zsh, fish */
+bool cli_print_completion(const char *shell, FILE *to);   /* bash, zsh, fish; false: another one */
 
 /* --- Shared by commands ------------------------------------------------------------------------------------------- */
 
@@ -124,6 +126,11 @@ bool cli_is_terminal(FILE *stream);
 /* Draws the progress of a download on a terminal (graft_hub_progress_fn); cli_clear_line takes it away. */
 void cli_show_download(void *user, const char *file, uint64_t done, uint64_t total);
 void cli_clear_line(void);
+/* Writes text that comes from a file, a server or a model for people to read: bytes that would command a terminal
+ * (all controls but tab and newline) become '?'. */
+void cli_print_text(FILE *to, const char *text, size_t len);
+/* Ends an interrupt that was answered: the next Ctrl-C is a first one again. */
+void cli_forget_interrupt(void);
 /* Reads all of stdin; freed with gr_free(NULL, ...). */
 graft_status cli_read_stdin(char **out, size_t *len, graft_error *err);
 /* Writes and flushes stdout; an error (full disk, closed pipe) is reported. */

@@ -38,7 +38,8 @@ typedef struct chat {
     graft_template *tmpl;
     graft_generate_options o;
     gr_buf messages; /* JSON objects, separated by commas */
-    bool verbose;
+    size_t system;   /* bytes of the system's message, which /clear keeps */
+    bool verbose, terminal;
 } chat;
 
 static void add_message(chat *c, const char *role, const char *text, size_t len) {
@@ -77,7 +78,8 @@ static graft_status render(chat *c, int32_t **ids, size_t *n, graft_error *err) 
     gr_buf_init(&json, NULL);
     gr_buf_add_text(&json, "{\"messages\": [");
     gr_buf_add(&json, gr_buf_text(&c->messages), c->messages.len);
-    gr_buf_add_text(&json, "], \"add_generation_prompt\": true");
+    /* Templates ask whether these are none, as transformers gives them; undefined is not none. */
+    gr_buf_add_text(&json, "], \"tools\": null, \"documents\": null, \"add_generation_prompt\": true");
     add_special(&json, c->m.tok, "bos_token", GRAFT_TOKEN_BOS);
     add_special(&json, c->m.tok, "eos_token", GRAFT_TOKEN_EOS);
     gr_buf_add_char(&json, '}');
@@ -94,8 +96,8 @@ static graft_status render(chat *c, int32_t **ids, size_t *n, graft_error *err) 
 static int print_piece(void *user, size_t sequence, const char *piece, size_t len) {
     (void)sequence;
     chat *c = user;
-    (void)c;
-    fwrite(piece, 1, len, stdout);
+    if (c->terminal) cli_print_text(stdout, piece, len);
+    else fwrite(piece, 1, len, stdout);
     return fflush(stdout) != 0;
 }
 
@@ -134,6 +136,7 @@ static graft_status answer_or_stop(chat *c, const char *text, size_t len, graft_
     graft_status st = answer(c, text, len, err);
     if (st != GRAFT_ERR_CANCELLED) return st;
     graft_context_reset_cancel(c->m.ctx);
+    cli_forget_interrupt();
     fputs("\n(stopped; Ctrl-D ends)\n", stdout);
     return GRAFT_OK;
 }
@@ -159,7 +162,7 @@ static graft_status talk_terminal(chat *c, graft_error *err) {
         history(h, &event, H_ENTER, line);
         if (is_word(line, n, "/quit") || is_word(line, n, "/exit")) break;
         if (is_word(line, n, "/clear")) {
-            gr_buf_clear(&c->messages);
+            c->messages.len = c->system;
             continue;
         }
         if (is_word(line, n, "/help")) {
@@ -193,7 +196,9 @@ static graft_status converse(chat *c, graft_context *ctx, cli_args *args, graft_
     GR_TRY(cli_sampling_finish(&c->m, args->base[3], &c->o, err));
     GR_TRY(graft_session_new(c->m.model, c->m.tok, &c->session, err));
     c->verbose = ((const cli_common *)args->base[0])->verbose != 0;
+    c->terminal = cli_is_terminal(stdout);
     if (a->system) add_message(c, "system", a->system, strlen(a->system));
+    c->system = c->messages.len;
     if (a->prompt) return answer(c, a->prompt, strlen(a->prompt), err);
     if (!cli_is_terminal(stdin)) return talk_pipe(c, err);
     fputs("Ctrl-D or /quit ends, /clear forgets the conversation, Ctrl-C stops an answer.\n", stderr);

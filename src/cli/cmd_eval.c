@@ -51,7 +51,8 @@ static graft_status defaults(cli_args *args, graft_error *err) {
 }
 
 typedef struct view {
-    bool terminal, json_samples;
+    bool terminal, json, json_samples;
+    unsigned what;
     size_t show;
 } view;
 
@@ -66,7 +67,7 @@ static void show_progress(void *user, size_t done, size_t total) {
     fflush(stderr);
 }
 
-static void sample_json(const graft_eval_sample *s) {
+static void sample_json(const graft_eval_sample *s, unsigned what) {
     gr_buf b;
     gr_buf_init(&b, NULL);
     gr_buf_add_format(&b, "{\"index\": %zu, \"line\": %zu, \"prompt\": ", s->index, s->line);
@@ -75,17 +76,27 @@ static void sample_json(const graft_eval_sample *s) {
     gr_json_add_text(&b, s->reference, s->reference_len);
     gr_buf_add_text(&b, ", \"output\": ");
     gr_json_add_text(&b, s->output, s->output_len);
-    gr_buf_add_format(&b, ", \"exact_match\": %d, \"rougeL\": %.6f}\n", s->exact, s->rouge.rougeL.fmeasure);
+    if (what & GRAFT_EVAL_EXACT) gr_buf_add_format(&b, ", \"exact_match\": %d", s->exact);
+    if (what & GRAFT_EVAL_ROUGE) gr_buf_add_format(&b, ", \"rougeL\": %.6f", s->rouge.rougeL.fmeasure);
+    if (what & GRAFT_EVAL_TOKEN_F1) gr_buf_add_format(&b, ", \"f1\": %.6f", s->token_f1.fmeasure);
+    gr_buf_add_text(&b, "}\n");
     if (!b.failed) fputs(gr_buf_text(&b), stdout);
     gr_buf_free(&b);
 }
 
 static void show_sample(void *user, const graft_eval_sample *s) {
     const view *v = user;
-    if (v->json_samples) sample_json(s);
+    if (v->json_samples) sample_json(s, v->what);
     if (s->index >= v->show) return;
     clear_line(v);
-    printf("--- %s:%zu\n%s\n  expected: %s\n  answer:   %s\n", s->path, s->line, s->prompt, s->reference, s->output);
+    FILE *to = v->json ? stderr : stdout; /* standard output is JSON then, whole */
+    fprintf(to, "--- %s:%zu\n", s->path, s->line);
+    cli_print_text(to, s->prompt, s->prompt_len);
+    fputs("\n  expected: ", to);
+    cli_print_text(to, s->reference, s->reference_len);
+    fputs("\n  answer:   ", to);
+    cli_print_text(to, s->output, s->output_len);
+    fputc('\n', to);
 }
 
 static graft_status choose_metrics(const eval_args *a, unsigned *what, graft_error *err) {
@@ -156,7 +167,8 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     o.generate.max_batch = GR_MAX(o.batch_size, (size_t)8);
     o.match_flags = (a->ignore_case ? GRAFT_MATCH_IGNORE_CASE : 0) | (a->ignore_punctuation ? GRAFT_MATCH_IGNORE_PUNCTUATION : 0);
     o.rouge_stem = a->stem;
-    view v = {.terminal = cli_is_terminal(stderr) && !common->quiet, .show = (size_t)a->show, .json_samples = common->json && a->samples};
+    view v = {.terminal = cli_is_terminal(stderr) && !common->quiet, .show = (size_t)a->show, .what = o.what, .json = common->json != 0,
+              .json_samples = common->json && a->samples};
     o.user = &v;
     o.progress = show_progress;
     o.sample = show_sample;

@@ -105,6 +105,7 @@ static graft_status run_info(graft_context *ctx, cli_args *args, graft_error *er
     char *path, *json;
     GR_TRY(cli_model_path(ctx, args, a->model ? a->model : args->n_words ? args->words[0] : NULL, &path, err));
     if (a->n_adapters > 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected at most one, found %zu", a->n_adapters);
+    if (a->model && args->n_words) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected one model, found %s and %s", a->model, args->words[0]);
     GR_TRY(graft_model_info(ctx, path, a->n_adapters ? a->adapters[0] : NULL, &json, err));
     graft_status st = cli_print_facts(json, ((const cli_common *)args->base[0])->json != 0, err);
     graft_free(ctx, json);

@@ -36,9 +36,9 @@ static graft_status defaults(cli_args *args, graft_error *err) {
 }
 
 static int print_piece(void *user, size_t sequence, const char *piece, size_t len) {
-    (void)user;
     (void)sequence;
-    fwrite(piece, 1, len, stdout);
+    if (*(const bool *)user) cli_print_text(stdout, piece, len);
+    else fwrite(piece, 1, len, stdout);
     return fflush(stdout) != 0;
 }
 
@@ -112,9 +112,9 @@ static graft_status generate(work *w, graft_context *ctx, cli_args *args, graft_
     graft_generate_options o;
     GR_TRY(cli_sampling_finish(&w->m, args->base[3], &o, err));
     GR_TRY(graft_session_new(w->m.model, w->m.tok, &w->session, err));
-    bool stream = w->n_out == 1 && !common->json;
+    bool stream = w->n_out == 1 && !common->json, terminal = cli_is_terminal(stdout);
     if (stream && a->echo) fputs(w->texts[0], stdout);
-    GR_TRY(graft_generate(w->session, w->prompts, w->n, (size_t)a->n_return, &o, stream ? print_piece : NULL, NULL, w->out, err));
+    GR_TRY(graft_generate(w->session, w->prompts, w->n, (size_t)a->n_return, &o, stream ? print_piece : NULL, &terminal, w->out, err));
     graft_generate_stats s = graft_session_stats(w->session);
     if (common->json) return print_json(w->out, w->n_out, (size_t)a->n_return, &s, err);
     if (stream) GR_TRY(cli_write_stdout("\n", 1, err));

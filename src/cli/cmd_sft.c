@@ -63,26 +63,35 @@ static void show_log(void *user, const char *json) {
     fprintf(stderr, "%s\n", json);
 }
 
-static void print_result(const graft_train_result *r, const cli_train_args *a, bool json) {
+/* JSON has no NaN and no infinity. */
+static void add_real(gr_buf *b, const char *key, int digits, double value) {
+    if (isfinite(value)) gr_buf_add_format(b, "\"%s\": %.*g, ", key, digits, value);
+    else gr_buf_add_format(b, "\"%s\": null, ", key);
+}
+
+static graft_status print_result(const graft_train_result *r, const cli_train_args *a, bool json, graft_error *err) {
     char memory[32], time[32];
     if (json) {
         gr_buf b;
         gr_buf_init(&b, NULL);
         gr_buf_add_text(&b, "{\"output_dir\": ");
         gr_json_add_text(&b, a->o.output_dir, strlen(a->o.output_dir));
-        gr_buf_add_format(&b, ", \"global_step\": %lld, \"epoch\": %.6g, \"train_loss\": %.9g, \"train_runtime\": %.3f, "
-                              "\"train_samples_per_second\": %.3f, \"train_tokens_per_second\": %.1f, \"num_tokens\": %lld, ",
-                          (long long)r->global_step, r->epoch, r->train_loss, r->train_runtime, r->train_samples_per_second,
-                          r->train_tokens_per_second, (long long)r->num_tokens);
+        gr_buf_add_format(&b, ", \"global_step\": %lld, \"num_tokens\": %lld, ", (long long)r->global_step, (long long)r->num_tokens);
+        add_real(&b, "epoch", 6, r->epoch);
+        add_real(&b, "train_loss", 9, r->train_loss);
+        add_real(&b, "train_runtime", 6, r->train_runtime);
+        add_real(&b, "train_samples_per_second", 6, r->train_samples_per_second);
+        add_real(&b, "train_tokens_per_second", 6, r->train_tokens_per_second);
         if (isfinite(r->eval_loss))
             gr_buf_add_format(&b, "\"eval_loss\": %.9g, \"eval_mean_token_accuracy\": %.9g, ", r->eval_loss, r->eval_mean_token_accuracy);
         gr_buf_add_format(&b, "\"n_parameters\": %lld, \"n_trainable\": %lld, \"n_records\": %lld, \"n_bad_records\": %lld, "
                               "\"n_dropped_records\": %lld, \"n_truncated_records\": %lld, \"early_stopped\": %s, \"peak_memory\": %zu}\n",
                           (long long)r->n_parameters, (long long)r->n_trainable, (long long)r->n_records, (long long)r->n_bad_records,
                           (long long)r->n_dropped_records, (long long)r->n_truncated_records, r->early_stopped ? "true" : "false", r->peak_memory);
-        if (!b.failed) fputs(gr_buf_text(&b), stdout);
+        graft_status st = gr_buf_status(&b, err);
+        if (st == GRAFT_OK) st = cli_write_stdout(b.data, b.len, err);
         gr_buf_free(&b);
-        return;
+        return st;
     }
     duration_text(r->train_runtime, time, sizeof time);
     cli_bytes_text((double)r->peak_memory, memory, sizeof memory);
@@ -91,6 +100,7 @@ static void print_result(const graft_train_result *r, const cli_train_args *a, b
     if (r->n_truncated_records || r->n_dropped_records || r->n_bad_records)
         fprintf(stderr, "%lld records cut at --max-length, %lld without a label left, %lld bad\n", (long long)r->n_truncated_records,
                 (long long)r->n_dropped_records, (long long)r->n_bad_records);
+    return GRAFT_OK;
 }
 
 static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
@@ -103,7 +113,7 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
     graft_train_result result;
     graft_status st = graft_sft(ctx, &a->o, &callbacks, &result, err);
     clear_line(&v);
-    if (st == GRAFT_OK && (common->json || !common->quiet)) print_result(&result, a, common->json != 0);
+    if (st == GRAFT_OK && (common->json || !common->quiet)) st = print_result(&result, a, common->json != 0, err);
     return st;
 }
 

@@ -32,6 +32,15 @@ const cli_group cli_model_group = {"Model", model_options, GR_COUNT(model_option
 
 bool cli_is_terminal(FILE *stream) { return isatty(fileno(stream)) == 1; }
 
+void cli_print_text(FILE *to, const char *text, size_t len) {
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        /* U+0080 to U+009F, which some terminals take for the controls of 8 bits, are 0xC2 and this byte. */
+        bool wide = c >= 0x80 && c < 0xA0 && i > 0 && (unsigned char)text[i - 1] == 0xC2;
+        fputc((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F ? '?' : wide ? 0xBF : c, to);
+    }
+}
+
 graft_status cli_read_stdin(char **out, size_t *len, graft_error *err) {
     gr_buf b;
     gr_buf_init(&b, NULL);
@@ -124,14 +133,20 @@ static void print_value(const gr_json_value *v, int indent) {
         case GR_JSON_OBJECT:
         case GR_JSON_ARRAY:
             if (c->child && !c->child->child && c->kind == GR_JSON_ARRAY && c->child->kind == GR_JSON_STRING) {
-                for (const gr_json_value *i = c->child; i; i = i->next) printf("%s%s", i == c->child ? "" : ", ", i->text);
+                for (const gr_json_value *i = c->child; i; i = i->next) {
+                    if (i != c->child) fputs(", ", stdout);
+                    cli_print_text(stdout, i->text, i->len);
+                }
                 putchar('\n');
                 break;
             }
             putchar('\n');
             print_value(c, indent + 2);
             break;
-        case GR_JSON_STRING: printf("%s\n", c->text); break;
+        case GR_JSON_STRING:
+            cli_print_text(stdout, c->text, c->len);
+            putchar('\n');
+            break;
         case GR_JSON_NUMBER:
             if (c->number.is_int) printf("%lld\n", (long long)c->number.i);
             else printf("%g\n", c->number.d);

@@ -22,9 +22,16 @@ static graft_status place(const reader *r, const yaml_node_t *node, char *out, s
 
 static const char *scalar(const yaml_node_t *node) { return (const char *)node->data.scalar.value; }
 
+/* A NUL inside would cut the value short. */
+static bool is_text(const yaml_node_t *node) {
+    return node && node->type == YAML_SCALAR_NODE && strlen(scalar(node)) == node->data.scalar.length;
+}
+
 static bool is_null(const yaml_node_t *node) {
-    const char *text = scalar(node);
-    return node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && (!*text || !strcmp(text, "null") || !strcmp(text, "~"));
+    static const char *const names[] = {"", "~", "null", "Null", "NULL"};
+    for (size_t i = 0; i < GR_COUNT(names); i++)
+        if (node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && !strcmp(scalar(node), names[i])) return true;
+    return false;
 }
 
 /* {a: 1, b: 2} for an option such as rank_pattern becomes its JSON text. */
@@ -47,36 +54,33 @@ static graft_status mapping_text(reader *r, yaml_node_t *node, gr_buf *b, graft_
 
 static graft_status read_mapping(reader *r, yaml_node_t *node, int depth, graft_error *err);
 
-static bool known(const reader *r, const char *name) {
-    for (size_t g = 0; g < r->args->command->n_groups; g++)
-        for (size_t i = 0; i < r->args->command->groups[g]->n; i++) {
-            const char *n = r->args->command->groups[g]->options[i].name;
-            size_t k = 0;
-            while (n[k] && (n[k] == name[k] || (n[k] == '-' && name[k] == '_'))) k++;
-            if (!n[k] && !name[k]) return true;
-        }
-    return false;
+/* A list for an option that takes one value may only hold that one. */
+static graft_status read_list(reader *r, yaml_node_t *list, const char *name, const char *where, graft_error *err) {
+    const cli_option *o = cli_find_option(r->args, name);
+    size_t n = (size_t)(list->data.sequence.items.top - list->data.sequence.items.start);
+    if (o && o->kind != CLI_LIST && n > 1)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: %s: expected one value, found a list of %zu", where, name, n);
+    for (size_t i = 0; i < n; i++) {
+        yaml_node_t *item = yaml_document_get_node(&r->doc, list->data.sequence.items.start[i]);
+        if (!is_text(item) || is_null(item))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: %s: expected a list of scalars", where, name);
+        GR_TRY(cli_set(r->args, name, scalar(item), where, err));
+    }
+    return GRAFT_OK;
 }
 
 static graft_status read_pair(reader *r, yaml_node_t *key, yaml_node_t *value, int depth, graft_error *err) {
     char where[600];
     place(r, key, where, sizeof where);
-    if (key->type != YAML_SCALAR_NODE) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected an option's name", where);
+    if (!is_text(key)) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected an option's name", where);
     const char *name = scalar(key);
     if (value->type == YAML_SCALAR_NODE) {
         if (is_null(value)) return GRAFT_OK;
+        if (!is_text(value)) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: %s: expected text without NUL", where, name);
         return cli_set(r->args, name, scalar(value), where, err);
     }
-    if (value->type == YAML_SEQUENCE_NODE) {
-        for (yaml_node_item_t *i = value->data.sequence.items.start; i < value->data.sequence.items.top; i++) {
-            yaml_node_t *item = yaml_document_get_node(&r->doc, *i);
-            if (!item || item->type != YAML_SCALAR_NODE)
-                return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: %s: expected a list of scalars", where, name);
-            GR_TRY(cli_set(r->args, name, scalar(item), where, err));
-        }
-        return GRAFT_OK;
-    }
-    if (!known(r, name)) return read_mapping(r, value, depth + 1, err);
+    if (value->type == YAML_SEQUENCE_NODE) return read_list(r, value, name, where, err);
+    if (!cli_find_option(r->args, name)) return read_mapping(r, value, depth + 1, err);
     gr_buf b;
     gr_buf_init(&b, NULL);
     graft_status st = mapping_text(r, value, &b, err);
@@ -93,6 +97,17 @@ static graft_status read_mapping(reader *r, yaml_node_t *node, int depth, graft_
         GR_TRY(read_pair(r, key, value, depth, err));
     }
     return GRAFT_OK;
+}
+
+/* A second document would be left unread. */
+static graft_status expect_end(yaml_parser_t *parser, const char *path, graft_error *err) {
+    yaml_document_t next;
+    if (!yaml_parser_load(parser, &next))
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: %s", path, parser->problem_mark.line + 1,
+                       parser->problem ? parser->problem : "broken YAML");
+    bool more = yaml_document_get_root_node(&next) != NULL;
+    yaml_document_delete(&next);
+    return more ? gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected one YAML document, found another", path) : GRAFT_OK;
 }
 
 graft_status cli_load_config(cli_args *args, const char *path, graft_error *err) {
@@ -117,6 +132,7 @@ graft_status cli_load_config(cli_args *args, const char *path, graft_error *err)
         else if (root)
             st = read_mapping(&r, root, 0, err);
         yaml_document_delete(&r.doc);
+        if (st == GRAFT_OK) st = expect_end(&parser, path, err);
     }
     yaml_parser_delete(&parser);
     gr_free(NULL, text);

@@ -256,8 +256,10 @@ static void complete_fish(FILE *to) {
     }
 }
 
-void cli_print_completion(const char *shell, FILE *to) {
+bool cli_print_completion(const char *shell, FILE *to) {
     if (same(shell, "bash")) complete_bash(to);
     else if (same(shell, "zsh")) complete_zsh(to);
-    else complete_fish(to);
+    else if (same(shell, "fish")) complete_fish(to);
+    else return false;
+    return true;
 }

@@ -1,4 +1,5 @@
 /* The program's front: finds the command, parses its options, runs it, turns its status into an exit status. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -25,11 +26,37 @@ static void on_interrupt(int signal_number) {
     graft_context_cancel(interrupted_context);
 }
 
+void cli_forget_interrupt(void) { interrupts = 0; }
+
+static void complain(const char *command, const char *text) {
+    fprintf(stderr, "graft%s%s: ", command ? " " : "", command ? command : "");
+    cli_print_text(stderr, text, strlen(text));
+    fputc('\n', stderr);
+}
+
+/* A standard stream that the caller closed would be the next file that is opened, and facts or errors would be written
+ * into a model or a checkpoint. Opened for the other direction, it fails as a closed one does. */
+static bool hold_standard_streams(void) {
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd) return false;
+    return true;
+}
+
+/* The status of a command that only prints. */
+static int printed(void) {
+    graft_error err;
+    if (cli_write_stdout("", 0, &err) == GRAFT_OK && !ferror(stdout)) return EXIT_DONE;
+    complain(NULL, "standard output: cannot write");
+    return EXIT_FAILED;
+}
+
 static void log_line(void *user, graft_log_level level, const char *line) {
     const cli_common *common = user;
     if (common->quiet && level < GRAFT_LOG_WARNING) return;
     if (level == GRAFT_LOG_DEBUG && !common->verbose) return;
-    fprintf(stderr, "%s%s\n", level == GRAFT_LOG_WARNING ? "warning: " : "", line);
+    if (level == GRAFT_LOG_WARNING) fputs("warning: ", stderr);
+    cli_print_text(stderr, line, strlen(line));
+    fputc('\n', stderr);
 }
 
 static const cli_command *find_command(const char *name) {
@@ -52,7 +79,7 @@ static int make_context(const cli_common *common, graft_context **ctx) {
     graft_context_options o = {.n_threads = common->threads, .cpu = cpu && *cpu ? cpu : NULL, .log = log_line,
                                .log_user = (void *)(uintptr_t)common};
     if (graft_context_new(&o, ctx, &err) == GRAFT_OK) return EXIT_DONE;
-    fprintf(stderr, "graft: %s\n", err.text);
+    complain(NULL, err.text);
     return EXIT_USAGE;
 }
 
@@ -62,14 +89,14 @@ static int run_command(const cli_command *command, int argc, char **argv) {
     graft_error err = {0};
     int code = EXIT_DONE;
     if (cli_parse(&args, argc, argv, &err) != GRAFT_OK) {
-        fprintf(stderr, "graft %s: %s\n", command->name, err.text);
+        complain(command->name, err.text);
         cli_args_free(&args);
         return EXIT_USAGE;
     }
     if (args.help) {
         cli_print_help(command, stdout);
         cli_args_free(&args);
-        return EXIT_DONE;
+        return printed();
     }
     graft_context *ctx = NULL;
     code = make_context(args.base[0], &ctx);
@@ -80,7 +107,7 @@ static int run_command(const cli_command *command, int argc, char **argv) {
         sigaction(SIGTERM, &action, NULL);
         graft_status st = command->run(ctx, &args, &err);
         if (st != GRAFT_OK) {
-            fprintf(stderr, "graft %s: %s\n", command->name, err.text);
+            complain(command->name, err.text);
             code = interrupts ? EXIT_INTERRUPTED : st == GRAFT_ERR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
         }
         interrupted_context = NULL;
@@ -95,17 +122,22 @@ static int print_for_tools(int argc, char **argv) {
         const cli_command *command = strcmp(argv[2], "graft") ? find_command(argv[2]) : NULL;
         if (!command && strcmp(argv[2], "graft")) return unknown_command(argv[2]);
         cli_print_man(command, stdout);
-        return EXIT_DONE;
+        return printed();
     }
-    if (argc >= 3 && !strcmp(argv[1], "--completion")) {
-        cli_print_completion(argv[2], stdout);
-        return EXIT_DONE;
+    if (!strcmp(argv[1], "--completion") && (argc < 3 || !cli_print_completion(argv[2], stdout))) {
+        complain(NULL, "--completion: expected bash, zsh or fish");
+        return EXIT_USAGE;
     }
-    for (size_t i = 0; i < cli_n_commands; i++) printf("%s\n", cli_commands[i]->name);
-    return EXIT_DONE;
+    if (!strcmp(argv[1], "--man")) {
+        complain(NULL, "--man: expected graft or a command");
+        return EXIT_USAGE;
+    }
+    for (size_t i = 0; i < cli_n_commands && !strcmp(argv[1], "--commands"); i++) printf("%s\n", cli_commands[i]->name);
+    return printed();
 }
 
 int main(int argc, char **argv) {
+    if (!hold_standard_streams()) return EXIT_FAILED;
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         cli_print_usage(stderr);
@@ -113,11 +145,11 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || (!strcmp(argv[1], "help") && argc < 3)) {
         cli_print_usage(stdout);
-        return EXIT_DONE;
+        return printed();
     }
     if (!strcmp(argv[1], "--version")) {
         printf("graft %s\n", graft_version());
-        return EXIT_DONE;
+        return printed();
     }
     if (!strcmp(argv[1], "--man") || !strcmp(argv[1], "--completion") || !strcmp(argv[1], "--commands")) return print_for_tools(argc, argv);
     bool help = !strcmp(argv[1], "help");
@@ -125,7 +157,7 @@ int main(int argc, char **argv) {
     if (!command) return unknown_command(argv[help ? 2 : 1]);
     if (help) {
         cli_print_help(command, stdout);
-        return EXIT_DONE;
+        return printed();
     }
     return run_command(command, argc - 2, argv + 2);
 }

@@ -63,6 +63,11 @@ static bool find_letter(const cli_args *args, char letter, found *out) {
     return false;
 }
 
+const cli_option *cli_find_option(const cli_args *args, const char *name) {
+    found f;
+    return find_name(args, name, strlen(name), &f) ? f.option : NULL;
+}
+
 bool cli_given(const cli_args *args, const char *name) {
     found f;
     return find_name(args, name, strlen(name), &f) && args->given[f.group][f.index];

@@ -84,5 +84,42 @@ expect 2 "another directory than the model's" "$GRAFT" sft -m "$tmp/merged" --da
 for name in tokenizer.json tokenizer_config.json chat_template.jinja generation_config.json; do
   cmp "$small/$name" "$tmp/merged/$name" || fail "graft merge changed $name"
 done
+
+# YAML: what would be left unread or cut short is refused.
+config() { printf "$1" >"$tmp/odd.yaml"; expect "$2" "$3" "$GRAFT" sft --config "$tmp/odd.yaml" -m /nonexistent/model --data x -o "$tmp/o"; }
+config 'learning_rate: [1e-4, 5e-2]\n' 2 'odd.yaml:1: learning_rate: expected one value, found a list of 2'
+config 'report_to: [none]\n' 1 '/nonexistent/model'
+config 'target_modules: [q_proj, null]\n' 2 'expected a list of scalars'
+config 'lr_scheduler_type: "cosine\\0x"\n' 2 'without NUL'
+config 'packing: Null\n' 1 '/nonexistent/model'
+config 'seed: 1\n---\nseed: 2\n' 2 'expected one YAML document'
+config '' 1 '/nonexistent/model'
+
+# What only prints notices a full disk too; closed streams are no place for a file.
+expect 2 'expected bash, zsh or fish' "$GRAFT" --completion tcsh
+expect 2 'expected one model' "$GRAFT" info -m "$small" "$small"
+if [ -e /dev/full ]; then
+  for words in --help --version '--man graft' '--completion bash' 'help sft' 'sft --help'; do
+    "$GRAFT" $words >/dev/full 2>/dev/null
+    [ $? -eq 1 ] || fail "graft $words: a full disk goes unnoticed"
+  done
+fi
+"$GRAFT" sft -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" -o "$tmp/closed" --max-steps 1 -q --json >&- 2>/dev/null
+[ $? -eq 1 ] || fail "facts that cannot be written go unnoticed"
+said=$("$GRAFT" info "$(printf '/none\033[31m')" 2>&1)
+[[ $said != *$'\033'* && $said == *'/none?[31m'* ]] || fail "controls of a terminal reach it: $said"
+
+# A template sees none, not undefined, as with transformers.
+echo '{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}' >"$tmp/none.jinja"
+[ "$(echo '{}' | "$GRAFT" template --chat-template-file "$tmp/none.jinja")" = 'True True False' ] || fail "defaults of a template"
+echo '{{ 1 if tools is none }}{{ messages | map(attribute="content") | join(",") }}{{ raise_exception("seen " ~ messages | length ~ messages[0].role) if messages[-1].content == "b" }}' >"$tmp/chat.jinja"
+said=$(printf 'a\nb\n' | "$GRAFT" chat -m "$small" --chat-template-file "$tmp/chat.jinja" --system s -n 1 2>&1)
+[[ $said == *'seen 4system'* ]] || fail "graft chat: $said"
+
+# Standard output is JSON and nothing else.
+json=$("$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" --limit 2 --show 1 --json -n 2 2>"$tmp/shown")
+[[ $json == '{'*'}' && $json != *---* ]] && grep -q 'expected: ' "$tmp/shown" || fail "graft eval --show --json: $json"
+json=$("$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" --limit 1 --log-samples --metric f1 --json -n 2)
+[[ $json == *'"f1"'* && $json != *rougeL* ]] || fail "graft eval --log-samples: $json"
 [ $failures -eq 0 ] && echo "all usage checks hold"
 exit $((failures > 0))
