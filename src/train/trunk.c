@@ -1,4 +1,5 @@
-/* Rows lie one after the other in segments of some MiB, so that the budget is taken as it is filled. */
+/* Rows lie one after the other in segments of some MiB, so that the budget is taken as it is filled. A sequence that would
+ * leave much of a segment empty behind it has one of its own. */
 #include "train/trunk.h"
 
 #include <errno.h>
@@ -10,7 +11,7 @@
 
 #include "base/map.h"
 
-enum { SEGMENT = 16 << 20, ENTRY_BYTES = 64 /* of the index: an entry of the map and its slots */ };
+enum { SEGMENT = 16 << 20, ALONE = SEGMENT / 16, ENTRY_BYTES = 64 /* of the index: an entry of the map and its slots */ };
 
 typedef struct segment {
     char *data;
@@ -25,6 +26,7 @@ struct gr_trunk {
     size_t file_size;
     segment *segments;
     size_t n_segments, cap_segments;
+    size_t filling; /* number of the segment that short sequences go to, counted from 1; 0: none yet */
     const char **places; /* of each entry */
     size_t n_places, cap_places;
     gr_map index; /* token ids -> entry */
@@ -90,7 +92,8 @@ const void *gr_trunk_find(gr_trunk *t, const int32_t *ids, size_t n) {
 
 /* A segment of at least n bytes behind the others; *out NULL where the disk has no room. */
 static graft_status add_segment(gr_trunk *t, size_t n, segment **out, graft_error *err) {
-    segment s = {.size = GR_MAX((n + 4095) / 4096 * 4096, GR_MIN((size_t)SEGMENT, t->budget))};
+    segment s = {.size = (n + 4095) / 4096 * 4096}; /* whole pages: a map begins at one */
+    if (n < ALONE) s.size = GR_MAX(s.size, GR_MIN((size_t)SEGMENT, t->budget - t->used) / 4096 * 4096);
     *out = NULL;
     GR_TRY(gr_grow(t->a, (void **)&t->segments, &t->cap_segments, t->n_segments + 1, sizeof *t->segments, err));
     if (t->file >= 0) {
@@ -108,13 +111,14 @@ static graft_status add_segment(gr_trunk *t, size_t n, segment **out, graft_erro
 
 graft_status gr_trunk_add(gr_trunk *t, const int32_t *ids, size_t n, const void *rows, graft_error *err) {
     size_t bytes = n * t->row_bytes, cost = gr_trunk_cost(t->row_bytes, n);
-    segment *s = t->n_segments ? &t->segments[t->n_segments - 1] : NULL;
+    segment *s = bytes < ALONE && t->filling ? &t->segments[t->filling - 1] : NULL;
     int64_t there;
     if (t->full || cost > t->budget - t->used || gr_map_get(&t->index, key_of(ids), n * sizeof *ids, &there)) return GRAFT_OK;
     if (!s || s->size - s->used < bytes) {
         GR_TRY(add_segment(t, bytes, &s, err));
         t->full = !s;
         if (!s) return GRAFT_OK;
+        if (bytes < ALONE) t->filling = t->n_segments;
     }
     GR_TRY(gr_grow(t->a, (void **)&t->places, &t->cap_places, t->n_places + 1, sizeof *t->places, err));
     GR_TRY(gr_map_set(&t->index, key_of(ids), n * sizeof *ids, (int64_t)t->n_places, err));

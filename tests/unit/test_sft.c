@@ -9,6 +9,7 @@
 
 #include "train/output.h"
 #include "train/plot.h"
+#include "train/trainer.h"
 
 /* Everything random and everything periodic at once. */
 static void rich_case(sft_case *c, const char *output) {
@@ -449,6 +450,40 @@ static void kept_lower_layers_change_no_bit(void **state) {
     assert_int_equal(sft_run(&c, 1, NULL, &wrong), GRAFT_ERR_ARGUMENT);
 }
 
+/* Sequences of any length: what is found is what was kept, and memory stays near the budget. */
+static void kept_rows_take_the_budget_and_little_more(void **state) {
+    (void)state;
+    enum { ROW = 4096, BUDGET = 100 << 20 };
+    static const size_t tokens[] = {2200, 1, 300, 255, 256, 257, 2100};
+    for (int file = 0; file < 2; file++) {
+        gr_trunk *t;
+        size_t resident = gr_resident_bytes();
+        assert_ok(gr_trunk_new(NULL, ROW, BUDGET, file ? test_temp_dir() : NULL, &t, &err));
+        char *rows = malloc(2200 * ROW);
+        int32_t ids[2200];
+        for (int i = 0; i < 60; i++) {
+            size_t n = i < 40 ? tokens[0] : tokens[i % 7];
+            memset(rows, i + 1, n * ROW);
+            for (size_t k = 0; k < n; k++) ids[k] = i;
+            assert_ok(gr_trunk_add(t, ids, n, rows, &err));
+        }
+        int kept = 0;
+        for (int i = 0; i < 60; i++) {
+            size_t n = i < 40 ? tokens[0] : tokens[i % 7];
+            for (size_t k = 0; k < n; k++) ids[k] = i;
+            const char *found = gr_trunk_find(t, ids, n);
+            if (!found) continue;
+            kept++;
+            for (size_t k = 0; k < n * ROW; k += 97) assert_int_equal(found[k], i + 1);
+        }
+        assert_true(kept >= 12);
+        assert_true(gr_trunk_get_stats(t).used <= BUDGET);
+        if (!file) assert_true(gr_resident_bytes() < resident + BUDGET + (32 << 20));
+        gr_trunk_free(t);
+        free(rows);
+    }
+}
+
 static void failing_allocations_with_kept_layers_leak_nothing(void **state) {
     (void)state;
     static const int top[] = {1};
@@ -505,6 +540,7 @@ int main(void) {
         cmocka_unit_test(a_full_disk_keeps_the_last_checkpoint),
         cmocka_unit_test(failing_allocations_leak_nothing),
         cmocka_unit_test(kept_lower_layers_change_no_bit),
+        cmocka_unit_test(kept_rows_take_the_budget_and_little_more),
         cmocka_unit_test(failing_allocations_with_kept_layers_leak_nothing),
         cmocka_unit_test(plan_counts_what_a_run_sees),
     };
