@@ -91,12 +91,32 @@ static graft_status read_values(gr_adapter *a, const char *dir, graft_error *err
     return gr_adapter_has_encoder(a) ? read_file(a, dir, true, err) : GRAFT_OK;
 }
 
+/* A configuration is a few bytes that can ask for any memory, before any tensor shows that it is wrong. What a sound one
+ * asks for is a small multiple of the files: wider numbers, gradients, what is derived. */
+static graft_status limit_memory(gr_adapter *a, const char *dir, graft_error *err) {
+    static const char *const names[] = {"adapter_model.safetensors", GR_ENCODER_FILE};
+    enum { LEAST = 16 << 20, TIMES = 16 };
+    a->most_bytes = LEAST;
+    for (size_t i = 0; i < GR_COUNT(names); i++) {
+        gr_mapping map;
+        char *path = gr_path_join(a->a, dir, names[i]);
+        if (!path) return gr_fail_memory(err);
+        if (gr_path_exists(path) && gr_map_file(path, &map, NULL) == GRAFT_OK) {
+            a->most_bytes += GR_MIN(map.size, SIZE_MAX / 4 / TIMES) * TIMES;
+            gr_unmap_file(&map);
+        }
+        gr_free(a->a, path);
+    }
+    return GRAFT_OK;
+}
+
 graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err) {
     char *text = NULL, *path = gr_path_join(a->a, dir, "adapter_config.json");
     size_t len;
     graft_status st = path ? GRAFT_OK : gr_fail_memory(err);
     if (st == GRAFT_OK && !(a->where = gr_arena_strndup(&a->arena, path, strlen(path)))) st = gr_fail_memory(err);
     if (st == GRAFT_OK) st = gr_read_file(a->a, path, (size_t)16 << 20, &text, &len, err);
+    if (st == GRAFT_OK) st = limit_memory(a, dir, err);
     if (st == GRAFT_OK) st = gr_adapter_build(a, text, len, false, 0, err);
     if (st == GRAFT_OK) st = read_values(a, dir, err);
     gr_free(a->a, text);

@@ -87,6 +87,7 @@ struct gr_adapter {
     gr_param **owned; /* those made by gr_adapter_new_param */
     size_t n_owned, cap_owned;
     size_t bytes;
+    size_t most_bytes; /* that its own parameters may take; 0: any number */
     int n_virtual, n_prefix; /* rows in front of each of its sequences: input rows, key/value rows */
     int n_gated;             /* key/value rows that each of its sequences sees through a gate */
     int lowest_layer; /* of anything trained; INT_MAX: nothing */

@@ -92,6 +92,9 @@ graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shap
     gr_dtype dt = gr_model_param_dtype(a->model);
     size_t bytes;
     GR_TRY(gr_tensor_bytes(dt, shape, &bytes, err));
+    if (a->most_bytes && (a->bytes > a->most_bytes || bytes > a->most_bytes - a->bytes))
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' of %zu bytes: the configuration describes far more than the "
+                       "directory's files hold", a->where, name, bytes);
     GR_TRY(gr_grow(a->a, (void **)&a->owned, &a->cap_owned, a->n_owned + 1, sizeof *a->owned, err));
     gr_param *p = gr_calloc(a->a, 1, sizeof *p);
     if (!p) return gr_fail_memory(err);

@@ -204,6 +204,7 @@ static void wrong_adapters_are_named(void **state) {
     graft_model *other = test_load(ctx, test_model_path("llama_head_dim"), GRAFT_DTYPE_F32);
     graft_error why = {0};
     refuse_adapter(m, "plain", "\"r\": 4", "\"r\": 5", GRAFT_ERR_MISMATCH, "[4, 32]");
+    refuse_adapter(m, "plain", "\"r\": 4", "\"r\": 65536", GRAFT_ERR_MISMATCH, "describes far more");
     refuse_adapter(m, "plain", "\"v_proj\"", "\"k_proj\"", GRAFT_ERR_MISMATCH, "k_proj.lora_A.weight");
     refuse_adapter(m, "plain", "\"v_proj\"", "\"q_proj\"", GRAFT_ERR_MISMATCH, "v_proj.lora_A.weight");
     refuse_adapter(m, "plain", "\"LORA\"", "\"VERA\"", GRAFT_ERR_UNSUPPORTED, "VERA");
