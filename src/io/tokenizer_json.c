@@ -66,6 +66,7 @@ static graft_status read_flag(gr_json_reader *r, bool *out, graft_error *err) {
 
 /* {"token": id, ...} */
 static graft_status read_vocab_object(gr_tokenizer_spec *spec, gr_json_reader *r, gr_buf *buf, graft_error *err) {
+    if (spec->vocab.n) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: byte %zu: a second 'vocab'", r->name, r->at);
     GR_TRY(gr_json_open(r, GR_JSON_OBJECT, err));
     for (bool more;;) {
         GR_TRY(gr_json_next(r, &more, err));
@@ -88,6 +89,7 @@ static graft_status read_vocab_object(gr_tokenizer_spec *spec, gr_json_reader *r
 
 /* [["piece", score], ...], as Unigram writes it. */
 static graft_status read_vocab_list(gr_tokenizer_spec *spec, gr_json_reader *r, gr_buf *buf, graft_error *err) {
+    if (spec->vocab.n) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: byte %zu: a second 'vocab'", r->name, r->at);
     GR_TRY(gr_json_open(r, GR_JSON_ARRAY, err));
     size_t cap = 0;
     for (bool more;;) {
@@ -109,7 +111,7 @@ static graft_status read_vocab_list(gr_tokenizer_spec *spec, gr_json_reader *r, 
         const size_t id = spec->vocab.n;
         GR_TRY(gr_vocab_add(&spec->vocab, (int64_t)id, text, len, err));
         GR_TRY(gr_grow(spec->a, (void **)&spec->scores, &cap, id + 1, sizeof *spec->scores, err));
-        spec->scores[id] = (float)score.d;
+        spec->scores[id] = score.d;
     }
 }
 
@@ -155,11 +157,14 @@ static graft_status read_merges(gr_tokenizer_spec *spec, gr_json_reader *r, gr_b
     }
 }
 
-static graft_status read_number_field(gr_json_reader *r, int64_t *out, graft_error *err) {
+static graft_status read_count(gr_json_reader *r, const char *key, int64_t *out, graft_error *err) {
     gr_json_number n;
     if (gr_json_peek(r) == GR_JSON_NULL) return gr_json_skip(r, err);
+    const size_t at = r->at;
     GR_TRY(gr_json_read_number(r, &n, err));
-    *out = n.is_int ? n.i : -1;
+    if (!n.is_int || n.i < 0)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: byte %zu: '%s' is %g; expected a whole number", r->name, at, key, n.d);
+    *out = n.i;
     return GRAFT_OK;
 }
 
@@ -171,8 +176,9 @@ static graft_status read_model_field(gr_tokenizer_spec *spec, gr_json_reader *r,
     if (gr_json_text_is(key, "merges")) return read_merges(spec, r, buf, err);
     if (gr_json_text_is(key, "type")) return read_text_or_null(spec, r, &spec->model, err);
     if (gr_json_text_is(key, "unk_token")) return read_text_or_null(spec, r, &spec->unk_token, err);
-    if (gr_json_text_is(key, "unk_id")) return read_number_field(r, &spec->unk_id, err);
-    if (gr_json_text_is(key, "max_input_chars_per_word")) return read_number_field(r, &spec->max_input_chars, err);
+    if (gr_json_text_is(key, "unk_id")) return read_count(r, "unk_id", &spec->unk_id, err);
+    if (gr_json_text_is(key, "max_input_chars_per_word"))
+        return read_count(r, "max_input_chars_per_word", &spec->max_input_chars, err);
     if (gr_json_text_is(key, "continuing_subword_prefix")) return read_text_or_null(spec, r, &spec->prefix, err);
     if (gr_json_text_is(key, "end_of_word_suffix")) return read_text_or_null(spec, r, &spec->suffix, err);
     if (gr_json_text_is(key, "fuse_unk")) return read_flag(r, &spec->fuse_unk, err);

@@ -1,6 +1,7 @@
 /* SentencePiece models (tokenizer.model): a protobuf message ModelProto (sentencepiece_model.proto) with the pieces (1),
  * the trainer's settings (2) and the normaliser's (3). Read with a few lines of wire-format reader instead of a
  * protobuf library. */
+#include "base/json.h"
 #include "io/tokenizer_files.h"
 
 typedef struct wire {
@@ -69,8 +70,10 @@ static float as_float(const field *f) {
     return v;
 }
 
+enum { UNIGRAM = 1, BPE = 2 };
+
 typedef struct settings {
-    int64_t model_type; /* 1 unigram, 2 bpe, 3 word, 4 char */
+    int64_t model_type; /* UNIGRAM, BPE, 3 word, 4 char */
     bool byte_fallback, whitespace_suffix;
     int64_t bos, eos, unk, pad;
     bool dummy_prefix, remove_extra, escape;
@@ -101,7 +104,7 @@ static graft_status read_piece(gr_tokenizer_spec *spec, settings *s, wire w, gra
     GR_TRY(gr_vocab_add(&spec->vocab, (int64_t)id, text, len, err));
     GR_TRY(gr_grow(spec->a, (void **)&spec->scores, &s->scores_cap, id + 1, sizeof *spec->scores, err));
     GR_TRY(gr_grow(spec->a, (void **)&spec->types, &s->types_cap, id + 1, 1, err));
-    spec->scores[id] = score == score ? score : 0;
+    spec->scores[id] = score;
     spec->types[id] = type >= 1 && type <= GR_TOKEN_BYTE ? (uint8_t)type : GR_TOKEN_UNDEFINED;
     return GRAFT_OK;
 }
@@ -155,13 +158,29 @@ static void add_base64(gr_buf *out, const unsigned char *p, size_t n) {
     }
 }
 
+/* User-defined pieces pass the character map unchanged. */
+static void add_kept(const gr_tokenizer_spec *spec, gr_buf *out) {
+    bool first = true;
+    for (size_t id = 0; id < spec->vocab.n; id++) {
+        size_t len;
+        const char *text = gr_vocab_text(&spec->vocab, (int64_t)id, &len);
+        if (spec->types[id] != GR_TOKEN_USER_DEFINED || len == 0) continue;
+        gr_buf_add_text(out, first ? ",\"keep\":[" : ",");
+        gr_json_add_text(out, text, len);
+        first = false;
+    }
+    if (!first) gr_buf_add_char(out, ']');
+}
+
 /* sentencepiece/src/normalizer.cc: character map, superfluous spaces, dummy prefix, U+2581 for spaces. */
-static void add_normalizer(const settings *s, gr_buf *out) {
+static void add_normalizer(const gr_tokenizer_spec *spec, const settings *s, gr_buf *out) {
     gr_buf_add_text(out, "{\"type\":\"Sequence\",\"normalizers\":[");
     if (s->n_charsmap) {
         gr_buf_add_text(out, "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"");
         add_base64(out, s->charsmap, s->n_charsmap);
-        gr_buf_add_text(out, "\",\"longest_match\":true},");
+        gr_buf_add_text(out, "\",\"longest_match\":true");
+        if (s->model_type == UNIGRAM) add_kept(spec, out);
+        gr_buf_add_text(out, "},");
     }
     if (s->remove_extra)
         gr_buf_add_text(out, "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"\\\\A +|(?<= ) +\"},\"content\":\"\"},");
@@ -184,7 +203,7 @@ static graft_status component(gr_tokenizer_spec *spec, gr_buf *json, const char 
 static graft_status describe(gr_tokenizer_spec *spec, const settings *s, graft_error *err) {
     gr_buf json;
     gr_buf_init(&json, spec->a);
-    add_normalizer(s, &json);
+    add_normalizer(spec, s, &json);
     graft_status st = component(spec, &json, &spec->normalizer, err);
     gr_buf_add_format(&json,
                       "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xE2\x96\x81\"},"
@@ -201,16 +220,33 @@ static void take_id(gr_tokenizer_spec *spec, graft_special_token which, int64_t 
     if (id >= 0 && (uint64_t)id < spec->vocab.n) spec->special_id[which] = (int32_t)id;
 }
 
-static graft_status finish(gr_tokenizer_spec *spec, const settings *s, const char *path, graft_error *err) {
+/* The unknown piece is the one of that kind, whatever the trainer's settings say. */
+static graft_status choose_model(gr_tokenizer_spec *spec, const settings *s, const char *path, graft_error *err) {
     static const char *const kinds[] = {"", "unigram", "BPE", "word", "char"};
-    if (s->model_type != 2)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: SentencePiece model of type %s is not known", path,
+    if (s->model_type != UNIGRAM && s->model_type != BPE)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: SentencePiece model of type %s; expected unigram or BPE", path,
                        s->model_type >= 1 && s->model_type <= 4 ? kinds[s->model_type] : "?");
     if (s->whitespace_suffix)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: treat_whitespace_as_suffix is not known", path);
-    spec->model = "BPE";
-    spec->by_scores = spec->fuse_unk = true;
     spec->byte_fallback = s->byte_fallback;
+    if (s->model_type == BPE) {
+        spec->model = "BPE";
+        spec->by_scores = spec->fuse_unk = true;
+        for (size_t id = 0; id < spec->vocab.n; id++)
+            if (spec->scores[id] != spec->scores[id]) spec->scores[id] = 0; /* a NaN would have no place in the order */
+        return GRAFT_OK;
+    }
+    spec->model = "Unigram";
+    for (size_t id = 0; id < spec->vocab.n && spec->unk_id < 0; id++)
+        if (spec->types[id] == GR_TOKEN_UNKNOWN) spec->unk_id = (int64_t)id;
+    if (spec->unk_id < 0)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: none of the %zu pieces is of the kind UNKNOWN; expected one", path,
+                       spec->vocab.n);
+    return GRAFT_OK;
+}
+
+static graft_status finish(gr_tokenizer_spec *spec, const settings *s, const char *path, graft_error *err) {
+    GR_TRY(choose_model(spec, s, path, err));
     take_id(spec, GRAFT_TOKEN_BOS, s->bos);
     take_id(spec, GRAFT_TOKEN_EOS, s->eos);
     take_id(spec, GRAFT_TOKEN_UNK, s->unk);
@@ -223,7 +259,9 @@ static graft_status finish(gr_tokenizer_spec *spec, const settings *s, const cha
         const int type = spec->types[id];
         gr_added_spec t = {.special = type == GR_TOKEN_CONTROL || type == GR_TOKEN_UNKNOWN};
         t.text = (char *)gr_vocab_text(&spec->vocab, (int64_t)id, &t.len);
-        if (t.len && (t.special || type == GR_TOKEN_USER_DEFINED)) GR_TRY(gr_spec_add_added(spec, &t, err));
+        /* Unigram finds user-defined pieces itself. */
+        if (t.len && (t.special || (type == GR_TOKEN_USER_DEFINED && s->model_type == BPE)))
+            GR_TRY(gr_spec_add_added(spec, &t, err));
     }
     return describe(spec, s, err);
 }

@@ -81,7 +81,7 @@ static graft_status add_merges(gr_token_model *m, const gr_tokenizer_spec *spec,
 }
 
 typedef struct scored {
-    float score;
+    double score;
     int32_t id;
     uint32_t rank;
 } scored;

@@ -6,6 +6,7 @@
 #include <utf8proc.h>
 
 #include "text/normalizer.h"
+#include "text/trie.h"
 
 enum { MAX_BLOB = 1 << 26 };
 
@@ -16,6 +17,7 @@ struct gr_charsmap {
     const char *replacements;
     size_t n_replacements;
     bool longest;
+    gr_trie kept;
 };
 
 static int base64_value(char c) {
@@ -51,6 +53,7 @@ graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_
     if (!m) return gr_fail_memory(err);
     m->a = a;
     m->longest = longest;
+    gr_trie_init(&m->kept, a);
     m->blob = gr_alloc(a, len + 1);
     if (!m->blob) {
         gr_charsmap_free(m);
@@ -62,12 +65,16 @@ graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_
         uint32_t size = n < 4 ? 0 : (uint32_t)m->blob[0] | (uint32_t)m->blob[1] << 8 | (uint32_t)m->blob[2] << 16 |
                                         (uint32_t)m->blob[3] << 24;
         if (n < 4 || size > n - 4 || size % 4 != 0) {
-            st = gr_fail(err, GRAFT_ERR_FORMAT, "precompiled_charsmap: trie of %u bytes in a map of %zu", size, n);
+            st = gr_fail(err, GRAFT_ERR_FORMAT, "precompiled_charsmap: byte 0: a trie of %u bytes; expected a multiple of 4 that "
+                         "fits the map of %zu bytes", size, n);
         } else {
             m->n_units = size / 4;
             m->blob[n] = '\0'; /* the last replacement ends here at the latest */
             m->replacements = (const char *)m->blob + 4 + size;
             m->n_replacements = n - 4 - size;
+            if (size && (!m->n_replacements || m->blob[n - 1]))
+                st = gr_fail(err, GRAFT_ERR_FORMAT, "precompiled_charsmap: byte %zu: the map ends inside a replacement; expected a NUL",
+                             n);
         }
     }
     if (st != GRAFT_OK) {
@@ -81,6 +88,7 @@ graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_
 void gr_charsmap_free(gr_charsmap *m) {
     if (!m) return;
     gr_free(m->a, m->blob);
+    gr_trie_free(&m->kept);
     gr_free(m->a, m);
 }
 
@@ -144,12 +152,33 @@ static size_t cluster(const char *text, size_t len, size_t start) {
     return end - start;
 }
 
+graft_status gr_charsmap_keep(gr_charsmap *m, const char *text, size_t len, graft_error *err) {
+    return gr_trie_add(&m->kept, text, len, 0, err);
+}
+
+/* Bytes of the longest kept text at the beginning; 0: none. */
+static size_t kept(const gr_charsmap *m, const char *text, size_t n) {
+    uint32_t node = GR_TRIE_ROOT;
+    size_t end = 0;
+    const gr_trie_edge *e;
+    for (size_t i = 0; i < n && (e = gr_trie_step(&m->kept, node, (unsigned char)text[i])); i++) {
+        node = e->child;
+        if (e->value >= 0) end = i + 1;
+    }
+    return end;
+}
+
 static void apply_longest(const gr_charsmap *m, gr_edit *e) {
     const char *text = e->in.text;
     const size_t len = e->in.len;
     for (size_t i = 0; i < len;) {
         int32_t cp;
-        size_t used = 0;
+        size_t used = kept(m, text + i, len - i);
+        if (used) {
+            gr_edit_copy(e, used);
+            i += used;
+            continue;
+        }
         const char *with = lookup(m, text + i, len - i, &used);
         /* An entry that ended inside a character would leave half of it behind. */
         if (with && (i + used == len || ((unsigned char)text[i + used] & 0xC0) != 0x80)) {

@@ -285,7 +285,12 @@ static graft_status build_precompiled(gr_normalizer *n, const gr_json_value *jso
         return gr_fail(err, GRAFT_ERR_FORMAT, "normalizer Precompiled: 'precompiled_charsmap' is not a string");
     GR_TRY(add(n, (step){.run = run_charsmap}, err));
     const bool longest = gr_json_flag(json, "longest_match", false);
-    return gr_charsmap_new(n->a, text, len, longest, &n->steps[n->n - 1].charsmap, err);
+    gr_charsmap **to = &n->steps[n->n - 1].charsmap;
+    GR_TRY(gr_charsmap_new(n->a, text, len, longest, to, err));
+    const gr_json_value *keep = gr_json_get(json, "keep");
+    for (const gr_json_value *v = keep && keep->kind == GR_JSON_ARRAY ? keep->child : NULL; v; v = v->next)
+        if (v->kind == GR_JSON_STRING) GR_TRY(gr_charsmap_keep(*to, v->text, v->len, err));
+    return GRAFT_OK;
 }
 
 static graft_status set_text(gr_normalizer *n, const gr_json_value *text, const char *where, graft_error *err) {

@@ -34,6 +34,8 @@ typedef struct gr_charsmap gr_charsmap;
 /* `longest`: the longest entry at every place, as SentencePiece itself applies the map; else as the tokenizers library. */
 graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_t len, bool longest, gr_charsmap **out,
                              graft_error *err);
+/* With `longest`: a text that stays as it is wherever it stands, the longest of several. */
+graft_status gr_charsmap_keep(gr_charsmap *m, const char *text, size_t len, graft_error *err);
 void gr_charsmap_free(gr_charsmap *m);
 graft_status gr_charsmap_apply(const gr_charsmap *m, gr_edit *e, graft_error *err);
 

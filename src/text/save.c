@@ -59,9 +59,13 @@ static void add_special_map(const graft_tokenizer *tok, gr_buf *out) {
     }
 }
 
-/* What the post-processor comes down to, whatever it was made of. */
+/* As it was read, or what it comes down to where add_bos_token and add_eos_token took its place. */
 static void add_postproc(const graft_tokenizer *tok, gr_buf *out) {
     const gr_postproc *p = &tok->postproc;
+    if (tok->postproc_json) {
+        gr_buf_add_text(out, tok->postproc_json);
+        return;
+    }
     const bool specials = p->n_front + p->n_back > 0;
     if (!specials && !p->trim) {
         gr_buf_add_text(out, "null");

@@ -46,14 +46,14 @@ typedef struct gr_tokenizer_spec {
     gr_buf merge_texts;
     gr_merge *merges;
     size_t n_merges, merges_cap;
-    float *scores;  /* one a token, or NULL; with by_scores */
+    double *scores; /* one a token, or NULL: Unigram, and BPE by_scores */
     uint8_t *types; /* gr_token_type, one a token, or NULL */
     bool by_scores; /* BPE that merges what scores best (SentencePiece) instead of following `merges` */
     bool lenient;   /* merges may name pieces that are no tokens (llama.cpp goes by their texts) */
     const char *unk_token, *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL: none */
     bool fuse_unk, byte_fallback, ignore_merges;
     int64_t unk_id;          /* Unigram; -1: none */
-    int64_t max_input_chars; /* WordPiece */
+    int64_t max_input_chars; /* WordPiece, for which unk_token NULL is "[UNK]", prefix NULL "##" */
 
     const char *normalizer, *pre_tokenizer, *post_processor, *decoder; /* JSON text */
     gr_added_spec *added;

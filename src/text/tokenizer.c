@@ -203,6 +203,7 @@ static graft_status build(graft_tokenizer *tok, gr_tokenizer_spec *spec, graft_e
     GR_TRY(copy_templates(tok, spec, err));
     GR_TRY(keep_json(tok, spec->normalizer, &tok->normalizer_json, err));
     GR_TRY(keep_json(tok, spec->pre_tokenizer, &tok->pretok_json, err));
+    if (spec->add_bos < 0 && spec->add_eos < 0) GR_TRY(keep_json(tok, spec->post_processor, &tok->postproc_json, err));
     return keep_json(tok, spec->decoder, &tok->decoder_json, err);
 }
 

@@ -46,6 +46,7 @@ struct graft_tokenizer {
     gr_template_spec *templates;
     size_t n_templates;
     const char *normalizer_json, *pretok_json, *decoder_json; /* in the arena, for saving */
+    const char *postproc_json; /* NULL: made from `postproc` */
 };
 
 const gr_added_entry *gr_tokenizer_added(const graft_tokenizer *tok, int32_t id); /* NULL: not added */

@@ -146,6 +146,23 @@ static void tokenizers_survive(void **state) {
     }
 }
 
+static void small_models_survive(void **state) {
+    (void)state;
+    static const char *const models[] = {
+        "{\"normalizer\":{\"type\":\"BertNormalizer\"},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"decoder\":{\"type\":\"WordPiece\"},"
+        "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"?\",\"vocab\":{\"?\":0,\"two\":1,\"ri\":2,\"##ver\":3,\"cafe\":4,\"1\":5,\"##2\":6}}}",
+        "{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"BAAAAAAEAAAA\",\"longest_match\":true,\"keep\":[\"v\",\"wo\"]},"
+        "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\"},\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":true,"
+        "\"vocab\":[[\"?\",0],[\"_two\",-1],[\"iv\",-2],[\"er\",-3.5],[\"_\",-3],[\"<0xC3>\",0],[\"<0xA9>\",0]]}}",
+    };
+    for (size_t i = 0; i < GR_COUNT(models); i++) {
+        char path[1024];
+        snprintf(path, sizeof path, "%s/small.json", test_temp_dir());
+        assert_ok(gr_write_file(NULL, path, models[i], strlen(models[i]), &err));
+        test_allocation_sweep(tokenize_once, path, 0, 1);
+    }
+}
+
 /* --- Broken files --- */
 
 static void read_tokenizer(const unsigned char *bytes, size_t n, void *arg) {
@@ -191,6 +208,7 @@ int main(void) {
         cmocka_unit_test(generation_survives),
         cmocka_unit_test(evaluation_survives),
         cmocka_unit_test(tokenizers_survive),
+        cmocka_unit_test(small_models_survive),
         cmocka_unit_test(broken_tokenizers_never_crash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

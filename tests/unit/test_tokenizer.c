@@ -66,9 +66,109 @@ static void encodes_and_decodes(void **state) {
     graft_tokenizer_free(tok);
 }
 
+/* --- WordPiece and Unigram --- */
+
+#define WORDS "\"vocab\":{\"[UNK]\":0,\"a\":1,\"##a\":2,\"##b\":3,\"ab\":4,\"##\":5,\"##aaaa\":6}"
+#define WORDPIECE(fields) "{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\"," fields WORDS "}}"
+#define UNIGRAM(fields, pieces) "{\"model\":{\"type\":\"Unigram\"," fields "\"vocab\":[" pieces "]}}"
+
+static graft_tokenizer *load(const char *json) {
+    graft_tokenizer *tok;
+    assert_ok(graft_tokenizer_load(ctx, write_json(json), &tok, &err));
+    return tok;
+}
+
+static void wordpiece_takes_the_longest(void **state) {
+    (void)state;
+    graft_tokenizer *tok = load(WORDPIECE("\"max_input_chars_per_word\":8,"));
+    check_ids(tok, "abab", 0, (int32_t[]){4, 2, 3}, 3);
+    check_ids(tok, "aaaaaa", 0, (int32_t[]){1, 6, 2}, 3);
+    check_ids(tok, "abc", 0, (int32_t[]){0}, 1);
+    check_ids(tok, "ab##", 0, (int32_t[]){0}, 1);
+    check_ids(tok, "aaaaaaaa", 0, (int32_t[]){1, 6, 2, 2, 2}, 5);
+    check_ids(tok, "aaaaaaaaa", 0, (int32_t[]){0}, 1);
+    graft_tokenizer_free(tok);
+}
+
+static void unigram_takes_the_best_sum(void **state) {
+    (void)state;
+    graft_tokenizer *tok = load(UNIGRAM("\"unk_id\":0,", "[\"?\",0],[\"a\",-1],[\"aa\",-2],[\"ab\",-1.5],[\"cd\",-99],[\"b\",-3]"));
+    check_ids(tok, "aaa", 0, (int32_t[]){1, 2}, 2); /* of equal sums the one with the longer last token */
+    check_ids(tok, "aab", 0, (int32_t[]){1, 3}, 2);
+    check_ids(tok, "axyb", 0, (int32_t[]){1, 0, 5}, 3); /* unknowns fuse */
+    graft_tokenizer_free(tok);
+    tok = load(UNIGRAM("", "[\"a\",-1]"));
+    int32_t *ids;
+    size_t n;
+    graft_error wrong;
+    assert_int_equal(graft_tokenizer_encode(tok, "ab", 2, 0, &ids, &n, &wrong), GRAFT_ERR_FORMAT);
+    assert_non_null(strstr(wrong.text, "U+0062"));
+    graft_tokenizer_free(tok);
+}
+
+/* A megabyte of one letter in one piece, which is quadratic for who looks for the longest token from the end. */
+static void long_words_cost_their_length(void **state) {
+    (void)state;
+    static const char *const models[] = {WORDPIECE("\"max_input_chars_per_word\":100000000,"),
+                                         UNIGRAM("\"unk_id\":0,", "[\"?\",0],[\"a\",-9],[\"aaaa\",-2]")};
+    const size_t len = 1 << 20;
+    char *text = malloc(len);
+    memset(text, 'a', len);
+    for (size_t i = 0; i < GR_COUNT(models); i++) {
+        graft_tokenizer *tok = load(models[i]);
+        int32_t *ids;
+        size_t n;
+        assert_ok(graft_tokenizer_encode(tok, text, len, 0, &ids, &n, &err));
+        assert_int_equal(n, i ? len / 4 : 1 + (len - 1) / 4 + (len - 1) % 4);
+        graft_free(ctx, ids);
+        graft_tokenizer_free(tok);
+    }
+    free(text);
+}
+
+static void broken_models_are_refused_by_name(void **state) {
+    (void)state;
+    char long_piece[2048] = "{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"";
+    memset(long_piece + strlen(long_piece), 'a', 1100);
+    strcat(long_piece, "\",-1]]}}");
+    const struct {
+        const char *json, *says[3];
+    } cases[] = {
+        {"{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"<u>\",\"vocab\":{\"a\":0}}}", {"WordPiece", "<u>", "1 tokens"}},
+        {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"[UNK]\":0,\"b\":0}}}", {"byte", "[UNK]", "'b'"}},
+        {WORDPIECE("\"max_input_chars_per_word\":-3,"), {"max_input_chars_per_word", "-3", "whole number"}},
+        {UNIGRAM("\"unk_id\":2,", "[\"a\",-1],[\"b\",-1]"), {"unk_id is 2", "2 pieces"}},
+        {UNIGRAM("\"unk_id\":1.5,", "[\"a\",-1]"), {"byte", "unk_id", "1.5"}},
+        {UNIGRAM("", "[\"a\",-1],[\"b\",-1],[\"a\",-2]"), {"0 and 2", "'a'", "once"}},
+        {UNIGRAM("", "[\"a\",-1],[\"b\",1e999]"), {"piece 1 'b'", "inf", "finite"}},
+        {UNIGRAM("", "[\"a\"]"), {"byte"}},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":{\"a\":0}}}", {"[piece, score]"}},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0]],\"vocab\":[[\"b\",0]]}}", {"byte", "second 'vocab'"}},
+        {long_piece, {"1100 bytes", "1024"}},
+        {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AQ==\"},\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0]]}}",
+         {"precompiled_charsmap", "byte 0", "expected"}},
+        {"{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"BAAAAAAEAABh\"},\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0]]}}",
+         {"precompiled_charsmap", "byte 9", "NUL"}},
+    };
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
+        graft_tokenizer *tok;
+        graft_error wrong = {0};
+        const char *path = write_json(cases[i].json);
+        const graft_status st = graft_tokenizer_load(ctx, path, &tok, &wrong);
+        if (st == GRAFT_OK) fail_msg("case %zu was read", i);
+        if (!strstr(wrong.text, path)) fail_msg("case %zu: '%s' names no file", i, wrong.text);
+        for (size_t k = 0; k < 3 && cases[i].says[k]; k++)
+            if (!strstr(wrong.text, cases[i].says[k])) fail_msg("case %zu: '%s' does not say '%s'", i, wrong.text, cases[i].says[k]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(encodes_and_decodes),
+        cmocka_unit_test(wordpiece_takes_the_longest),
+        cmocka_unit_test(unigram_takes_the_best_sum),
+        cmocka_unit_test(long_words_cost_their_length),
+        cmocka_unit_test(broken_models_are_refused_by_name),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -4,6 +4,7 @@ models, GGUF vocabularies, and what the reference libraries make of the texts of
 
 Usage: make_tokenizers.py [MODEL.gguf]  (from the project's root). With the packaged model also smollm2.ids.gz.
        make_tokenizers.py --packaged MODEL.gguf  makes only that.
+       make_tokenizers.py --only NAME ...  makes only those.
        make_tokenizers.py --show NAME TEXT_NUMBER  prints what the reference gives for one text.
 Made with Python 3.11, tokenizers 0.23.3, transformers 5.23.0, sentencepiece 0.2.3, gguf 0.19.0, llama-cpp-python 0.3.36;
 training is deterministic.
@@ -20,11 +21,14 @@ Spans are not compared where the reference drops characters without a symbol: it
 are read by the reference as bytes.decode("utf-8", "replace"), the spans mapped back to the bytes."""
 import gzip
 import json
+import os
 import pathlib
 import struct
 import sys
 import tempfile
 import zlib
+
+os.environ["RAYON_NUM_THREADS"] = "1"  # the order of sums in training
 
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers)
 
@@ -81,6 +85,62 @@ def train(pre=None, norm=None, dec=None, size=700, specials=SPECIAL, alphabet=AL
     for t in added:
         tok.add_tokens([t])
     return tok
+
+
+def finish(tok, pre, norm, dec, post, added, trainer, corpus):
+    if norm:
+        tok.normalizer = norm
+    if pre:
+        tok.pre_tokenizer = pre
+    if trainer:
+        tok.train_from_iterator(corpus or CORPUS, trainer)
+    if dec:
+        tok.decoder = dec
+    if post:
+        tok.post_processor = post(tok) if callable(post) else post
+    for t in added:
+        tok.add_tokens([t])
+    return tok
+
+
+BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def wordpiece(pre=pre_tokenizers.BertPreTokenizer(), norm=None, dec=decoders.WordPiece(), post=None, added=(), size=900, prefix="##", max_chars=100, corpus=None):
+    """Training knows no other lengths and no empty prefix: they are put into the file."""
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=BERT_SPECIAL, continuing_subword_prefix=prefix, initial_alphabet=CHARS, limit_alphabet=500,
+                                        show_progress=False)
+    tok = finish(Tokenizer(models.WordPiece(unk_token="[UNK]", continuing_subword_prefix=prefix)), pre, norm, dec, post, added, trainer, corpus)
+    data = json.loads(tok.to_str())
+    data["model"]["max_input_chars_per_word"] = max_chars
+    return Tokenizer.from_str(json.dumps(data))
+
+
+def bert_template(tok):
+    return processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[(t, tok.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
+
+
+def bert_processing(tok):
+    return processors.BertProcessing(("[SEP]", tok.token_to_id("[SEP]")), ("[CLS]", tok.token_to_id("[CLS]")))
+
+
+LETTERS = list(SENTENCES.values())[:14] * 3 + CODE * 4  # training wants every character of its texts as a piece
+
+
+def unigram(pre=None, norm=None, dec=None, post=None, added=(), size=900, specials=("<pad>", "</s>", "<unk>"), corpus=None, byte_fallback=False):
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=list(specials), unk_token="<unk>", initial_alphabet=[], show_progress=False)
+    tok = finish(Tokenizer(models.Unigram()), pre, norm, dec, post, added, trainer, corpus or LETTERS)
+    data = json.loads(tok.to_str())
+    data["model"]["byte_fallback"] = byte_fallback
+    return Tokenizer.from_str(json.dumps(data))
+
+
+def unigram_by_hand():
+    """Sums that are equal, pieces inside others, pieces longer than a character whose characters are none, the unknown token in the
+    middle of the list, and scores above zero."""
+    scores = [("a", -1.0), ("b", -2.0), ("ab", -3.0), ("ba", -3.0), ("aba", -4.0), ("abab", -6.0), ("<unk>", -0.5), ("e", -0.1), ("ee", -0.2), ("the", -30.0), ("th", -21.5),
+              ("é", -3.3), ("ée", -3.4), (" ", -0.25), ("  ", 1.5), ("qu", -40.0), ("zzz", -50.0), ("人", -2.5), ("人人生", -2.5), ("\n", -9.125), ("▁", -2.75), ("▁a", -3.75)]
+    return Tokenizer(models.Unigram(scores, 6, False))
 
 
 def template(single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1"):
@@ -198,6 +258,28 @@ CONFIGS = {
                                       dec=decoders.Sequence([decoders.ByteFallback(), decoders.Strip("a", 1, 1)])),
     "no_unk": lambda: train(pre_tokenizers.Whitespace(), alphabet=CHARS[:120], dec=decoders.WordPiece(prefix="e")),
     "holes": lambda: holes(),
+    # WordPiece
+    "wordpiece": lambda: wordpiece(norm=normalizers.BertNormalizer(), post=bert_template),
+    "wordpiece_cased": lambda: wordpiece(norm=normalizers.BertNormalizer(lowercase=False), post=bert_template, dec=decoders.WordPiece(cleanup=False)),
+    "wordpiece_accents": lambda: wordpiece(norm=normalizers.BertNormalizer(handle_chinese_chars=False, strip_accents=False), post=bert_template),
+    "wordpiece_stripped": lambda: wordpiece(norm=normalizers.BertNormalizer(lowercase=False, strip_accents=True), post=bert_processing, added=ADDED),
+    "wordpiece_raw": lambda: wordpiece(norm=normalizers.BertNormalizer(clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False), max_chars=7),
+    "wordpiece_prefix": lambda: wordpiece(pre=pre_tokenizers.WhitespaceSplit(), prefix="@@", dec=decoders.WordPiece(prefix="@@"), added=ADDED,
+                                          post=lambda tok: processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2), trim_offsets=True)),
+    "wordpiece_whole": lambda: wordpiece(pre=None, norm=normalizers.Lowercase(), max_chars=100000, corpus=CORPUS[:200]),
+    # Unigram
+    "unigram": lambda: unigram(pre=pre_tokenizers.Metaspace(), dec=decoders.Metaspace(), added=ADDED,
+                               post=lambda tok: processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])),
+    "unigram_first": lambda: unigram(pre=pre_tokenizers.Metaspace(prepend_scheme="first", split=False), dec=META_DECODER, norm=normalizers.NFKC(), byte_fallback=True,
+                                     specials=["<pad>", "</s>", "<unk>"] + FALLBACK, size=1200, added=ADDED),
+    "unigram_never": lambda: unigram(pre=pre_tokenizers.Metaspace(prepend_scheme="never"), dec=decoders.Metaspace(prepend_scheme="never"), byte_fallback=True,
+                                     specials=["<pad>", "</s>", "<unk>"] + FALLBACK[:200]),
+    "unigram_t5": lambda: unigram(pre=pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]), norm=normalizers.Precompiled(charsmap()),
+                                  dec=decoders.Metaspace(), added=[AddedToken("<extra_id_%d>" % i, special=True, normalized=False) for i in range(9, -1, -1)],
+                                  post=lambda tok: processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])),
+    "unigram_bytes": lambda: unigram(pre=byte_level(regex=True), dec=BL),
+    "unigram_whole": lambda: unigram(corpus=LETTERS[:40]),
+    "unigram_by_hand": lambda: unigram_by_hand(),
 }
 
 
@@ -233,6 +315,11 @@ SPM = {
     "spm_nmt": dict(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True),
     "spm_no_fallback": dict(byte_fallback=False),
     "spm_whole": dict(split_by_whitespace=False, allow_whitespace_only_pieces=True, max_sentencepiece_length=24),
+    "spm_unigram": dict(model_type="unigram", byte_fallback=False, remove_extra_whitespaces=True),
+    "spm_unigram_bytes": dict(model_type="unigram", add_dummy_prefix=False, user_defined_symbols=["<add1>", "the", "  ", "人"]),
+    "spm_unigram_t5": dict(model_type="unigram", byte_fallback=False, normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+                           user_defined_symbols=["Ａ", "ﬁ", "e of", "１２"]),
+    "spm_unigram_whole": dict(model_type="unigram", split_by_whitespace=False, allow_whitespace_only_pieces=True, max_sentencepiece_length=24),
 }
 
 
@@ -318,7 +405,7 @@ def save_crcs(name, rows):
 def alphabet_of(tok):
     """The vocabulary where a character may have no symbol and no unknown token to stand for it, else None."""
     model = json.loads(tok.to_str())["model"]
-    return None if model["unk_token"] else set(model["vocab"])
+    return None if model.get("unk_token") or model["type"] == "Unigram" else set(model["vocab"])
 
 
 def drops(tok, text, vocab):
@@ -371,24 +458,31 @@ def rows(name, tok):
                r["text"].encode() + b"\0" + r["short"].encode())
 
 
-def make_tokenizers():
+def make_tokenizers(names=None):
     for name, build in CONFIGS.items():
+        if names and name not in names:
+            continue
         tok = build()
         save(name + ".json.gz", tok.to_str().encode())
         save_crcs(name, rows(name, tok))
         print(name, tok.get_vocab_size(), flush=True)
 
 
-def make_sentencepiece():
-    import llama_cpp
+def make_sentencepiece(names=None):
     import sentencepiece as spm
     for name, options in SPM.items():
+        if names and name not in names:
+            continue
         model = spm_model(**options)
         sp = spm.SentencePieceProcessor(model_proto=model)
         save(name + ".model.gz", model)
         # Control symbols are never parsed: the ids with special tokens not parsed.
         save_crcs(name, [(None, None, None, pack_ids(sp.encode(decode_replaced(data)[0])), None) for data in TEXTS])
         print(name, sp.vocab_size(), flush=True)
+
+
+def make_gguf():
+    import llama_cpp
     for name, prefix in (("gguf_llama", True), ("gguf_no_prefix", False)):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "vocab.gguf"
@@ -433,10 +527,14 @@ def main():
         data = TEXTS[int(sys.argv[3])]
         print(repr(data), safe_reference(tok, data, alphabet_of(tok)))
         return
+    if sys.argv[1:2] == ["--only"]:
+        make_tokenizers(sys.argv[2:])
+        return make_sentencepiece(sys.argv[2:])
     OUT.mkdir(parents=True, exist_ok=True)
     save("texts.gz", struct.pack("<I", len(TEXTS)) + b"".join(struct.pack("<I", len(t)) + t for t in TEXTS))
     make_tokenizers()
     make_sentencepiece()
+    make_gguf()
     if len(sys.argv) > 1:
         make_packaged(sys.argv[1])
 
