@@ -3,7 +3,8 @@
  *
  * With c = m / ||W + s B A|| the output is c (y - b) + b of what LoRA gives, y, and the bias b: a scale of y's columns by c
  * and a shift by t = (1 - c) b. Both are the same for a whole step and are made once in front of its passes;
- * dm = (dc - b dt) / norm is taken behind them. */
+ * dm = (dc - b dt) / norm is taken behind them. A row of zeros has no direction: c is 1 and dm is 0 there, where the
+ * reference gives NaN. */
 #include <math.h>
 #include <stdio.h>
 
@@ -105,7 +106,7 @@ graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graf
     size_t bytes = gr_dtype_bytes(p->magnitude->dtype, (size_t)p->magnitude->n);
     GR_TRY(take_norms(a, p, err));
     for (int64_t i = 0; i < p->magnitude->n; i++) {
-        double c = get(p->magnitude, p->magnitude->value, i) / p->norm[i];
+        double c = p->norm[i] > 0 ? get(p->magnitude, p->magnitude->value, i) / p->norm[i] : 1;
         set(p->factor, p->factor->value, i, c);
         if (p->shift) set(p->shift, p->shift->value, i, (1 - c) * p->bias[i]);
     }
@@ -118,7 +119,8 @@ void gr_dora_collect(gr_lora_pair *p) {
     for (int64_t i = 0; i < p->magnitude->n; i++) {
         double d = get(p->factor, p->factor->grad, i);
         if (p->shift) d -= p->bias[i] * get(p->shift, p->shift->grad, i);
-        set(p->magnitude, p->magnitude->grad, i, get(p->magnitude, p->magnitude->grad, i) + d / p->norm[i]);
+        if (p->norm[i] > 0)
+            set(p->magnitude, p->magnitude->grad, i, get(p->magnitude, p->magnitude->grad, i) + d / p->norm[i]);
     }
 }
 

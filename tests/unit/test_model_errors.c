@@ -1,6 +1,8 @@
 /* Models and adapters that are wrong are refused with a sentence that names what is; memory may run out anywhere. */
 #include "support/model_support.h"
 
+#include <math.h>
+
 static char *read_text(const char *path) {
     char *text;
     size_t n;
@@ -27,7 +29,7 @@ static void edit(const char *from_path, const char *to_path, const char *from, c
 }
 
 /* The tiny Llama with one tensor left out, renamed, or of another shape or type. */
-typedef enum damage { LEAVE_OUT, TURN, INTEGERS } damage;
+typedef enum damage { LEAVE_OUT, TURN, INTEGERS, ZEROS } damage;
 
 static const char *damaged(const char *tensor, damage how) {
     static char dir[1024];
@@ -50,12 +52,12 @@ static const char *damaged(const char *tensor, damage how) {
             gr_tensor_view *v = &t[n].view;
             if (how == LEAVE_OUT) continue;
             if (how == TURN) v->shape = gr_shape2(v->shape.d[1], v->shape.d[0]);
-            if (how == INTEGERS) {
+            if (how == INTEGERS || how == ZEROS) {
                 int64_t elements;
                 gr_shape_elements(&v->shape, &elements);
-                v->dtype = GR_I64;
+                v->dtype = how == ZEROS ? GR_F32 : GR_I64;
                 v->data = zeros;
-                v->bytes = (size_t)elements * 8;
+                v->bytes = (size_t)elements * (how == ZEROS ? 4 : 8);
                 assert_true(v->bytes <= sizeof zeros);
             }
         }
@@ -219,6 +221,30 @@ static void wrong_adapters_are_named(void **state) {
     graft_context_free(ctx);
 }
 
+/* Rows that something has pruned have no direction, which is no reason for DoRA to give anything but zeros there. */
+static void dora_takes_rows_of_zeros(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, damaged("model.layers.0.self_attn.q_proj.weight", ZEROS), GRAFT_DTYPE_F32);
+    test_batch b;
+    const int lengths[] = {5, 3}, which[] = {1, 2};
+    test_fill_batch(&b, 96, 2, lengths, which);
+    b.batch.one_adapter = -1;
+    double plain = test_loss(m->model, NULL, &b.batch, false, false);
+    assert_ok(graft_adapter_new(m, "a", "{\"peft_type\": \"LORA\", \"use_dora\": true}", 0, &err));
+    b.batch.one_adapter = 0;
+    assert_ok(gr_adapter_refresh(m->adapters, 0, 0, true, &err));
+    double adapted = test_loss(m->model, m->hooks, &b.batch, true, false);
+    assert_true(fabs(plain - adapted) < 1e-5);
+    assert_ok(gr_adapter_collect(m->adapters, 0, &err));
+    for (size_t i = 0; i < gr_adapter_n_params(m->adapters, 0); i++) {
+        const gr_param *p = gr_adapter_param(m->adapters, 0, i);
+        for (int64_t k = 0; k < p->n; k++) assert_true(isfinite(((const float *)p->grad)[k]));
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 /* --- Memory ------------------------------------------------------------------------------------------------------------------------------ */
 
 static graft_status step(gr_model *m, const gr_hooks *hooks, bool backward) {
@@ -331,6 +357,7 @@ int main(void) {
         cmocka_unit_test(wrong_models_are_named),
         cmocka_unit_test(wrong_adapter_settings_are_named),
         cmocka_unit_test(wrong_adapters_are_named),
+        cmocka_unit_test(dora_takes_rows_of_zeros),
         cmocka_unit_test(opening_survives_any_failed_allocation),
         cmocka_unit_test(adapting_survives_any_failed_allocation),
         cmocka_unit_test(forward_survives_any_failed_allocation),
