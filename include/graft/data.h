@@ -46,6 +46,7 @@ typedef struct graft_data_options {
      * text "Below is an instruction that describes a task. ..." of the Alpaca release. */
     graft_choice instruction_chat;
     int skip_bad_records;    /* count them and go on, instead of failing at the first */
+    int skip_unanswerable;   /* prompts only: leave out records without a prompt or an answer; there may be none left */
     size_t max_record_bytes; /* a longer record is bad; 0: 64 MiB */
     size_t max_records;      /* stop after that many; 0: all */
     int64_t now; /* what strftime_now in a template shows, in seconds since 1970; 0: the current time */

@@ -1,5 +1,8 @@
 /* graft eval: a model, with or without an adapter, on records. */
+#define _GNU_SOURCE
+#include <errno.h>
 #include <math.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "cli/models.h"
@@ -149,6 +152,24 @@ static graft_status print_result(const graft_eval_result *r, bool json, graft_er
     return cli_write_stdout("", 0, err);
 }
 
+/* A pipe as standard input can be read once only, and the records are read for the loss and for the answers: what it
+ * gives goes into a file without a name that takes its place. */
+static graft_status keep_stdin(const eval_args *a, graft_error *err) {
+    bool used = false;
+    for (size_t i = 0; i < a->n_data; i++) used = used || !strcmp(a->data[i], "-");
+    if (!used || lseek(STDIN_FILENO, 0, SEEK_CUR) >= 0) return GRAFT_OK;
+    FILE *f = tmpfile();
+    if (!f) return gr_fail_errno(err, GRAFT_ERR_IO, errno, "standard input: cannot be kept in a temporary file");
+    char block[1 << 16];
+    size_t n;
+    bool good = true;
+    while (good && (n = fread(block, 1, sizeof block, stdin)) > 0) good = fwrite(block, 1, n, f) == n;
+    good = good && !ferror(stdin) && fflush(f) == 0 && fseek(f, 0, SEEK_SET) == 0 && dup2(fileno(f), STDIN_FILENO) == STDIN_FILENO;
+    graft_status st = good ? GRAFT_OK : gr_fail_errno(err, GRAFT_ERR_IO, errno, "standard input: cannot be kept in a temporary file");
+    fclose(f);
+    return st;
+}
+
 static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, char **template_text, graft_error *err) {
     const cli_common *common = args->base[0];
     const eval_args *a = args->base[2];
@@ -157,11 +178,12 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     if (!a->n_data) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --data FILE");
     if (a->batch_size < 1 || a->limit < 0 || a->max_length < 0 || a->show < 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length and --show must not be negative");
+    if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
     GR_TRY(cli_models_open(ctx, args, args->base[1], true, m, err));
     GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
     o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,
-                                  .skip_bad_records = a->skip_bad, .max_records = (size_t)a->limit, .assistant_only_loss = a->assistant_only_loss,
+                                  .skip_bad_records = a->skip_bad, .skip_unanswerable = a->n_metrics == 0, .max_records = (size_t)a->limit, .assistant_only_loss = a->assistant_only_loss,
                                   .completion_only_loss = (graft_choice)a->completion_only_loss};
     o.batch_size = (size_t)a->batch_size;
     o.generate.max_batch = GR_MAX(o.batch_size, (size_t)8);

@@ -37,7 +37,12 @@ void graft_prompts_free(graft_prompts *ps) {
 typedef struct loading {
     graft_prompts *ps;
     gr_encoder encoder;
+    bool skip_unanswerable;
 } loading;
+
+static bool has_prompt(const gr_record *r) {
+    return r->kind == GR_RECORD_PAIR || r->kind == GR_RECORD_INSTRUCTION || r->kind == GR_RECORD_CHAT;
+}
 
 static size_t add_text(gr_buf *b, gr_slice text) {
     size_t at = b->len;
@@ -51,7 +56,9 @@ static graft_status load_record(void *user, gr_arena *arena, const gr_scan_place
     loading *l = user;
     graft_prompts *ps = l->ps;
     gr_question q;
+    if (l->skip_unanswerable && !has_prompt(record)) return GRAFT_OK;
     GR_TRY(gr_encode_question(&l->encoder, arena, record, &q, err));
+    if (l->skip_unanswerable && !q.reference.data) return GRAFT_OK;
     if (q.n == 0) return gr_fail(err, GRAFT_ERR_FORMAT, "expected a prompt of at least one token, found none");
     GR_TRY(gr_grow(ps->a, (void **)&ps->items, &ps->item_cap, ps->n + 1, sizeof *ps->items, err));
     GR_TRY(gr_grow(ps->a, (void **)&ps->ids, &ps->id_cap, ps->n_ids + q.n, sizeof *ps->ids, err));
@@ -76,7 +83,7 @@ static graft_status copy_paths(graft_prompts *ps, const graft_data_options *o, g
 
 graft_status graft_prompts_load(graft_context *ctx, const graft_tokenizer *tok, const graft_data_options *options,
                                 graft_prompts **out, graft_error *err) {
-    loading l = {0};
+    loading l = {.skip_unanswerable = options->skip_unanswerable != 0};
     const graft_allocator *a = gr_allocator(ctx);
     GR_TRY(gr_encoder_open(&l.encoder, ctx, tok, options, options->now ? options->now : (int64_t)time(NULL), err));
     graft_prompts *ps = l.ps = gr_calloc(a, 1, sizeof *ps);
@@ -88,7 +95,7 @@ graft_status graft_prompts_load(graft_context *ctx, const graft_tokenizer *tok, 
     }
     if (st == GRAFT_OK)
         st = gr_scan_records(ctx, options, graft_tokenizer_vocab_size(tok), load_record, &l, &ps->scan, err);
-    if (st == GRAFT_OK && ps->n == 0) st = gr_scan_fail_empty(&ps->scan, options, "are empty", err);
+    if (st == GRAFT_OK && ps->n == 0 && !l.skip_unanswerable) st = gr_scan_fail_empty(&ps->scan, options, "are empty", err);
     if (st == GRAFT_OK && ps->scan.bad)
         gr_log(ctx, GRAFT_LOG_WARNING, "%zu of %zu records are bad and were skipped; the first: %s", ps->scan.bad,
                ps->scan.records, ps->scan.reason[0]);

@@ -1,6 +1,7 @@
 /* Evaluation over records: the loss through the same ragged batches as in training, answers through a session. Sums
  * are in double in the order of the records, so that batch size and threads change nothing. */
 #include <math.h>
+#include <unistd.h>
 
 #include "data/loader.h"
 #include "graft/eval.h"
@@ -156,8 +157,9 @@ static graft_status measure_answers(graft_model *m, const graft_tokenizer *tok, 
     sums s = {0};
     graft_status st;
     GR_GO(done, graft_prompts_load(m->ctx, tok, &o->data, &ps, err));
-    GR_GO(done, graft_session_new(m, tok, &session, err));
     size_t n = graft_prompts_count(ps);
+    if (n == 0) goto done;
+    GR_GO(done, graft_session_new(m, tok, &session, err));
     for (size_t i = 0; i < n; i += TOGETHER) {
         size_t some = GR_MIN(n - i, (size_t)TOGETHER);
         GR_GO(done, answer_some(m, session, ps, i, some, o, &s, err));
@@ -170,6 +172,14 @@ done:
     return st;
 }
 
+/* Loss and answers read the records one after the other, standard input too: `start` is where that was at first. */
+static graft_status rewind_input(const graft_data_options *data, off_t start, graft_error *err) {
+    for (size_t i = 0; i < data->n_paths; i++)
+        if (strcmp(data->paths[i], "-") == 0 && (start < 0 || lseek(STDIN_FILENO, start, SEEK_SET) < 0))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "standard input cannot be read twice, for the loss and for the answers: expected a file");
+    return GRAFT_OK;
+}
+
 graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *options,
                         graft_eval_result *out, graft_error *err) {
     double begin = gr_now_seconds();
@@ -177,7 +187,10 @@ graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_
                            .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN};
     int32_t adapter;
     GR_TRY(adapter_index(m, options->generate.adapter, &adapter, err));
+    bool twice = options->what & GRAFT_EVAL_LOSS && options->what & GRAFT_EVAL_GENERATES;
+    off_t start = twice ? lseek(STDIN_FILENO, 0, SEEK_CUR) : 0;
     if (options->what & GRAFT_EVAL_LOSS) GR_TRY(measure_loss(m, tok, options, adapter, &r, err));
+    if (twice) GR_TRY(rewind_input(&options->data, start, err));
     if (options->what & GRAFT_EVAL_GENERATES) GR_TRY(measure_answers(m, tok, options, &r, err));
     r.seconds = gr_now_seconds() - begin;
     *out = r;

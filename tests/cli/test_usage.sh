@@ -119,6 +119,15 @@ said=$(printf 'a\nb\n' | "$GRAFT" chat -m "$small" --chat-template-file "$tmp/ch
 # Standard output is JSON and nothing else.
 json=$("$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" --limit 2 --show 1 --json -n 2 2>"$tmp/shown")
 [[ $json == '{'*'}' && $json != *---* ]] && grep -q 'expected: ' "$tmp/shown" || fail "graft eval --show --json: $json"
+# By default what the records allow, from a pipe as well, which is read for the loss and for the answers.
+for name in texts pairs; do
+  json=$("$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/$name.jsonl" --limit 2 --json -n 2)
+  [[ $json == *perplexity* ]] || fail "graft eval of $name: $json"
+  [[ $name == texts || $json == *'"n_answers": 2'* ]] || fail "graft eval of $name: $json"
+  piped=$(cat "$SOURCE_DIR/tests/golden/train/$name.jsonl" | "$GRAFT" eval -m "$small" --data - --limit 2 --json -n 2)
+  [ "${json%seconds*}" = "${piped%seconds*}" ] || fail "graft eval of a pipe: $piped"
+done
+expect 1 'expected a prompt or a conversation' "$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/texts.jsonl" --metric rouge
 json=$("$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" --limit 1 --log-samples --metric f1 --json -n 2)
 [[ $json == *'"f1"'* && $json != *rougeL* ]] || fail "graft eval --log-samples: $json"
 [ $failures -eq 0 ] && echo "all usage checks hold"
