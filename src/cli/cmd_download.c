@@ -1,4 +1,5 @@
 /* graft download: a model from the Hugging Face Hub into the cache that transformers shares. */
+#include "base/json.h"
 #include "cli/cli.h"
 #include "graft/hub.h"
 
@@ -41,9 +42,21 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
     graft_status st = graft_hub_download(ctx, args->words[0], &o, &path, err);
     cli_clear_line();
     if (st != GRAFT_OK) return st;
-    printf("%s\n", path);
+    if (((const cli_common *)args->base[0])->json) {
+        gr_buf b;
+        gr_buf_init(&b, NULL);
+        gr_buf_add_text(&b, "{\"path\": ");
+        gr_json_add_text(&b, path, strlen(path));
+        gr_buf_add_char(&b, '}');
+        st = gr_buf_status(&b, err);
+        if (st == GRAFT_OK) st = cli_print_facts(b.data, true, err);
+        gr_buf_free(&b);
+    } else {
+        printf("%s\n", path);
+        st = cli_write_stdout("", 0, err);
+    }
     graft_free(ctx, path);
-    return cli_write_stdout("", 0, err);
+    return st;
 }
 
 const cli_command cli_command_download = {
