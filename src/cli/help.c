@@ -1,9 +1,11 @@
 /* Help, man pages and shell completions, all from the option tables. */
+#include <math.h>
+
 #include "cli/cli.h"
 
 static bool same(const char *a, const char *b) { return strcmp(a, b) == 0; }
 
-/* The default of an option as text, "" when it has none worth showing. */
+/* The default of an option as text, "" when it has none worth showing, as where NaN or INT64_MIN leave it to the model. */
 static const char *default_text(const cli_option *o, const void *base, char *buf, size_t size) {
     const void *at = (const char *)base + o->offset;
     buf[0] = '\0';
@@ -17,10 +19,10 @@ static const char *default_text(const cli_option *o, const void *base, char *buf
         snprintf(buf, size, "%d", *(const int *)at);
         break;
     case CLI_INT64:
-        snprintf(buf, size, "%lld", (long long)*(const int64_t *)at);
+        if (*(const int64_t *)at != INT64_MIN) snprintf(buf, size, "%lld", (long long)*(const int64_t *)at);
         break;
     case CLI_REAL:
-        snprintf(buf, size, "%g", *(const double *)at);
+        if (!isnan(*(const double *)at)) snprintf(buf, size, "%g", *(const double *)at);
         break;
     case CLI_SIZE:
         if (*(const uint64_t *)at) cli_bytes_text((double)*(const uint64_t *)at, buf, size);
@@ -97,8 +99,8 @@ void cli_print_help(const cli_command *command, FILE *to) {
             else value[0] = '\0';
             snprintf(text, sizeof text, "%s%s%s%s%s%s%s", o->help, o->choices ? " (" : "", o->choices ? o->choices : "",
                      o->choices ? ")" : "", value[0] ? " [" : "", value, value[0] ? "]" : "");
-            int n = fprintf(to, "  %-34s", head);
-            if (n >= 36) n = fprintf(to, "\n%36s", "") - 1;
+            fprintf(to, "  %-34s", head);
+            if (strlen(head) >= 34) fprintf(to, "\n%36s", "");
             wrap(to, text, 36, 36);
         }
     }

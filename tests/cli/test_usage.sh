@@ -18,6 +18,8 @@ expect() {
 
 expect 2 'usage: graft COMMAND' "$GRAFT"
 expect 0 'usage: graft COMMAND' "$GRAFT" --help
+expect 0 '  -t, --threads N                   CPU threads' "$GRAFT" sft --help
+expect 0 '      --top-p X                     draw among the fewest tokens that sum to this probability$' "$GRAFT" generate --help
 expect 0 'graft [0-9]' "$GRAFT" --version
 expect 2 'unknown command generte' "$GRAFT" generte
 for command in $("$GRAFT" --commands); do
