@@ -51,6 +51,11 @@ typedef struct cli_args {
     size_t n_words, cap_words;
     bool *given[CLI_MAX_GROUPS];   /* which options stood on the command line */
     bool help;
+    int argc; /* as cli_parse got them */
+    char **argv;
+    const char *job_file; /* set before cli_parse: options of job `job` of this file come between --config and flags */
+    size_t job;
+    const char *job_name; /* filled where the job has one */
 } cli_args;
 
 struct cli_command {
@@ -82,9 +87,14 @@ bool cli_given(const cli_args *args, const char *name);
 /* The option called `name` in any of its spellings, or NULL. */
 const cli_option *cli_find_option(const cli_args *args, const char *name);
 /* Sets one option from text as if it stood on the command line or in a configuration file (`where` for errors). */
-graft_status cli_set(cli_args *args, const char *name, const char *value, const char *where, graft_error *err);
+/* `fresh`: what a list held before goes. */
+graft_status cli_set(cli_args *args, const char *name, const char *value, bool fresh, const char *where, graft_error *err);
 /* Reads a YAML mapping of options. */
 graft_status cli_load_config(cli_args *args, const char *path, graft_error *err);
+/* A jobs file is such a mapping with a list of mappings under `jobs`, one a job, which stand over it; `name` in them is the
+ * job's. How many there are. */
+graft_status cli_count_jobs(const char *path, size_t *n, graft_error *err);
+graft_status cli_load_job(cli_args *args, graft_error *err);
 /* The option nearest to a mistyped name, NULL when none is near. */
 const char *cli_nearest(const cli_args *args, const char *name);
 

@@ -245,10 +245,10 @@ static graft_status store(cli_args *args, const found *f, const char *value, con
     return gr_fail(err, GRAFT_ERR_INTERNAL, "option kind %d", (int)o->kind);
 }
 
-graft_status cli_set(cli_args *args, const char *name, const char *value, const char *where, graft_error *err) {
+graft_status cli_set(cli_args *args, const char *name, const char *value, bool fresh, const char *where, graft_error *err) {
     found f;
     if (!find_name(args, name, strlen(name), &f)) return unknown(args, where, name, err);
-    return store(args, &f, value, where, false, err);
+    return store(args, &f, value, where, fresh, err);
 }
 
 /* --- Command line ----------------------------------------------------------------------------------------------------- */
@@ -342,7 +342,10 @@ graft_status cli_parse(cli_args *args, int argc, char **argv, graft_error *err) 
     GR_TRY(args->command->defaults(args, err));
     for (int i = 0; i < argc; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return args->help = true, GRAFT_OK;
+    args->argc = argc;
+    args->argv = argv;
     GR_TRY(load_configs(args, argc, argv, err));
+    if (args->job_file) GR_TRY(cli_load_job(args, err));
     cursor c = {.argc = argc, .argv = argv};
     bool words_only = false;
     while (c.i < argc) {

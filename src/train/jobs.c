@@ -127,28 +127,37 @@ static graft_status check_memory(const jobs *s, size_t pool, graft_error *err) {
                    (double)limit / 1048576, (double)peak / 1048576);
 }
 
-/* Where single jobs were cut smaller to stay within their memory, the crew is cut so too. */
+/* The crew's arena at `tokens` a micro-batch. */
+static graft_status try_crew(jobs *s, size_t tokens, gr_recompute level, size_t *bytes, graft_error *err) {
+    gr_pool *none;
+    gr_crew *probe = NULL;
+    GR_TRY(gr_pool_new(s->a, 0, false, &none, err));
+    graft_status st = gr_crew_new(s->base.set, none, tokens, level, &probe, err);
+    if (st == GRAFT_OK) st = plan_crew(s, probe, bytes, err);
+    gr_crew_free(probe);
+    gr_pool_free(none);
+    return st;
+}
+
+/* As many tokens at a time as memory allows, where it is limited. */
 static graft_status make_crew(jobs *s, graft_error *err) {
-    enum { CREW_TOKENS = 512 };
-    size_t tokens = CREW_TOKENS, bytes = 0;
+    enum { CREW_TOKENS = 512, LEAST_TOKENS = 64 };
+    size_t own = 0, bytes, tokens = CREW_TOKENS;
     gr_recompute level = GR_RECOMPUTE_NOTHING;
-    gr_crew *probe;
     for (size_t i = 0; i < s->n; i++) {
         const run *r = &s->runs[i];
         if (!r->active) continue;
         level = GR_MAX(level, r->t.recompute);
-        if (r->t.o->memory) tokens = GR_MIN(tokens, GR_MAX(r->t.micro_tokens, (size_t)64));
-        bytes = GR_MAX(bytes, r->t.pool_bytes);
+        own = GR_MAX(own, r->t.pool_bytes); /* evaluations, and jobs that do not share */
     }
     if (!s->base.set) return GRAFT_OK; /* no job came that far */
-    GR_TRY(gr_pool_new(s->a, 0, false, &s->pool, err));
-    GR_TRY(gr_crew_new(s->base.set, s->pool, tokens, level, &probe, err));
-    graft_status st = plan_crew(s, probe, &bytes, err);
-    if (st == GRAFT_OK) st = check_memory(s, bytes, err);
-    gr_crew_free(probe);
-    gr_pool_free(s->pool);
-    s->pool = NULL;
-    GR_TRY(st);
+    for (;; tokens /= 2) {
+        bytes = own;
+        GR_TRY(try_crew(s, tokens, level, &bytes, err));
+        graft_status st = check_memory(s, bytes, err);
+        if (st == GRAFT_OK) break;
+        if (tokens <= LEAST_TOKENS) return st;
+    }
     GR_TRY(gr_pool_new(s->a, bytes, false, &s->pool, err));
     return gr_crew_new(s->base.set, s->pool, tokens, level, &s->crew, err);
 }
@@ -246,14 +255,16 @@ static void rounds(jobs *s) {
 /* --- The call ------------------------------------------------------------------------------------------------------------ */
 
 static graft_status start(jobs *s, graft_error *err) {
+    for (size_t i = 0; i < s->n; i++) {
+        s->jobs[i].status = GRAFT_OK;
+        s->jobs[i].error = (graft_error){0};
+    }
     s->runs = gr_calloc(s->a, s->n, sizeof *s->runs);
     for (size_t i = 0; s->runs && i < s->n; i++) s->runs[i].t.lock = -1;
     s->items = gr_calloc(s->a, s->n, sizeof *s->items);
     s->owner = gr_calloc(s->a, s->n, sizeof *s->owner);
     if (!s->runs || !s->items || !s->owner) return gr_fail_memory(err);
     for (size_t i = 0; i < s->n; i++) {
-        s->jobs[i].status = GRAFT_OK;
-        s->jobs[i].error = (graft_error){0};
         s->runs[i].active = true;
         graft_status st = open_job(s, i, &s->jobs[i].error);
         if (st != GRAFT_OK) settle(s, i, st);
@@ -283,13 +294,15 @@ static void close_all(jobs *s) {
 graft_status graft_sft_jobs(graft_context *ctx, graft_sft_job *list, size_t n, graft_error *err) {
     jobs s = {.ctx = ctx, .a = gr_allocator(ctx), .jobs = list, .n = n, .resident = gr_resident_bytes()};
     GR_TRY(check(&s, err));
-    graft_status st = start(&s, err);
+    graft_error why = {0};
+    graft_status st = start(&s, &why);
     if (st == GRAFT_OK) rounds(&s);
-    else if (s.runs) stop(&s, st, err);
+    else if (s.runs) stop(&s, st, &why);
     close_all(&s);
     for (size_t i = 0; i < n && st == GRAFT_OK; i++) {
         st = list[i].status;
-        if (st != GRAFT_OK && err) *err = list[i].error;
+        if (st != GRAFT_OK) why = list[i].error;
     }
+    if (st != GRAFT_OK && err) *err = why;
     return st;
 }

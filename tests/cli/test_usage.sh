@@ -62,6 +62,21 @@ expect 2 "b.yaml:1: unknown option learning_rat; the nearest is --learning-rate"
 printf 'max_steps: [1\n' >"$tmp/c.yaml"
 expect 2 'c.yaml:' "$GRAFT" sft --config "$tmp/c.yaml"
 expect 2 'none.yaml' "$GRAFT" sft --config "$tmp/none.yaml"
+
+# Several jobs: an entry stands over the file's top, flags over both.
+printf 'model: %s\ndata: %s\nmax_steps: 1\ntarget_modules: [q_proj, v_proj]\njobs:\n- {name: one, output_dir: %s}\n- {output_dir: %s, target_modules: [o_proj], max_steps: 2}\n' \
+  "$SOURCE_DIR/tests/golden/train/model" "$SOURCE_DIR/tests/golden/train/texts.jsonl" "$tmp/j1" "$tmp/j2" >"$tmp/jobs.yaml"
+expect 0 '{"name": "one", .*"global_step": 1' "$GRAFT" sft --jobs "$tmp/jobs.yaml" --dtype f32 --json -q
+grep -q '"o_proj"' "$tmp/j2/adapter_config.json" && ! grep -q '"q_proj"' "$tmp/j2/adapter_config.json" || fail "jobs: target_modules"
+expect 0 '{"name": "job2", .*"global_step": 3' "$GRAFT" sft --jobs "$tmp/jobs.yaml" --max-steps 3 --dtype f32 --json -q --overwrite-output-dir
+printf 'jobs:\n- 3\n' >"$tmp/jobs.yaml"
+expect 2 'jobs.yaml:2: expected a mapping of options for job 1' "$GRAFT" sft --jobs "$tmp/jobs.yaml"
+printf 'model: a\n' >"$tmp/jobs.yaml"
+expect 2 'jobs.yaml: expected a list of jobs under "jobs"' "$GRAFT" sft --jobs "$tmp/jobs.yaml"
+printf 'jobs: []\n' >"$tmp/jobs.yaml"
+expect 2 'jobs.yaml: expected at least one job' "$GRAFT" sft --jobs "$tmp/jobs.yaml"
+printf 'data: x\njobs:\n- {name: n, lora_rr: 3}\n' >"$tmp/jobs.yaml"
+expect 2 'jobs.yaml:3: unknown option lora_rr' "$GRAFT" sft --jobs "$tmp/jobs.yaml"
 expect 2 'expected sft, the command to plan' "$GRAFT" plan generate -m x --data y
 if [ -e /dev/full ]; then
   said=$("$GRAFT" env 2>&1 >/dev/full)

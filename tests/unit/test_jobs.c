@@ -160,12 +160,41 @@ static void what_jobs_must_share(void **state) {
     expect(&k, 2, GRAFT_ERR_LIMIT, "memory: expected at most 4.0 MiB");
 }
 
+static graft_status two_jobs(const graft_allocator *a, void *arg) {
+    crew *k = arg;
+    graft_context_options co = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
+    graft_context *ctx;
+    GR_TRY(graft_context_new(&co, &ctx, NULL));
+    for (int i = 0; i < 2; i++) {
+        k->jobs[i] = (graft_sft_job){.name = names[i], .options = k->c[i].o};
+        k->jobs[i].options.data = (graft_texts){k->c[i].data, 1};
+        k->jobs[i].options.output_dir = k->c[i].output;
+    }
+    graft_status st = graft_sft_jobs(ctx, k->jobs, 2, NULL);
+    graft_context_free(ctx);
+    return st;
+}
+
+static void failing_allocations_leak_nothing(void **state) {
+    (void)state;
+    static crew k;
+    make(&k, "sweep");
+    for (int i = 0; i < 2; i++) {
+        k.c[i].o.max_steps = 1;
+        k.c[i].o.eval_strategy = GRAFT_STRATEGY_NO;
+        k.c[i].o.save_strategy = GRAFT_STRATEGY_NO;
+    }
+    k.c[1].o.method = "ln-tuning";
+    test_allocation_sweep(two_jobs, &k, 0, 37);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(jobs_are_as_alone),
         cmocka_unit_test(a_failure_leaves_the_others),
         cmocka_unit_test(cancelled_jobs_go_on),
         cmocka_unit_test(what_jobs_must_share),
+        cmocka_unit_test(failing_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
