@@ -12,7 +12,8 @@ static const uint64_t shard_bytes = 5000000000u;
 /* What a model directory carries along unchanged. */
 static const char *const beside[] = {"tokenizer.json",      "tokenizer_config.json", "special_tokens_map.json",
                                      "added_tokens.json",   "vocab.json",            "merges.txt",
-                                     "tokenizer.model",     "chat_template.jinja",   "chat_template.json",
+                                     "vocab.txt",           "tokenizer.model",       "spiece.model",
+                                     "chat_template.jinja", "chat_template.json",
                                      "generation_config.json"};
 enum { FILE_LIMIT = 512 << 20 };
 

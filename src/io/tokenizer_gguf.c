@@ -1,14 +1,18 @@
 /* Tokenizers in GGUF metadata (tokenizer.ggml.*), read as llama.cpp reads them (llama-vocab.cpp), with these choices:
  * special tokens inside a text are found leftmost, then longest, as the tokenizers library finds them; expressions that
- * llama.cpp had to adapt are the models' own (gguf_pre.c). */
+ * llama.cpp had to adapt are the models' own (gguf_pre.c), and so are BERT's normaliser and the sums of T5's scores. */
 #include "io/gguf.h"
 #include "io/gguf_pre.h"
 #include "io/tokenizer_files.h"
 
+/* tokenizer.ggml.model: "llama" (SentencePiece's BPE), "gpt2" and "gemma4", "bert" (WordPiece), "t5" (Unigram). */
+typedef enum kind { PIECES, MERGES, WORDS, UNIGRAM } kind;
+
 typedef struct reader {
     gr_tokenizer_spec *spec;
     const gr_gguf *g;
-    const gr_gguf_pre *pre; /* NULL: SentencePiece */
+    kind kind;
+    const gr_gguf_pre *pre; /* MERGES */
     gr_gguf_array tokens;
     gr_buf valid, json;
 } reader;
@@ -46,6 +50,24 @@ static graft_status optional_id(const reader *r, const char *key, int32_t *out, 
     return GRAFT_OK;
 }
 
+#define SPACE "\xE2\x96\x81"
+
+/* The converter writes a BERT word with U+2581 in front and a continuation without its ##; what stands in brackets is a
+ * special token and stays. U+2581 alone is a continuation, for there is no empty word. */
+static graft_status undo_phantom(reader *r, gr_text *t, graft_error *err) {
+    const size_t n = sizeof SPACE - 1;
+    if (t->len > n && !memcmp(t->text, SPACE, n)) {
+        *t = (gr_text){t->text + n, t->len - n};
+    } else if (!(t->len >= 2 && t->text[0] == '[' && t->text[t->len - 1] == ']')) {
+        gr_buf_clear(&r->json);
+        gr_buf_add_text(&r->json, "##");
+        gr_buf_add(&r->json, t->text, t->len);
+        GR_TRY(gr_buf_status(&r->json, err));
+        *t = (gr_text){gr_buf_text(&r->json), r->json.len};
+    }
+    return GRAFT_OK;
+}
+
 static graft_status read_tokens(reader *r, graft_error *err) {
     GR_TRY(gr_gguf_get_array(r->g, "tokenizer.ggml.tokens", GR_GGUF_STRING, &r->tokens, err));
     if (r->tokens.n >= INT32_MAX)
@@ -57,8 +79,10 @@ static graft_status read_tokens(reader *r, graft_error *err) {
         char empty[32];
         if (t.len == 0) t = (gr_text){empty, (size_t)snprintf(empty, sizeof empty, "[EMPTY_%llu]", (unsigned long long)i)};
         GR_TRY(valid_text(r, &t, err));
+        if (r->kind == WORDS) GR_TRY(undo_phantom(r, &t, err));
         GR_TRY(gr_vocab_add(&r->spec->vocab, (int64_t)i, t.text, t.len, err));
     }
+    gr_buf_clear(&r->json);
     return GRAFT_OK;
 }
 
@@ -98,7 +122,7 @@ static graft_status read_scores(reader *r, graft_error *err) {
     if (!r->spec->scores) return gr_fail_memory(err);
     for (size_t i = 0; i < r->tokens.n; i++) {
         const double s = gr_gguf_array_float(&scores, i);
-        r->spec->scores[i] = s == s ? (float)s : 0; /* a NaN would have no place in the order */
+        r->spec->scores[i] = s == s || r->kind == UNIGRAM ? s : 0; /* a NaN would have no place in the order */
     }
     return GRAFT_OK;
 }
@@ -170,16 +194,21 @@ static graft_status read_special_ids(reader *r, graft_error *err) {
         [GRAFT_TOKEN_SEP] = "tokenizer.ggml.seperator_token_id", [GRAFT_TOKEN_CLS] = "tokenizer.ggml.cls_token_id",
         [GRAFT_TOKEN_MASK] = "tokenizer.ggml.mask_token_id",
     };
+    /* BOS, EOS, PAD, UNK, SEP, CLS, MASK of files that do not say. */
+    static const int32_t standard[][GR_N_SPECIAL] = {
+        [PIECES] = {1, 2, -1, 0, -1, -1, -1},
+        [MERGES] = {-1, -1, -1, -1, -1, -1, -1},
+        [WORDS] = {-1, -1, 0, 100, 102, -1, 103},
+        [UNIGRAM] = {-1, 1, 0, 2, -1, -1, -1},
+    };
     gr_tokenizer_spec *s = r->spec;
-    if (!r->pre) { /* SentencePiece's defaults */
-        static const int32_t standard[] = {1, 2, -1, 0};
-        for (size_t i = 0; i < GR_COUNT(standard); i++)
-            if (standard[i] < (int64_t)r->tokens.n) s->special_id[i] = standard[i];
-    }
+    for (size_t i = 0; i < GR_N_SPECIAL; i++)
+        if (standard[r->kind][i] < (int64_t)r->tokens.n) s->special_id[i] = standard[r->kind][i];
     for (size_t i = 0; i < GR_N_SPECIAL; i++) GR_TRY(optional_id(r, keys[i], &s->special_id[i], err));
     if (r->pre && (r->pre->flags & GR_PRE_NO_BOS) && !gr_gguf_find(r->g, keys[GRAFT_TOKEN_BOS]))
         s->special_id[GRAFT_TOKEN_BOS] = -1;
-    bool bos = !r->pre || (r->pre->flags & GR_PRE_ADD_BOS), eos = false;
+    if (r->kind == WORDS) return GRAFT_OK; /* [CLS] and [SEP] whatever the file says */
+    bool bos = r->kind == PIECES || (r->pre && (r->pre->flags & GR_PRE_ADD_BOS)), eos = r->kind == UNIGRAM;
     GR_TRY(optional_bool(r->g, "tokenizer.ggml.add_bos_token", &bos, err));
     GR_TRY(optional_bool(r->g, "tokenizer.ggml.add_eos_token", &eos, err));
     if (r->pre && (r->pre->flags & GR_PRE_NEWLINE_TOKENS)) bos = true; /* Gemma 4 files say no and mean yes */
@@ -254,6 +283,60 @@ static graft_status describe_pieces(reader *r, graft_error *err) {
     return unk ? gr_spec_text(s, unk, strlen(unk), &s->unk_token, err) : GRAFT_OK;
 }
 
+static graft_status describe_words(reader *r, graft_error *err) {
+    gr_tokenizer_spec *s = r->spec;
+    bool lower = true, strip;
+    GR_TRY(optional_bool(r->g, "tokenizer.ggml.normalizer.lowercase", &lower, err));
+    strip = lower;
+    GR_TRY(optional_bool(r->g, "tokenizer.ggml.normalizer.strip_accents", &strip, err));
+    GR_TRY(gr_tokenizer_bert_describe(s, lower, strip ? "true" : "false", true, err));
+    int32_t *id = s->special_id;
+    if (id[GRAFT_TOKEN_CLS] < 0) id[GRAFT_TOKEN_CLS] = id[GRAFT_TOKEN_BOS] >= 0 ? id[GRAFT_TOKEN_BOS] : 101;
+    static const struct {
+        graft_special_token which;
+        const char *name;
+    } needed[] = {{GRAFT_TOKEN_CLS, "cls"}, {GRAFT_TOKEN_SEP, "seperator"}, {GRAFT_TOKEN_UNK, "unknown"}};
+    for (size_t i = 0; i < GR_COUNT(needed); i++) {
+        const int32_t at = id[needed[i].which];
+        if (at < 0 || (uint64_t)at >= r->tokens.n)
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: no tokenizer.ggml.%s_token_id; expected one below %llu", gr_gguf_path(r->g),
+                           needed[i].name, (unsigned long long)r->tokens.n);
+    }
+    GR_TRY(gr_tokenizer_bert_template(s, id[GRAFT_TOKEN_CLS], id[GRAFT_TOKEN_SEP], err));
+    const char *unk = gr_vocab_text(&s->vocab, id[GRAFT_TOKEN_UNK], NULL);
+    return gr_spec_text(s, unk, strlen(unk), &s->unk_token, err);
+}
+
+static graft_status read_charsmap(reader *r, unsigned char **out, size_t *n, graft_error *err) {
+    static const char key[] = "tokenizer.ggml.precompiled_charsmap";
+    gr_gguf_array map;
+    if (!gr_gguf_find(r->g, key)) return GRAFT_OK;
+    GR_TRY(gr_gguf_get_array(r->g, key, GR_GGUF_TYPE_COUNT, &map, err));
+    if (map.type != GR_GGUF_U8 && map.type != GR_GGUF_I8)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: %s does not hold bytes", gr_gguf_path(r->g), key);
+    *out = gr_alloc(r->spec->a, (size_t)map.n + 1);
+    if (!*out) return gr_fail_memory(err);
+    memcpy(*out, map.data, (size_t)map.n);
+    *n = (size_t)map.n;
+    return GRAFT_OK;
+}
+
+/* llama.cpp's "UGM": a SentencePiece model of type unigram. */
+static graft_status describe_unigram(reader *r, graft_error *err) {
+    gr_tokenizer_spec *s = r->spec;
+    gr_piece_rules rules = {.escape = true, .keep = true};
+    unsigned char *map = NULL;
+    GR_TRY(optional_bool(r->g, "tokenizer.ggml.add_space_prefix", &rules.dummy_prefix, err));
+    GR_TRY(optional_bool(r->g, "tokenizer.ggml.remove_extra_whitespaces", &rules.remove_extra, err));
+    s->model = "Unigram";
+    s->unk_id = s->special_id[GRAFT_TOKEN_UNK];
+    graft_status st = read_charsmap(r, &map, &rules.n_charsmap, err);
+    rules.charsmap = map;
+    if (st == GRAFT_OK) st = gr_tokenizer_pieces_describe(s, &rules, err);
+    gr_free(s->a, map);
+    return st;
+}
+
 static graft_status describe_merges(reader *r, graft_error *err) {
     gr_tokenizer_spec *s = r->spec;
     gr_gguf_pre_json(r->pre, &r->json);
@@ -290,7 +373,8 @@ static graft_status find_kind(reader *r, graft_error *err) {
     gr_text model, pre = {"default", 7};
     GR_TRY(gr_gguf_get_text(r->g, "tokenizer.ggml.model", &model, err));
     r->spec->model = "BPE";
-    if (text_is(model, "llama")) return GRAFT_OK;
+    r->kind = text_is(model, "llama") ? PIECES : text_is(model, "bert") ? WORDS : text_is(model, "t5") ? UNIGRAM : MERGES;
+    if (r->kind != MERGES) return GRAFT_OK;
     if (text_is(model, "gemma4")) pre = (gr_text){"gemma4", 6};
     else if (!text_is(model, "gpt2"))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tokenizer.ggml.model '%.*s' is not known", gr_gguf_path(r->g),
@@ -308,8 +392,13 @@ static graft_status read_all(reader *r, graft_error *err) {
     GR_TRY(read_scores(r, err));
     GR_TRY(read_special_ids(r, err));
     GR_TRY(mark_ends(r, err));
+    if (r->kind == WORDS)
+        for (size_t i = 0; i < GR_N_SPECIAL; i++)
+            if (r->spec->special_id[i] >= 0) r->spec->types[r->spec->special_id[i]] = GR_TOKEN_CONTROL;
     GR_TRY(add_found_tokens(r, err));
-    GR_TRY(r->pre ? describe_merges(r, err) : describe_pieces(r, err));
+    static graft_status (*const describe[])(reader *r, graft_error *err) = {
+        [PIECES] = describe_pieces, [MERGES] = describe_merges, [WORDS] = describe_words, [UNIGRAM] = describe_unigram};
+    GR_TRY(describe[r->kind](r, err));
     return read_templates(r, err);
 }
 

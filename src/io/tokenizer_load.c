@@ -33,12 +33,18 @@ static bool has_suffix(const char *path, const char *suffix) {
     return n >= k && !strcmp(path + n - k, suffix);
 }
 
+static bool is_named(const char *path, const char *name) {
+    const char *slash = strrchr(path, '/');
+    return !strcmp(slash ? slash + 1 : path, name);
+}
+
 /* The configuration lies beside the file. */
 static graft_status read_beside(gr_tokenizer_spec *spec, const char *path, graft_error *err) {
     const char *slash = strrchr(path, '/');
     char *dir = slash ? gr_strndup(spec->a, path, (size_t)(slash - path) + 1) : gr_strdup(spec->a, ".");
     if (!dir) return gr_fail_memory(err);
-    graft_status st = gr_tokenizer_config_read(spec, dir, err);
+    graft_status st = is_named(path, "spiece.model") ? gr_tokenizer_t5_read(spec, dir, err) : GRAFT_OK;
+    if (st == GRAFT_OK) st = gr_tokenizer_config_read(spec, dir, err);
     gr_free(spec->a, dir);
     return st;
 }
@@ -59,16 +65,22 @@ static graft_status read_dir(gr_tokenizer_spec *spec, const char *dir, graft_err
     GR_TRY(read_in_dir(spec, dir, "tokenizer.json", read_json_file, &done, err));
     if (!done) GR_TRY(read_in_dir(spec, dir, "vocab.json", gr_tokenizer_vocab_read, &done, err));
     if (!done) GR_TRY(read_in_dir(spec, dir, "tokenizer.model", read_model_file, &done, err));
+    if (!done) {
+        GR_TRY(read_in_dir(spec, dir, "spiece.model", read_model_file, &done, err));
+        if (done) GR_TRY(gr_tokenizer_t5_read(spec, dir, err));
+    }
+    if (!done) GR_TRY(read_in_dir(spec, dir, "vocab.txt", gr_tokenizer_txt_read, &done, err));
     if (!done)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
-                       "%s holds no tokenizer (tokenizer.json, vocab.json with merges.txt, or tokenizer.model)", dir);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s holds no tokenizer (tokenizer.json, vocab.json with merges.txt, tokenizer.model, "
+                       "spiece.model or vocab.txt)", dir);
     return gr_tokenizer_config_read(spec, dir, err);
 }
 
 graft_status gr_tokenizer_read(gr_tokenizer_spec *spec, const char *path, graft_error *err) {
     if (gr_is_dir(path)) return read_dir(spec, path, err);
     if (has_suffix(path, ".gguf")) return read_gguf_file(spec, path, err);
-    GR_TRY(has_suffix(path, ".model") ? read_model_file(spec, path, err) : read_json_file(spec, path, err));
+    if (has_suffix(path, ".model")) GR_TRY(read_model_file(spec, path, err));
+    else GR_TRY(is_named(path, "vocab.txt") ? gr_tokenizer_txt_read(spec, path, err) : read_json_file(spec, path, err));
     return read_beside(spec, path, err);
 }
 

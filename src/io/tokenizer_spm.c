@@ -76,9 +76,7 @@ typedef struct settings {
     int64_t model_type; /* UNIGRAM, BPE, 3 word, 4 char */
     bool byte_fallback, whitespace_suffix;
     int64_t bos, eos, unk, pad;
-    bool dummy_prefix, remove_extra, escape;
-    const unsigned char *charsmap;
-    size_t n_charsmap;
+    gr_piece_rules rules;
     size_t scores_cap, types_cap;
 } settings;
 
@@ -134,14 +132,14 @@ static graft_status read_normalizer(settings *s, wire w) {
         field f;
         GR_TRY(read_field(&w, &f));
         if (f.number == 2 && f.type == 2) {
-            s->charsmap = f.data;
-            s->n_charsmap = f.len;
+            s->rules.charsmap = f.data;
+            s->rules.n_charsmap = f.len;
         } else if (f.type == 0 && f.number == 3) {
-            s->dummy_prefix = f.value != 0;
+            s->rules.dummy_prefix = f.value != 0;
         } else if (f.type == 0 && f.number == 4) {
-            s->remove_extra = f.value != 0;
+            s->rules.remove_extra = f.value != 0;
         } else if (f.type == 0 && f.number == 5) {
-            s->escape = f.value != 0;
+            s->rules.escape = f.value != 0;
         }
     }
     return GRAFT_OK;
@@ -173,13 +171,13 @@ static void add_kept(const gr_tokenizer_spec *spec, gr_buf *out) {
 }
 
 /* sentencepiece/src/normalizer.cc: character map, superfluous spaces, dummy prefix, U+2581 for spaces. */
-static void add_normalizer(const gr_tokenizer_spec *spec, const settings *s, gr_buf *out) {
+static void add_normalizer(const gr_tokenizer_spec *spec, const gr_piece_rules *s, gr_buf *out) {
     gr_buf_add_text(out, "{\"type\":\"Sequence\",\"normalizers\":[");
     if (s->n_charsmap) {
         gr_buf_add_text(out, "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"");
         add_base64(out, s->charsmap, s->n_charsmap);
         gr_buf_add_text(out, "\",\"longest_match\":true");
-        if (s->model_type == UNIGRAM) add_kept(spec, out);
+        if (s->keep) add_kept(spec, out);
         gr_buf_add_text(out, "},");
     }
     if (s->remove_extra)
@@ -200,7 +198,7 @@ static graft_status component(gr_tokenizer_spec *spec, gr_buf *json, const char 
     return GRAFT_OK;
 }
 
-static graft_status describe(gr_tokenizer_spec *spec, const settings *s, graft_error *err) {
+graft_status gr_tokenizer_pieces_describe(gr_tokenizer_spec *spec, const gr_piece_rules *s, graft_error *err) {
     gr_buf json;
     gr_buf_init(&json, spec->a);
     add_normalizer(spec, s, &json);
@@ -245,8 +243,9 @@ static graft_status choose_model(gr_tokenizer_spec *spec, const settings *s, con
     return GRAFT_OK;
 }
 
-static graft_status finish(gr_tokenizer_spec *spec, const settings *s, const char *path, graft_error *err) {
+static graft_status finish(gr_tokenizer_spec *spec, settings *s, const char *path, graft_error *err) {
     GR_TRY(choose_model(spec, s, path, err));
+    s->rules.keep = s->model_type == UNIGRAM;
     take_id(spec, GRAFT_TOKEN_BOS, s->bos);
     take_id(spec, GRAFT_TOKEN_EOS, s->eos);
     take_id(spec, GRAFT_TOKEN_UNK, s->unk);
@@ -263,13 +262,14 @@ static graft_status finish(gr_tokenizer_spec *spec, const settings *s, const cha
         if (t.len && (t.special || (type == GR_TOKEN_USER_DEFINED && s->model_type == BPE)))
             GR_TRY(gr_spec_add_added(spec, &t, err));
     }
-    return describe(spec, s, err);
+    return gr_tokenizer_pieces_describe(spec, &s->rules, err);
 }
 
 graft_status gr_tokenizer_model_read(gr_tokenizer_spec *spec, const char *path, const void *data, size_t size,
                                      graft_error *err) {
     wire w = {.path = path, .p = data, .start = data, .end = (const unsigned char *)data + size, .err = err};
-    settings s = {.model_type = 1, .bos = 1, .eos = 2, .pad = -1, .dummy_prefix = true, .remove_extra = true, .escape = true};
+    settings s = {.model_type = UNIGRAM, .bos = 1, .eos = 2, .pad = -1};
+    s.rules = (gr_piece_rules){.dummy_prefix = true, .remove_extra = true, .escape = true};
     while (w.p < w.end) {
         field f;
         GR_TRY(read_field(&w, &f));

@@ -481,6 +481,64 @@ def make_sentencepiece(names=None):
         print(name, sp.vocab_size(), flush=True)
 
 
+def bert_gguf(tok, path, lower):
+    """A WordPiece vocabulary as llama.cpp's converter writes it."""
+    import gguf
+    vocab = [tok.id_to_token(i) for i in range(tok.get_vocab_size())]
+    w = gguf.GGUFWriter(path, "bert")
+    w.add_tokenizer_model("bert")
+    w.add_token_list([t if t[0] == "[" and t[-1] == "]" else t[2:] if t.startswith("##") else "▁" + t for t in vocab])
+    w.add_token_types([3 if t in BERT_SPECIAL else 1 for t in vocab])
+    for key, text in (("unknown", "[UNK]"), ("seperator", "[SEP]"), ("padding", "[PAD]"), ("cls", "[CLS]"), ("mask", "[MASK]")):
+        w.add_uint32("tokenizer.ggml.%s_token_id" % key, vocab.index(text))
+    if not lower:
+        w.add_bool("tokenizer.ggml.normalizer.lowercase", False)
+    write_vocabulary(w)
+
+
+def t5_gguf(model, path):
+    """A SentencePiece model of type unigram as llama.cpp's converter writes it, with two sentinels."""
+    import gguf
+    import sentencepiece.sentencepiece_model_pb2 as pb
+    proto = pb.ModelProto()
+    proto.ParseFromString(model)
+    w = gguf.GGUFWriter(path, "t5")
+    w.add_tokenizer_model("t5")
+    w.add_token_list([p.piece for p in proto.pieces] + ["<extra_id_1>", "<extra_id_0>"])
+    w.add_token_scores([p.score for p in proto.pieces] + [-1000.0] * 2)
+    w.add_token_types([p.type for p in proto.pieces] + [4] * 2)
+    w.add_add_space_prefix(proto.normalizer_spec.add_dummy_prefix)
+    w.add_remove_extra_whitespaces(proto.normalizer_spec.remove_extra_whitespaces)
+    w.add_precompiled_charsmap(proto.normalizer_spec.precompiled_charsmap)
+    w.add_eos_token_id(1)
+    w.add_unk_token_id(2)
+    w.add_pad_token_id(0)
+    write_vocabulary(w)
+
+
+def make_family_gguf(names=None):
+    """What the models' own libraries give: llama.cpp's own normaliser for BERT differs on rare letters."""
+    import sentencepiece as spm
+    for name, of in (("gguf_bert", "wordpiece"), ("gguf_bert_cased", "wordpiece_cased"), ("gguf_t5", None)):
+        if names and name not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "vocab.gguf"
+            if of:
+                tok = CONFIGS[of]()
+                tok.decoder = decoders.WordPiece()
+                bert_gguf(tok, path, "cased" not in of)
+                save_crcs(name, rows(name, tok))
+            else:
+                model = spm_model(**{k: v for k, v in SPM["spm_unigram_t5"].items() if k != "user_defined_symbols"})
+                t5_gguf(model, path)
+                sp = spm.SentencePieceProcessor(model_proto=model)
+                save_crcs(name, [(pack_ids(sp.encode(text)) if b"<extra" not in data and "</s>" not in text and "<unk>" not in text and "<pad>" not in text else None, None,
+                                  None, None, None) for data in TEXTS for text in [decode_replaced(data)[0]]])
+            save(name + ".gguf.gz", path.read_bytes())
+        print(name, flush=True)
+
+
 def make_gguf():
     import llama_cpp
     for name, prefix in (("gguf_llama", True), ("gguf_no_prefix", False)):
@@ -529,12 +587,14 @@ def main():
         return
     if sys.argv[1:2] == ["--only"]:
         make_tokenizers(sys.argv[2:])
-        return make_sentencepiece(sys.argv[2:])
+        make_sentencepiece(sys.argv[2:])
+        return make_family_gguf(sys.argv[2:])
     OUT.mkdir(parents=True, exist_ok=True)
     save("texts.gz", struct.pack("<I", len(TEXTS)) + b"".join(struct.pack("<I", len(t)) + t for t in TEXTS))
     make_tokenizers()
     make_sentencepiece()
     make_gguf()
+    make_family_gguf()
     if len(sys.argv) > 1:
         make_packaged(sys.argv[1])
 
