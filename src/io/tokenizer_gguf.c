@@ -299,8 +299,8 @@ static graft_status describe_words(reader *r, graft_error *err) {
     for (size_t i = 0; i < GR_COUNT(needed); i++) {
         const int32_t at = id[needed[i].which];
         if (at < 0 || (uint64_t)at >= r->tokens.n)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: no tokenizer.ggml.%s_token_id; expected one below %llu", gr_gguf_path(r->g),
-                           needed[i].name, (unsigned long long)r->tokens.n);
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: no tokenizer.ggml.%s_token_id; expected one below %llu",
+                           gr_gguf_path(r->g), needed[i].name, (unsigned long long)r->tokens.n);
     }
     GR_TRY(gr_tokenizer_bert_template(s, id[GRAFT_TOKEN_CLS], id[GRAFT_TOKEN_SEP], err));
     const char *unk = gr_vocab_text(&s->vocab, id[GRAFT_TOKEN_UNK], NULL);

@@ -71,8 +71,9 @@ static graft_status read_dir(gr_tokenizer_spec *spec, const char *dir, graft_err
     }
     if (!done) GR_TRY(read_in_dir(spec, dir, "vocab.txt", gr_tokenizer_txt_read, &done, err));
     if (!done)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s holds no tokenizer (tokenizer.json, vocab.json with merges.txt, tokenizer.model, "
-                       "spiece.model or vocab.txt)", dir);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                       "%s holds no tokenizer (tokenizer.json, vocab.json with merges.txt, tokenizer.model, spiece.model or "
+                       "vocab.txt)", dir);
     return gr_tokenizer_config_read(spec, dir, err);
 }
 

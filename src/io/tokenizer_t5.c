@@ -39,9 +39,10 @@ static graft_status take_model(const gr_json_value *config, const char *path, fa
     return GRAFT_OK;
 }
 
-static graft_status read_config(gr_tokenizer_spec *spec, const char *dir, const char *name,
-                                graft_status (*take)(const gr_json_value *config, const char *path, family *f, graft_error *err),
-                                family *f, graft_error *err) {
+typedef graft_status (*taker)(const gr_json_value *config, const char *path, family *f, graft_error *err);
+
+static graft_status read_config(gr_tokenizer_spec *spec, const char *dir, const char *name, taker take, family *f,
+                                graft_error *err) {
     char *path = gr_path_join(spec->a, dir, name), *text = NULL;
     size_t len;
     const gr_json_value *config;

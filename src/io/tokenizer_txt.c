@@ -14,7 +14,8 @@ typedef struct shape {
 /* --- the vocabulary --- */
 
 /* Lines end as in Python's text mode: \n, \r\n or \r. */
-static graft_status read_lines(gr_tokenizer_spec *spec, const char *path, const char *text, size_t len, graft_error *err) {
+static graft_status read_lines(gr_tokenizer_spec *spec, const char *path, const char *text, size_t len,
+                               graft_error *err) {
     if (!gr_utf8_valid(text, len)) return gr_fail(err, GRAFT_ERR_FORMAT, "%s is not valid UTF-8", path);
     GR_TRY(gr_vocab_reserve(&spec->vocab, len / 8 + 16, len, err));
     int64_t line = 0;
@@ -31,8 +32,8 @@ static graft_status read_lines(gr_tokenizer_spec *spec, const char *path, const 
         const char *token = gr_vocab_text(&spec->vocab, (int64_t)id, &n);
         const int32_t first = gr_vocab_find(&spec->vocab, token, n);
         if (first != (int32_t)id)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: lines %d and %zu are both '%.80s'; expected each token once", path, first + 1,
-                           id + 1, token);
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: lines %d and %zu are both '%.80s'; expected each token once", path,
+                           first + 1, id + 1, token);
     }
     return GRAFT_OK;
 }
@@ -74,8 +75,8 @@ static graft_status check_class(const gr_json_value *config, const char *path, g
         const size_t n = strlen(known[i]);
         if (!strncmp(v->text, known[i], n) && (!v->text[n] || !strcmp(v->text + n, "Fast"))) return GRAFT_OK;
     }
-    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tokenizer_class '%.60s' with a vocab.txt is not known; expected BertTokenizer",
-                   path, v->text);
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                   "%s: tokenizer_class '%.60s' with a vocab.txt is not known; expected BertTokenizer", path, v->text);
 }
 
 static graft_status take_config(gr_tokenizer_spec *spec, const gr_json_value *config, const char *path, shape *s,
@@ -158,8 +159,8 @@ static graft_status describe(gr_tokenizer_spec *spec, const char *path, const sh
         gr_added_spec t = {.text = (char *)texts[i], .len = strlen(texts[i]), .special = true};
         ids[i] = gr_vocab_find(&spec->vocab, t.text, t.len);
         if (i < 3 && ids[i] < 0)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: none of the %zu lines is '%.80s'; expected the %s", path, spec->vocab.n, texts[i],
-                           keys[i]);
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: none of the %zu lines is '%.80s'; expected the %s", path,
+                           spec->vocab.n, texts[i], keys[i]);
         if (ids[i] >= 0) GR_TRY(gr_spec_add_added(spec, &t, err));
     }
     spec->unk_token = spec->special[GRAFT_TOKEN_UNK] = s->unk;

@@ -65,16 +65,17 @@ graft_status gr_charsmap_new(const graft_allocator *a, const char *base64, size_
         uint32_t size = n < 4 ? 0 : (uint32_t)m->blob[0] | (uint32_t)m->blob[1] << 8 | (uint32_t)m->blob[2] << 16 |
                                         (uint32_t)m->blob[3] << 24;
         if (n < 4 || size > n - 4 || size % 4 != 0) {
-            st = gr_fail(err, GRAFT_ERR_FORMAT, "precompiled_charsmap: byte 0: a trie of %u bytes; expected a multiple of 4 that "
-                         "fits the map of %zu bytes", size, n);
+            st = gr_fail(err, GRAFT_ERR_FORMAT,
+                         "precompiled_charsmap: byte 0: a trie of %u bytes; expected a multiple of 4 that fits the map of %zu bytes",
+                         size, n);
         } else {
             m->n_units = size / 4;
             m->blob[n] = '\0'; /* the last replacement ends here at the latest */
             m->replacements = (const char *)m->blob + 4 + size;
             m->n_replacements = n - 4 - size;
             if (size && (!m->n_replacements || m->blob[n - 1]))
-                st = gr_fail(err, GRAFT_ERR_FORMAT, "precompiled_charsmap: byte %zu: the map ends inside a replacement; expected a NUL",
-                             n);
+                st = gr_fail(err, GRAFT_ERR_FORMAT,
+                             "precompiled_charsmap: byte %zu: the map ends inside a replacement; expected a NUL", n);
         }
     }
     if (st != GRAFT_OK) {

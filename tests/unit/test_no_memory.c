@@ -163,6 +163,35 @@ static void small_models_survive(void **state) {
     }
 }
 
+/* Pieces "?" (unknown), "</s>" (control), "_two" (with U+2581), "ri" (user-defined); type unigram; an empty character map. */
+static const char unigram_model[] = "\x0a\x05\x0a\x01?\x18\x02\x0a\x08\x0a\x04</s>\x18\x03"
+                                    "\x0a\x0d\x0a\x06\xe2\x96\x81two\x15\0\0\x80\xbf\x0a\x06\x0a\x02ri\x18\x04"
+                                    "\x12\x02\x18\x01\x1a\x0b\x12\x09\x04\0\0\0\0\4\0\0\0";
+
+static const struct {
+    const char *name, *config, *bytes;
+    size_t n;
+} older_forms[] = {
+    {"vocab.txt", "{\"do_lower_case\": true, \"strip_accents\": false, \"cls_token\": \"c\"}", "[UNK]\nc\n[SEP]\ntwo\nriv\n##er\n", 27},
+    {"spiece.model", "{\"tokenizer_class\": \"T5Tokenizer\", \"extra_ids\": 2}", unigram_model, sizeof unigram_model - 1},
+};
+
+static void place_older_form(size_t i, char *dir, size_t n) {
+    snprintf(dir, n, "%s/older%zu", test_temp_dir(), i);
+    assert_ok(gr_make_dirs(dir, &err));
+    assert_ok(gr_write_file(NULL, test_path("%s/%s", dir, older_forms[i].name), older_forms[i].bytes, older_forms[i].n, &err));
+    assert_ok(gr_write_file(NULL, test_path("%s/tokenizer_config.json", dir), older_forms[i].config, strlen(older_forms[i].config), &err));
+}
+
+static void older_forms_survive(void **state) {
+    (void)state;
+    char dir[1024];
+    for (size_t i = 0; i < GR_COUNT(older_forms); i++) {
+        place_older_form(i, dir, sizeof dir);
+        test_allocation_sweep(tokenize_once, dir, 0, 1);
+    }
+}
+
 /* --- Broken files --- */
 
 static void read_tokenizer(const unsigned char *bytes, size_t n, void *arg) {
@@ -203,12 +232,37 @@ static void broken_tokenizers_never_crash(void **state) {
     }
 }
 
+static void read_older_form(const unsigned char *bytes, size_t n, void *arg) {
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_tokenizer *tok = NULL;
+    graft_error wrong = {0};
+    assert_ok(gr_write_file(NULL, arg, bytes, n, &err));
+    if (graft_tokenizer_load(ctx, arg, &tok, &wrong) != GRAFT_OK && !strstr(wrong.text, arg) && !strstr(wrong.text, "memory"))
+        fail_msg("'%s' names no file", wrong.text);
+    graft_tokenizer_free(tok);
+    graft_context_free(ctx);
+}
+
+static void broken_older_forms_are_refused_by_name(void **state) {
+    (void)state;
+    char dir[1024], path[1100];
+    for (size_t i = 0; i < GR_COUNT(older_forms); i++) {
+        place_older_form(i, dir, sizeof dir);
+        snprintf(path, sizeof path, "%s/%s", dir, older_forms[i].name);
+        const unsigned char *bytes = (const unsigned char *)older_forms[i].bytes;
+        for (size_t cut = 0; cut < older_forms[i].n; cut++) read_older_form(bytes, cut, path);
+        test_flips(bytes, older_forms[i].n, 0, 1000, read_older_form, path);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(generation_survives),
         cmocka_unit_test(evaluation_survives),
         cmocka_unit_test(tokenizers_survive),
         cmocka_unit_test(small_models_survive),
+        cmocka_unit_test(older_forms_survive),
+        cmocka_unit_test(broken_older_forms_are_refused_by_name),
         cmocka_unit_test(broken_tokenizers_never_crash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
