@@ -15,7 +15,7 @@ static const cli_option model_options[] = {
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
     {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning llama-adapter ln-tuning", .help = "what is trained"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
-     .help = "start from this adapter's weights and settings"},
+     .help = "start from this adapter's weights, with its settings alone"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = O(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
      .help = "compute type; auto: bf16 where the CPU has it, else f32"},
     {.name = "output-dir", .letter = 'o', .kind = CLI_TEXT, .offset = O(output_dir), .metavar = "DIR", .help = "where the result and the checkpoints go"},

@@ -229,9 +229,18 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "method: expected one of %s, found %s", list, method);
     }
     snprintf(name, sizeof name, " %s ", method);
-    for (size_t i = 0; i < GR_COUNT(uses); i++)
-        if (uses[i].given && !strstr(uses[i].methods, name))
+    for (size_t i = 0; i < GR_COUNT(uses); i++) {
+        if (!uses[i].given) continue;
+        if (!strstr(uses[i].methods, name))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: method %s has no such option", uses[i].option, method);
+        if (o->adapter && strncmp(uses[i].option, "loraplus_", 9) != 0) /* which is the optimiser's */
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: with adapter the settings are those of %s", uses[i].option,
+                           o->adapter);
+    }
+    bool text = m->prompt_tuning_init && !strcmp(m->prompt_tuning_init, "TEXT");
+    if ((m->prompt_tuning_init_text || m->tokenizer_name_or_path) && !text)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected prompt_tuning_init TEXT too",
+                       m->prompt_tuning_init_text ? "prompt_tuning_init_text" : "tokenizer_name_or_path");
     if (l->loraplus_lr_embedding != 0 && l->loraplus_lr_ratio == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "loraplus_lr_embedding: expected loraplus_lr_ratio too");
     if (m->encoder_hidden_size && !strcmp(method, "prefix-tuning") && !m->prefix_projection)

@@ -15,6 +15,17 @@ struct gr_optimizer {
     int64_t steps;
 };
 
+static graft_status read_bool(const char *name, const char *value, size_t len, bool *out, graft_error *err) {
+    static const char *const words[] = {"false", "False", "0", "true", "True", "1"};
+    for (size_t i = 0; i < GR_COUNT(words); i++)
+        if (strlen(words[i]) == len && !memcmp(words[i], value, len)) {
+            *out = i >= GR_COUNT(words) / 2;
+            return GRAFT_OK;
+        }
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "optim_args: %s: expected true or false, found %.*s", name,
+                   (int)GR_MIN(len, (size_t)40), value);
+}
+
 static graft_status read_args(const char *args, const gr_optimizer_rule *rule, gr_optimizer_options *o,
                               graft_error *err) {
     const char *at = args;
@@ -31,12 +42,14 @@ static graft_status read_args(const char *args, const gr_optimizer_rule *rule, g
                 return gr_fail(err, GRAFT_ERR_ARGUMENT, "optim_args: momentum: expected a number in [0, 1), found %.*s",
                                (int)GR_MIN(len, (size_t)40), value);
         } else if (sgd && name == 8 && !memcmp(at, "nesterov", 8)) {
-            o->nesterov = len >= 1 && (value[0] == 't' || value[0] == 'T' || value[0] == '1');
+            GR_TRY(read_bool("nesterov", value, len, &o->nesterov, err));
         } else
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "optim_args: %s has no setting %.*s", rule->names[0],
                            (int)GR_MIN(name, (size_t)40), at);
         at += n;
     }
+    if (o->nesterov && !(o->momentum > 0)) /* as torch.optim.SGD */
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "optim_args: nesterov: expected a momentum above 0 too");
     return GRAFT_OK;
 }
 

@@ -89,6 +89,8 @@ static void wrong_settings_are_named(void **state) {
                  {"sgd", "momentum=1.5", "found 1.5"},
                  {"sgd", "momentum", "momentum"},
                  {"sgd", "dampening=1", "no setting dampening"},
+                 {"sgd", "momentum=0.9, nesterov=yes", "found yes"},
+                 {"sgd", "nesterov=true", "momentum above 0"},
                  {"adamw", "momentum=0.5", "no setting momentum"}};
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         gr_optimizer_options o = {0};

@@ -263,6 +263,12 @@ static void wrong_options_are_named(void **state) {
     WRONG(c.o.metric_for_best_model = "bleu", "found bleu");
     WRONG(c.o.save_strategy = GRAFT_STRATEGY_BEST, "save_strategy best");
     WRONG(c.output[0] = '\0', "output_dir");
+    WRONG((c.o.adapter = test_golden("train/adapter"), c.o.lora = graft_lora_options_default(), c.o.lora.use_dora = 1),
+          "use_dora: with adapter");
+    WRONG((c.o.adapter = test_golden("train/adapter"), c.o.lora = graft_lora_options_default(), c.o.lora.r = 32),
+          "lora_r: with adapter");
+    WRONG((c.o.method = "prompt-tuning", c.o.lora = graft_lora_options_default(), c.o.methods.prompt_tuning_init_text = "red"),
+          "expected prompt_tuning_init TEXT");
 #undef WRONG
 }
 
