@@ -120,6 +120,15 @@ struct gr_kernels {
                              int64_t x_ld, const void *w, const void *rstd, const void *dy, int64_t dy_ld, void *dx,
                              int64_t dx_ld, bool add_dx, void *dw);
 
+    /* y = (x - mean) rstd w + b, rstd = 1 / sqrt(var + eps) with the variance of the whole row (Ba et al. 2016); b NULL: none.
+     * stats (rows, 2): mean and rstd, F32 (F64), for the backward; NULL: not wanted. y may be x. */
+    void (*layernorm)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
+                      const void *b, double eps, void *y, int64_t y_ld, void *stats);
+    /* As rmsnorm_backward; the gradient of b is column_sum's. */
+    void (*layernorm_backward)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld,
+                               const void *w, const void *stats, const void *dy, int64_t dy_ld, void *dx, int64_t dx_ld,
+                               bool add_dx, void *dw);
+
     /* Rotates heads in place: halves (x1, x2) of a head become (x1 c - x2 s, x2 c + x1 s) with s negated for the
      * backward (inverse != 0). cos_sin (rows, head_dim): head_dim/2 cosines then head_dim/2 sines, F32 (F64). */
     void (*rope)(gr_device *d, gr_dtype dt, int64_t rows, int n_heads, int head_dim, void *x, int64_t ld,

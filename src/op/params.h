@@ -38,6 +38,12 @@ typedef struct gr_rmsnorm_params {
     double eps;
 } gr_rmsnorm_params;
 
+/* gr_op_layernorm: y = (x - mean(x)) / sqrt(var(x) + eps) * w + b. in 0: x (T,C); in 1: w (C), parameter; in 2 (optional): b
+ * (C), parameter. out: (T,C). */
+typedef struct gr_layernorm_params {
+    double eps;
+} gr_layernorm_params;
+
 /* gr_op_qkv_norm: every q head (columns 0 .. n_heads*head_dim-1) and k head (the n_kv_heads*head_dim columns after) of a
  * fused row is rms-normed by itself, all q heads with one weight and all k heads with another (Qwen3); further columns stay;
  * in place. in 0: (T,W); in 1: q weight (head_dim); in 2: k weight (head_dim). */

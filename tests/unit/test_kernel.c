@@ -126,6 +126,42 @@ static void case_rmsnorm_backward(kcase *t) {
     kcase_check(t, "rmsnorm_backward dw", dw, 1e-5, 5);
 }
 
+static void case_layernorm(kcase *t) {
+    int64_t ld = some_ld(t, t->cols), n = t->rows;
+    kpair x = kcase_random(t, t->dt, n * ld, 2), w = kcase_random(t, param_type(t), t->cols, 1);
+    kpair b = kcase_random(t, param_type(t), t->cols, 1), y = kcase_zeros(t, t->dt, n * ld);
+    kpair stats = kcase_zeros(t, param_type(t), n * 2);
+    const bool bias = kcase_draw(t, 3), keep = kcase_draw(t, 3);
+    if (kcase_draw(t, 2)) y = x;
+    KCASE_ROWS(t, n, r, m)
+    t->dev->k->layernorm(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld), ld, w.x, bias ? b.x : NULL, 1e-2,
+                         kelement(t->dt, y.x, r * ld), ld, keep ? kelement(GR_F32, stats.x, r * 2) : NULL);
+    t->ref->k->layernorm(t->ref, GR_F64, n, t->cols, x.ref, ld, w.ref, bias ? b.ref : NULL, 1e-2, y.ref, ld,
+                         keep ? stats.ref : NULL);
+    kcase_check(t, "layernorm", y, 1e-5, 1);
+    kcase_check(t, "layernorm stats", stats, 1e-5, 1);
+}
+
+static void case_layernorm_backward(kcase *t) {
+    int64_t ld = some_ld(t, t->cols), n = t->rows;
+    bool add = kcase_draw(t, 2), in_place = !add && kcase_draw(t, 2), wants_dw = kcase_draw(t, 3);
+    kpair x = kcase_random(t, t->dt, n * ld, 1), w = kcase_random(t, param_type(t), t->cols, 1);
+    kpair dy = kcase_random(t, t->dt, n * ld, 1), dx = in_place ? dy : kcase_random(t, t->dt, n * ld, 1);
+    kpair dw = kcase_random(t, param_type(t), t->cols, 1), stats = kcase_zeros(t, param_type(t), n * 2);
+    double *y = kcase_alloc(t, (size_t)(n * ld) * sizeof(double));
+    t->ref->k->layernorm(t->ref, GR_F64, n, t->cols, x.ref, ld, w.ref, NULL, 1e-2, y, ld, stats.ref);
+    t->ref->k->convert(t->ref, GR_F64, stats.ref, GR_F32, stats.x, stats.n);
+    t->ref->k->convert(t->ref, GR_F32, stats.x, GR_F64, stats.ref, stats.n);
+    KCASE_ROWS(t, n, r, m)
+    t->dev->k->layernorm_backward(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld), ld, w.x,
+                                  kelement(GR_F32, stats.x, r * 2), kelement(t->dt, dy.x, r * ld), ld,
+                                  kelement(t->dt, dx.x, r * ld), ld, add, wants_dw ? dw.x : NULL);
+    t->ref->k->layernorm_backward(t->ref, GR_F64, n, t->cols, x.ref, ld, w.ref, stats.ref, dy.ref, ld, dx.ref, ld, add,
+                                  wants_dw ? dw.ref : NULL);
+    kcase_check(t, "layernorm_backward dx", dx, 1e-5, 4);
+    kcase_check(t, "layernorm_backward dw", dw, 1e-5, 5);
+}
+
 static void case_rope(kcase *t) {
     static const int dims[] = {2, 6, 16, 32, 34, 64, 128};
     int dim = dims[kcase_draw(t, GR_COUNT(dims))], heads = 1 + (int)kcase_draw(t, 4);

@@ -33,6 +33,11 @@ typedef struct gr_row_kernels {
     double (*rmsnorm)(int64_t n, const void *x, const void *w /* param */, double eps, void *y); /* returns rstd */
     void (*rmsnorm_backward)(int64_t n, const void *x, const void *w, double rstd, const void *dy, void *dx, bool add);
     void (*rmsnorm_dw)(int64_t n, const void *x, double rstd, const void *dy, void *dw /* param */);
+    /* stats: mean and rstd, of the parameters' type */
+    void (*layernorm)(int64_t n, const void *x, const void *w, const void *b /* param or NULL */, double eps, void *y,
+                      void *stats);
+    void (*layernorm_backward)(int64_t n, const void *x, const void *w, const void *stats, const void *dy, void *dx, bool add);
+    void (*layernorm_dw)(int64_t n, const void *x, const void *stats, const void *dy, void *dw /* param */);
     void (*rope)(int half, void *x, const void *cos, const void *sin /* param */, bool inverse); /* one head */
     void (*swiglu)(int64_t n, const void *gate, const void *up, void *out);
     void (*swiglu_backward)(int64_t n, const void *gate, const void *up, const void *dout, void *dgate, void *dup);

@@ -144,6 +144,50 @@ static void rmsnorm_backward(gr_device *d, gr_dtype dt, int64_t rows, int groups
     if (dx) run(d, (size_t)rows, rows_per_item(cols * groups), rmsnorm_backward_item, &c);
 }
 
+/* a, x; b, w; c, stats; d, b or dy; o2, stats or dw. */
+static void layernorm_item(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    call *c = arg;
+    double none[2];
+    for (int64_t r = (int64_t)begin; r < (int64_t)end; r++)
+        c->k->layernorm(c->cols, gr_at_const(c->a, c->dt, r * c->ld1), c->b, c->d, c->v1, gr_at(c->o1, c->dt, r * c->ld2),
+                        c->o2 ? gr_at(c->o2, gr_param_type(c->dt), 2 * r) : none);
+}
+
+static void layernorm(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld, const void *w,
+                      const void *b, double eps, void *y, int64_t y_ld, void *stats) {
+    run(d, (size_t)rows, rows_per_item(cols), layernorm_item,
+        &(call){.k = rows_of(d, dt), .dt = dt, .cols = cols, .a = x, .ld1 = x_ld, .b = w, .d = b, .v1 = eps, .o1 = y,
+                .ld2 = y_ld, .o2 = stats});
+}
+
+static void layernorm_backward_item(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    call *c = arg;
+    for (int64_t r = (int64_t)begin; r < (int64_t)end; r++)
+        c->k->layernorm_backward(c->cols, gr_at_const(c->a, c->dt, r * c->ld1), c->b,
+                                 gr_at_const(c->c, gr_param_type(c->dt), 2 * r), gr_at_const(c->d, c->dt, r * c->ld2),
+                                 gr_at(c->o1, c->dt, r * c->ld3), c->flag);
+}
+
+static void layernorm_dw_item(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    call *c = arg;
+    int64_t i = (int64_t)begin, n = (int64_t)(end - begin);
+    for (int64_t r = 0; r < c->rows; r++)
+        c->k->layernorm_dw(n, gr_at_const(c->a, c->dt, r * c->ld1 + i), gr_at_const(c->c, gr_param_type(c->dt), 2 * r),
+                           gr_at_const(c->d, c->dt, r * c->ld2 + i), gr_at(c->o2, gr_param_type(c->dt), i));
+}
+
+static void layernorm_backward(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *x, int64_t x_ld,
+                               const void *w, const void *stats, const void *dy, int64_t dy_ld, void *dx, int64_t dx_ld,
+                               bool add_dx, void *dw) {
+    call c = {.k = rows_of(d, dt), .dt = dt, .rows = rows, .cols = cols, .a = x, .ld1 = x_ld, .b = w, .c = stats, .d = dy,
+              .ld2 = dy_ld, .o1 = dx, .ld3 = dx_ld, .flag = add_dx, .o2 = dw};
+    if (dw) run(d, (size_t)cols, COLUMN_GRAIN, layernorm_dw_item, &c); /* first: dx may be dy */
+    if (dx) run(d, (size_t)rows, rows_per_item(cols), layernorm_backward_item, &c);
+}
+
 static void rope_item(void *arg, size_t begin, size_t end, int thread) {
     (void)thread;
     call *c = arg;
@@ -338,6 +382,8 @@ const gr_kernels gr_cpu_table = {
     .lstm_cell_backward = gr_cpu_lstm_cell_backward,
     .rmsnorm = rmsnorm,
     .rmsnorm_backward = rmsnorm_backward,
+    .layernorm = layernorm,
+    .layernorm_backward = layernorm_backward,
     .rope = rope,
     .swiglu = swiglu,
     .swiglu_backward = swiglu_backward,

@@ -67,6 +67,49 @@ static void NAME(rmsnorm_dw)(int64_t n, const void *x_, double rstd, const void 
     for (int64_t i = 0; i < n; i++) dw[i] += LOAD(dy[i]) * (LOAD(x[i]) * (S)rstd);
 }
 
+static void NAME(layernorm)(int64_t n, const void *x_, const void *w_, const void *b_, double eps, void *y_, void *stats_) {
+    const T *x = x_;
+    const S *w = w_, *b = b_;
+    T *y = y_;
+    S *stats = stats_, sum = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++) sum += LOAD(x[i]);
+    const S mean = sum / (S)n;
+    for (int64_t i = 0; i < n; i++) squares += (LOAD(x[i]) - mean) * (LOAD(x[i]) - mean);
+    const S rstd = 1 / SQRT(squares / (S)n + (S)eps);
+    for (int64_t i = 0; i < n; i++) {
+        S v = (LOAD(x[i]) - mean) * rstd * w[i];
+        y[i] = STORE(b ? v + b[i] : v);
+    }
+    stats[0] = mean;
+    stats[1] = rstd;
+}
+
+/* With h = (x - mean) rstd and g = w dy: dx = rstd (g - mean(g) - h mean(h g)). */
+static void NAME(layernorm_backward)(int64_t n, const void *x_, const void *w_, const void *stats, const void *dy_,
+                                     void *dx_, bool add) {
+    const T *x = x_, *dy = dy_;
+    const S *w = w_, mean = ((const S *)stats)[0], rstd = ((const S *)stats)[1];
+    T *dx = dx_;
+    S sum = 0, dot = 0;
+    for (int64_t i = 0; i < n; i++) {
+        S g = LOAD(dy[i]) * w[i];
+        sum += g;
+        dot += (LOAD(x[i]) - mean) * g;
+    }
+    const S shift = sum / (S)n, c = dot / (S)n * rstd * rstd;
+    for (int64_t i = 0; i < n; i++) {
+        S g = rstd * (LOAD(dy[i]) * w[i] - shift - (LOAD(x[i]) - mean) * c);
+        dx[i] = STORE(add ? LOAD(dx[i]) + g : g);
+    }
+}
+
+static void NAME(layernorm_dw)(int64_t n, const void *x_, const void *stats, const void *dy_, void *dw_) {
+    const T *x = x_, *dy = dy_;
+    const S mean = ((const S *)stats)[0], rstd = ((const S *)stats)[1];
+    S *dw = dw_;
+    for (int64_t i = 0; i < n; i++) dw[i] += LOAD(dy[i]) * ((LOAD(x[i]) - mean) * rstd);
+}
+
 static void NAME(rope)(int half, void *x_, const void *cos_, const void *sin_, bool inverse) {
     const S *cos = cos_, *sin = sin_;
     T *x1 = x_, *x2 = x1 + half;
@@ -140,6 +183,9 @@ static const gr_row_kernels NAME(rows) = {
     .rmsnorm = NAME(rmsnorm),
     .rmsnorm_backward = NAME(rmsnorm_backward),
     .rmsnorm_dw = NAME(rmsnorm_dw),
+    .layernorm = NAME(layernorm),
+    .layernorm_backward = NAME(layernorm_backward),
+    .layernorm_dw = NAME(layernorm_dw),
     .rope = NAME(rope),
     .swiglu = NAME(swiglu),
     .swiglu_backward = NAME(swiglu_backward),

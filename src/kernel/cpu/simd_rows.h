@@ -77,6 +77,58 @@ static void NAME(rmsnorm_dw)(int64_t n, const void *x_, double rstd, const void 
     st_f32(dw + c, v_fma(LD(dy + c, w), v_mul(LD(x + c, w), r), ld_f32(dw + c, w)), w);
 }
 
+static void NAME(layernorm)(int64_t n, const void *x_, const void *w_, const void *b_, double eps, void *y_, void *stats_) {
+    const T *x = x_;
+    const float *weight = w_, *bias = b_;
+    T *y = y_;
+    float *stats = stats_;
+    vf sum = v_zero(), squares = v_zero();
+    FOR_VECTORS(c, w, n) sum = v_add(sum, LD(x + c, w));
+    const float mean = v_sum(sum) / (float)n;
+    const vf m = v_set1(mean);
+    FOR_VECTORS(c, w, n) {
+        vf v = v_sub(LD(x + c, w), m);
+        if (w < VW) v = v_first(v, v_zero(), w);
+        squares = v_fma(v, v, squares);
+    }
+    const float rstd = 1.0f / sqrtf(v_sum(squares) / (float)n + (float)eps);
+    const vf r = v_set1(rstd);
+    FOR_VECTORS(c, w, n) {
+        vf v = v_mul(v_mul(v_sub(LD(x + c, w), m), r), ld_f32(weight + c, w));
+        ST(y + c, bias ? v_add(v, ld_f32(bias + c, w)) : v, w);
+    }
+    stats[0] = mean;
+    stats[1] = rstd;
+}
+
+static void NAME(layernorm_backward)(int64_t n, const void *x_, const void *w_, const void *stats, const void *dy_,
+                                     void *dx_, bool add) {
+    const T *x = x_, *dy = dy_;
+    const float *weight = w_, rstd = ((const float *)stats)[1];
+    T *dx = dx_;
+    const vf m = v_set1(((const float *)stats)[0]);
+    vf sum = v_zero(), dot = v_zero();
+    FOR_VECTORS(c, w, n) { /* beyond the end of the row g is 0 */
+        vf g = v_mul(LD(dy + c, w), ld_f32(weight + c, w));
+        sum = v_add(sum, g);
+        dot = v_fma(v_sub(LD(x + c, w), m), g, dot);
+    }
+    const vf r = v_set1(rstd), shift = v_set1(v_sum(sum) / (float)n), k = v_set1(v_sum(dot) / (float)n * rstd * rstd);
+    FOR_VECTORS(c, w, n) {
+        vf g = v_sub(v_mul(LD(dy + c, w), ld_f32(weight + c, w)), shift);
+        g = v_mul(r, v_fnma(v_sub(LD(x + c, w), m), k, g));
+        ST(dx + c, add ? v_add(LD(dx + c, w), g) : g, w);
+    }
+}
+
+static void NAME(layernorm_dw)(int64_t n, const void *x_, const void *stats, const void *dy_, void *dw_) {
+    const T *x = x_, *dy = dy_;
+    float *dw = dw_;
+    const vf m = v_set1(((const float *)stats)[0]), r = v_set1(((const float *)stats)[1]);
+    FOR_VECTORS(c, w, n)
+    st_f32(dw + c, v_fma(LD(dy + c, w), v_mul(v_sub(LD(x + c, w), m), r), ld_f32(dw + c, w)), w);
+}
+
 static void NAME(rope)(int half, void *x_, const void *cos_, const void *sin_, bool inverse) {
     const float *cos = cos_, *sin = sin_;
     T *x1 = x_, *x2 = x1 + half;
@@ -141,6 +193,9 @@ static const gr_row_kernels NAME(rows) = {
     .rmsnorm = NAME(rmsnorm),
     .rmsnorm_backward = NAME(rmsnorm_backward),
     .rmsnorm_dw = NAME(rmsnorm_dw),
+    .layernorm = NAME(layernorm),
+    .layernorm_backward = NAME(layernorm_backward),
+    .layernorm_dw = NAME(layernorm_dw),
     .rope = NAME(rope),
     .swiglu = NAME(swiglu),
     .swiglu_backward = NAME(swiglu_backward),
