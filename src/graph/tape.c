@@ -189,14 +189,16 @@ static gr_buffer *reusable(const gr_op *op, const gr_op_call *c, gr_var *const *
 
 /* An input that its producer can compute again from what it has saved itself. */
 static bool can_repeat(const gr_tape *t, const gr_var *v) {
-    return t->options.recompute_cheap && v->producer && v->producer->op && v->producer->op->cheap && v->buffer->block;
+    const gr_node *n = v->producer;
+    return t->options.recompute_cheap && n && n->op && n->op->cheap && v->buffer->block &&
+           (n->saved_in[0] || (n->again & 1));
 }
 
 static gr_node *new_node(gr_tape *t, const gr_op *op, const gr_op_call *c, gr_var *const *in) {
     gr_node *n = gr_arena_alloc(&t->arena, sizeof *n);
     if (!n) return NULL;
     n->op = op;
-    if (op->params_size) {
+    if (op->params_size && c->params) {
         void *copy = gr_arena_alloc(&t->arena, op->params_size);
         if (!copy) return NULL;
         memcpy(copy, c->params, op->params_size);

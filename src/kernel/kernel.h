@@ -13,7 +13,16 @@
 
 typedef enum gr_cpu_level { GR_CPU_GENERIC, GR_CPU_AVX2, GR_CPU_AVX512, GR_CPU_AVX512BF16, GR_CPU_LEVEL_COUNT } gr_cpu_level;
 
-typedef enum gr_activation { GR_ACTIVATION_TANH, GR_ACTIVATION_RELU } gr_activation;
+/* X(NAME): tanh(x); max(x, 0); x Phi(x) with the normal distribution's Phi (Hendrycks & Gimpel 2016); that with tanh in
+ * place of erf, which transformers calls gelu_new and gelu_pytorch_tanh; x sigmoid(x); x sigmoid(1.702 x). */
+#define GR_ACTIVATIONS(X) X(TANH) X(RELU) X(GELU) X(GELU_TANH) X(SILU) X(QUICK_GELU)
+#define GR_ACTIVATION_NAME(name) GR_ACTIVATION_##name,
+typedef enum gr_activation { GR_ACTIVATIONS(GR_ACTIVATION_NAME) GR_ACTIVATION_COUNT } gr_activation;
+
+/* Whether the gradient is computed from f(x) instead of x. */
+static inline bool gr_activation_keeps_output(gr_activation f) {
+    return f == GR_ACTIVATION_TANH || f == GR_ACTIVATION_RELU;
+}
 
 typedef struct gr_kernels gr_kernels;
 
@@ -101,9 +110,11 @@ struct gr_kernels {
     void (*mul_column_sum)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *a, int64_t a_ld, const void *b,
                            int64_t b_ld, void *sum);
 
-    /* y = f(x), y may be x; dx = dy f'(x) by y = f(x), dx may be dy. */
+    /* y = f(x), y may be x. */
     void (*activation)(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *x, void *y);
-    void (*activation_backward)(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *y, const void *dy, void *dx);
+    /* dx = dy f'(x); kept: f(x) where gr_activation_keeps_output, else x; dx may be dy or kept. */
+    void (*activation_backward)(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *kept, const void *dy,
+                                void *dx);
     /* One step of an LSTM of size n (Hochreiter & Schmidhuber 1997, gates as torch orders them: i, f, g, o). gates (4n):
      * sums before their functions, after them when it returns. c = f c_prev + i g, h = o tanh(c); c_prev NULL: zeros. */
     void (*lstm_cell)(gr_device *d, gr_dtype dt, int64_t n, void *gates, const void *c_prev, void *c, void *h);
@@ -134,12 +145,13 @@ struct gr_kernels {
     void (*rope)(gr_device *d, gr_dtype dt, int64_t rows, int n_heads, int head_dim, void *x, int64_t ld,
                  const void *cos_sin, bool inverse);
 
-    /* out = silu(gate) * up (Shazeer 2020, SwiGLU). gate and up are column blocks of wider rows. */
-    void (*swiglu)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *gate, const void *up, int64_t ld,
-                   void *out, int64_t out_ld);
+    /* out = f(gate) * up (Shazeer 2020, SwiGLU and its relatives). gate and up are column blocks of wider rows. */
+    void (*gated)(gr_device *d, gr_dtype dt, gr_activation f, int64_t rows, int64_t cols, const void *gate, const void *up,
+                  int64_t ld, void *out, int64_t out_ld);
     /* dgate, dup written; they may be gate and up themselves. */
-    void (*swiglu_backward)(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *gate, const void *up,
-                            int64_t ld, const void *dout, int64_t dout_ld, void *dgate, void *dup, int64_t d_ld);
+    void (*gated_backward)(gr_device *d, gr_dtype dt, gr_activation f, int64_t rows, int64_t cols, const void *gate,
+                           const void *up, int64_t ld, const void *dout, int64_t dout_ld, void *dgate, void *dup,
+                           int64_t d_ld);
 
     void (*attention)(gr_device *d, const gr_attention *a);
     void (*attention_backward)(gr_device *d, const gr_attention *a); /* needs q, k, v, out, lse, dout */

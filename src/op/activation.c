@@ -1,4 +1,5 @@
-/* y = f(x), element by element. dx = dy f'(x), which both functions give from y: 1 - y^2 of tanh, y > 0 of relu. */
+/* y = f(x), element by element. dx = dy f'(x): tanh and relu give it from y (1 - y^2, y > 0), so that nobody keeps x and y
+ * may lie over it; the others need x. */
 #include "op/common.h"
 
 static graft_status shape(gr_op_call *c, graft_error *err) {
@@ -6,6 +7,16 @@ static graft_status shape(gr_op_call *c, graft_error *err) {
     GR_TRY(gr_op_want_activation(c, 0, "x", err));
     c->out[0] = (gr_array){c->in[0].dtype, c->in[0].shape, NULL};
     return GRAFT_OK;
+}
+
+static bool keeps_output(const gr_op_call *c) {
+    const gr_activation_params *p = c->params;
+    return gr_activation_keeps_output(p->f);
+}
+
+static void saves(const gr_op_call *c, uint32_t *in, uint32_t *out) {
+    *in = keeps_output(c) ? 0 : 1;
+    *out = keeps_output(c) ? 1 : 0;
 }
 
 static graft_status forward(gr_op_call *c, graft_error *err) {
@@ -19,8 +30,9 @@ static graft_status forward(gr_op_call *c, graft_error *err) {
 static graft_status backward(gr_op_call *c, graft_error *err) {
     (void)err;
     const gr_activation_params *p = c->params;
-    const gr_array *y = &c->out[0];
-    c->dev->k->activation_backward(c->dev, y->dtype, p->f, gr_rows(y) * gr_cols(y), y->data, c->dout[0].data, c->din[0].data);
+    const gr_array *kept = keeps_output(c) ? &c->out[0] : &c->in[0];
+    c->dev->k->activation_backward(c->dev, kept->dtype, p->f, gr_rows(kept) * gr_cols(kept), kept->data, c->dout[0].data,
+                                   c->din[0].data);
     return GRAFT_OK;
 }
 
@@ -29,6 +41,9 @@ const gr_op gr_op_activation = {.name = "activation",
                                 .shape = shape,
                                 .forward = forward,
                                 .backward = backward,
+                                .save_in = 1,
                                 .save_out = 1,
+                                .saves = saves,
                                 .in_place = true,
-                                .grad_in_place = true};
+                                .grad_in_place = true,
+                                .cheap = true};

@@ -24,7 +24,8 @@ typedef struct gr_op_call {
                                     and shape always, data where saved */
     gr_array out[GR_OP_MAX_OUT]; /* dtype and shape filled by op->shape, data by the caller. Auxiliary outputs have data
                                     NULL where no backward will follow */
-    const void *params;          /* the op's own struct (op/params.h); arrays it points to live until the backward is done */
+    const void *params;          /* the op's own struct (op/params.h), NULL where it may be left out; arrays it points to live
+                                    until the backward is done */
     void *scratch;               /* op->scratch bytes, 64-byte aligned */
     /* Row groups (sequences) of the batch: group i is rows group[i] .. group[i+1]-1. What is summed over rows into a
      * parameter is summed group by group in order, so that splitting a batch between groups gives the same bits.
@@ -66,8 +67,8 @@ typedef struct gr_op {
     bool grad_in_place;  /* din[0] may be the buffer of dout[0] */
     bool grad_over_in;   /* din[0] may be the buffer of in[0]'s saved data */
     bool joint;          /* one variable may stand at several inputs that get gradients */
-    bool cheap;          /* forward is quick and reads only what is saved anyway: its output need not be kept for others,
-                            it can be computed again (gr_tape_options.recompute_cheap) */
+    bool cheap;          /* forward is quick and reads only what is saved anyway where in[0] is: its output need not be kept
+                            for others, it can be computed again (gr_tape_options.recompute_cheap) */
 } gr_op;
 
 #define X(name) extern const gr_op gr_op_##name;

@@ -96,7 +96,10 @@ typedef struct gr_attention_params {
     const gr_attention_rows *seqs; /* needed in a dry tape too */
 } gr_attention_params;
 
-/* gr_op_swiglu: y = silu(gate) * up. in 0: (T,2F), gate then up; out: (T,F). No parameters. */
+/* gr_op_swiglu: y = f(gate) * up. in 0: (T,2F), gate then up; out: (T,F). Without parameters f is SILU. */
+typedef struct gr_swiglu_params {
+    gr_activation f;
+} gr_swiglu_params;
 
 /* gr_op_add: y = a + b; in place of a. in 0, in 1: same type and shape. No parameters. */
 
@@ -157,7 +160,7 @@ typedef struct gr_put_rows_params {
 /* gr_op_affine: y = x W^T + b with W and b parameters as they stand (small networks; a model's weights go through
  * gr_op_linear). in 0: x (T,K); in 1: W (N,K), parameter; in 2 (optional): b (N), parameter. out: (T,N). No params. */
 
-/* gr_op_activation: y = f(x), in place. in 0: x (T,C). */
+/* gr_op_activation: y = f(x); in place where the backward needs no x (gr_activation_keeps_output). in 0: x (T,C). */
 typedef struct gr_activation_params {
     gr_activation f;
 } gr_activation_params;

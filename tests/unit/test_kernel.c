@@ -175,28 +175,32 @@ static void case_rope(kcase *t) {
     kcase_check(t, "rope", x, 1e-6, 2);
 }
 
-static void case_swiglu(kcase *t) {
+static gr_activation some_activation(kcase *t) { return (gr_activation)kcase_draw(t, GR_ACTIVATION_COUNT); }
+
+static void case_gated(kcase *t) {
     int64_t ld = some_ld(t, 2 * t->cols), out_ld = some_ld(t, t->cols);
+    const gr_activation f = some_activation(t);
     kpair x = kcase_random(t, t->dt, t->rows * ld, 8), y = kcase_zeros(t, t->dt, t->rows * out_ld);
     KCASE_ROWS(t, t->rows, r, m)
-    t->dev->k->swiglu(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld), kelement(t->dt, x.x, r * ld + t->cols), ld,
-                      kelement(t->dt, y.x, r * out_ld), out_ld);
-    t->ref->k->swiglu(t->ref, GR_F64, t->rows, t->cols, x.ref, x.ref + t->cols, ld, y.ref, out_ld);
-    kcase_check(t, "swiglu", y, 1e-6, 1e-3);
+    t->dev->k->gated(t->dev, t->dt, f, m, t->cols, kelement(t->dt, x.x, r * ld), kelement(t->dt, x.x, r * ld + t->cols), ld,
+                     kelement(t->dt, y.x, r * out_ld), out_ld);
+    t->ref->k->gated(t->ref, GR_F64, f, t->rows, t->cols, x.ref, x.ref + t->cols, ld, y.ref, out_ld);
+    kcase_check(t, "gated", y, 1e-6, 1e-3);
 }
 
-static void case_swiglu_backward(kcase *t) {
+static void case_gated_backward(kcase *t) {
     int64_t ld = some_ld(t, 2 * t->cols), out_ld = some_ld(t, t->cols);
     bool in_place = kcase_draw(t, 2);
+    const gr_activation f = some_activation(t);
     kpair x = kcase_random(t, t->dt, t->rows * ld, 6), dy = kcase_random(t, t->dt, t->rows * out_ld, 1);
     kpair dx = in_place ? x : kcase_zeros(t, t->dt, t->rows * ld);
     KCASE_ROWS(t, t->rows, r, m)
-    t->dev->k->swiglu_backward(t->dev, t->dt, m, t->cols, kelement(t->dt, x.x, r * ld),
-                               kelement(t->dt, x.x, r * ld + t->cols), ld, kelement(t->dt, dy.x, r * out_ld), out_ld,
-                               kelement(t->dt, dx.x, r * ld), kelement(t->dt, dx.x, r * ld + t->cols), ld);
-    t->ref->k->swiglu_backward(t->ref, GR_F64, t->rows, t->cols, x.ref, x.ref + t->cols, ld, dy.ref, out_ld, dx.ref,
-                               dx.ref + t->cols, ld);
-    kcase_check(t, "swiglu_backward", dx, 2e-6, 4);
+    t->dev->k->gated_backward(t->dev, t->dt, f, m, t->cols, kelement(t->dt, x.x, r * ld),
+                              kelement(t->dt, x.x, r * ld + t->cols), ld, kelement(t->dt, dy.x, r * out_ld), out_ld,
+                              kelement(t->dt, dx.x, r * ld), kelement(t->dt, dx.x, r * ld + t->cols), ld);
+    t->ref->k->gated_backward(t->ref, GR_F64, f, t->rows, t->cols, x.ref, x.ref + t->cols, ld, dy.ref, out_ld, dx.ref,
+                              dx.ref + t->cols, ld);
+    kcase_check(t, "gated_backward", dx, 2e-6, 4);
 }
 
 static void case_embedding_backward(kcase *t) {
@@ -329,23 +333,71 @@ static void case_mul_column_sum(kcase *t) {
 }
 
 static void case_activation(kcase *t) {
-    gr_activation f = kcase_draw(t, 2) ? GR_ACTIVATION_TANH : GR_ACTIVATION_RELU;
+    const gr_activation f = some_activation(t);
     int64_t n = t->rows * t->cols;
-    kpair x = kcase_random(t, t->dt, n, 2), y = kcase_zeros(t, t->dt, n);
+    kpair x = kcase_random(t, t->dt, n, 4), y = kcase_zeros(t, t->dt, n);
     if (kcase_draw(t, 2)) y = x;
-    t->dev->k->activation(t->dev, t->dt, f, n, x.x, y.x);
+    KCASE_ROWS(t, t->rows, r, m)
+    t->dev->k->activation(t->dev, t->dt, f, m * t->cols, kelement(t->dt, x.x, r * t->cols), kelement(t->dt, y.x, r * t->cols));
     t->ref->k->activation(t->ref, GR_F64, f, n, x.ref, y.ref);
-    kcase_check(t, "activation", y, 2e-6, 1);
+    kcase_check(t, "activation", y, 1e-6, 1e-3);
 }
 
 static void case_activation_backward(kcase *t) {
-    gr_activation f = kcase_draw(t, 2) ? GR_ACTIVATION_TANH : GR_ACTIVATION_RELU;
+    const gr_activation f = some_activation(t);
     int64_t n = t->rows * t->cols;
-    kpair y = kcase_random(t, t->dt, n, 0.5), dy = kcase_random(t, t->dt, n, 1), dx = kcase_zeros(t, t->dt, n);
-    if (kcase_draw(t, 2)) dx = dy;
-    t->dev->k->activation_backward(t->dev, t->dt, f, n, y.x, dy.x, dx.x);
-    t->ref->k->activation_backward(t->ref, GR_F64, f, n, y.ref, dy.ref, dx.ref);
-    kcase_check(t, "activation_backward", dx, 2e-6, 1);
+    const double scale = f == GR_ACTIVATION_TANH ? 0.5 : 4;
+    kpair kept = kcase_random(t, t->dt, n, scale), dy = kcase_random(t, t->dt, n, 1), dx = kcase_zeros(t, t->dt, n);
+    const int over = (int)kcase_draw(t, 3);
+    if (over) dx = over == 1 ? dy : kept;
+    KCASE_ROWS(t, t->rows, r, m) {
+        int64_t at = r * t->cols;
+        t->dev->k->activation_backward(t->dev, t->dt, f, m * t->cols, kelement(t->dt, kept.x, at), kelement(t->dt, dy.x, at),
+                                       kelement(t->dt, dx.x, at));
+    }
+    t->ref->k->activation_backward(t->ref, GR_F64, f, n, kept.ref, dy.ref, dx.ref);
+    kcase_check(t, "activation_backward", dx, 1e-6, 1);
+}
+
+/* Floats over [-14, 14] and some beyond. Units of 2^-24 of the value; an exponential of size u costs u units more, and u
+ * grows with the square of x in the tails of the GELUs. The slope passes through 0: its error is measured against 1. */
+static void activations_are_accurate(void **state) {
+    (void)state;
+    enum { N = 40000 };
+    static const double units[GR_ACTIVATION_COUNT] = {[GR_ACTIVATION_TANH] = 4, [GR_ACTIVATION_GELU] = 14,
+                                                      [GR_ACTIVATION_GELU_TANH] = 14, [GR_ACTIVATION_SILU] = 4,
+                                                      [GR_ACTIVATION_QUICK_GELU] = 30};
+    static const double growth[GR_ACTIVATION_COUNT] = {[GR_ACTIVATION_GELU] = 2.5, [GR_ACTIVATION_GELU_TANH] = 2.5};
+    float *x = malloc(4 * N), *y = malloc(4 * N), *one = malloc(4 * N), *slope = malloc(4 * N);
+    double *wide = malloc(8 * N), *want = malloc(8 * N), *ones = malloc(8 * N), *slopes = malloc(8 * N);
+    gr_device *ref = kcase_device(GR_CPU_GENERIC, 1);
+    for (int i = 0; i < N; i++) {
+        x[i] = i < 20 ? (i % 2 ? -1.0f : 1.0f) * powf(10, (float)(i - 10)) : -14.0f + 28.0f * (float)i / N;
+        wide[i] = x[i];
+        one[i] = 1;
+        ones[i] = 1;
+    }
+    for (int level = 0; level < GR_CPU_LEVEL_COUNT; level++)
+        for (int f = 0; f < GR_ACTIVATION_COUNT; f++) {
+            gr_device *d = kcase_device((gr_cpu_level)level, 1);
+            if (!d) continue;
+            const bool by_output = gr_activation_keeps_output((gr_activation)f);
+            d->k->activation(d, GR_F32, (gr_activation)f, N, x, y);
+            ref->k->activation(ref, GR_F64, (gr_activation)f, N, wide, want);
+            d->k->activation_backward(d, GR_F32, (gr_activation)f, N, by_output ? y : x, one, slope);
+            ref->k->activation_backward(ref, GR_F64, (gr_activation)f, N, by_output ? want : wide, ones, slopes);
+            for (int i = 0; i < N; i++) {
+                const double allowed = units[f] + growth[f] * x[i] * x[i];
+                if (!(fabs(y[i] - want[i]) <= allowed * 0x1p-24 * fabs(want[i]) + 1e-37))
+                    fail_msg("activation %d on %s: f(%.9g) = %.9g, expected %.9g (%.3g units)", f,
+                             gr_cpu_level_name((gr_cpu_level)level), x[i], y[i], want[i],
+                             fabs(y[i] - want[i]) / fabs(want[i]) / 0x1p-24);
+                if (!(fabs(slope[i] - slopes[i]) <= 1.2e-6))
+                    fail_msg("activation %d on %s: slope at %.9g = %.9g, expected %.9g", f,
+                             gr_cpu_level_name((gr_cpu_level)level), x[i], slope[i], slopes[i]);
+            }
+        }
+    free(x), free(y), free(one), free(slope), free(wide), free(want), free(ones), free(slopes);
 }
 
 static void case_lstm_cell(kcase *t) {
@@ -400,6 +452,7 @@ static void cpu_levels_are_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cpu_levels_are_named),
+        cmocka_unit_test(activations_are_accurate),
 #define X(name) cmocka_unit_test(name##_agrees),
 #include "kernel/kernel.def"
 #undef X

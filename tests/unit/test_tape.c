@@ -125,6 +125,11 @@ static graft_status one_op(gr_tape *t, world *w, uint64_t op, gr_var *v, gr_var 
     case 5:
         GR_TRY(leaf(t, w, P_BIAS, &p[0], err));
         return gr_tape_apply_consume(t, &gr_op_bias, (gr_var *[]){gr_var_keep(v), p[0]}, 2, &(gr_bias_params){0}, out, err);
+    case 6: /* keeps x; keeps y, over x */
+        return gr_tape_apply(t, &gr_op_activation, &v, 1, &(gr_activation_params){GR_ACTIVATION_GELU}, out, err);
+    case 7:
+        return gr_tape_apply_consume(t, &gr_op_activation, (gr_var *[]){gr_var_keep(v)}, 1,
+                                     &(gr_activation_params){GR_ACTIVATION_TANH}, out, err);
     default:
         return gr_tape_apply_consume(t, &gr_op_dropout, (gr_var *[]){gr_var_keep(v)}, 1, &(gr_dropout_params){.p = 0.1}, out,
                                      err);
@@ -137,7 +142,7 @@ static graft_status run_steps(gr_tape *t, const program *g, gr_var *x, gr_var **
     for (int i = 0; i < g->n_steps; i++) {
         uint64_t at = 10 * (uint64_t)i;
         gr_var *v = live[draw(g->seed, at, (uint64_t)n)], *other = live[draw(g->seed, at + 1, (uint64_t)n)], *y;
-        GR_TRY(one_op(t, g->w, draw(g->seed, at + 2, 7), v, other, &y, err));
+        GR_TRY(one_op(t, g->w, draw(g->seed, at + 2, 9), v, other, &y, err));
         uint64_t slot = draw(g->seed, at + 3, MAX_LIVE);
         if (n < MAX_LIVE) {
             live[n++] = y;

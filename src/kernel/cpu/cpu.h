@@ -39,8 +39,11 @@ typedef struct gr_row_kernels {
     void (*layernorm_backward)(int64_t n, const void *x, const void *w, const void *stats, const void *dy, void *dx, bool add);
     void (*layernorm_dw)(int64_t n, const void *x, const void *stats, const void *dy, void *dw /* param */);
     void (*rope)(int half, void *x, const void *cos, const void *sin /* param */, bool inverse); /* one head */
-    void (*swiglu)(int64_t n, const void *gate, const void *up, void *out);
-    void (*swiglu_backward)(int64_t n, const void *gate, const void *up, const void *dout, void *dgate, void *dup);
+    void (*activation)(gr_activation f, int64_t n, const void *x, void *y);
+    void (*activation_backward)(gr_activation f, int64_t n, const void *kept, const void *dy, void *dx);
+    void (*gated)(gr_activation f, int64_t n, const void *gate, const void *up, void *out);
+    void (*gated_backward)(gr_activation f, int64_t n, const void *gate, const void *up, const void *dout, void *dgate,
+                           void *dup);
     void (*accumulate)(int64_t n, const void *x, void *sum /* param */); /* sum += x */
     void (*dropout)(int64_t n, const void *x, void *y, double p, uint64_t seed, uint64_t stream, uint64_t key);
     /* log(sum(exp(x))), and where the largest value first stands */
@@ -115,8 +118,6 @@ void gr_workspace_give(gr_device *d, gr_workspace *w);
 static inline const gr_cpu_kernels *gr_cpu(const gr_device *d) { return &((const gr_cpu_device *)(const void *)d)->cpu; }
 
 /* Entries of the device table in files of their own: columns.c, gates.c. */
-void gr_cpu_activation(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *x, void *y);
-void gr_cpu_activation_backward(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *y, const void *dy, void *dx);
 void gr_cpu_lstm_cell(gr_device *d, gr_dtype dt, int64_t n, void *gates, const void *c_prev, void *c, void *h);
 void gr_cpu_lstm_cell_backward(gr_device *d, gr_dtype dt, int64_t n, const void *gates, const void *c_prev, const void *c,
                                const void *dh, void *dc, void *dgates);

@@ -15,6 +15,7 @@ typedef struct call {
     const gr_cpu_kernels *cpu;
     const gr_row_kernels *k;
     gr_dtype dt, dt2;
+    gr_activation f;
     int64_t rows, cols, ld1, ld2, ld3;
     int groups;
     const void *a, *b, *c, *d;
@@ -207,34 +208,61 @@ static void rope(gr_device *d, gr_dtype dt, int64_t rows, int n_heads, int head_
                 .flag = inverse});
 }
 
-static void swiglu_item(void *arg, size_t begin, size_t end, int thread) {
+static void activation_item(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    call *c = arg;
+    int64_t i = (int64_t)begin;
+    c->k->activation(c->f, (int64_t)(end - begin), gr_at_const(c->a, c->dt, i), gr_at(c->o1, c->dt, i));
+}
+
+static void activation(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *x, void *y) {
+    run(d, (size_t)n, GRAIN, activation_item, &(call){.k = rows_of(d, dt), .dt = dt, .f = f, .a = x, .o1 = y});
+}
+
+static void activation_backward_item(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    call *c = arg;
+    int64_t i = (int64_t)begin;
+    c->k->activation_backward(c->f, (int64_t)(end - begin), gr_at_const(c->a, c->dt, i), gr_at_const(c->b, c->dt, i),
+                              gr_at(c->o1, c->dt, i));
+}
+
+static void activation_backward(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *kept, const void *dy,
+                                void *dx) {
+    run(d, (size_t)n, GRAIN, activation_backward_item,
+        &(call){.k = rows_of(d, dt), .dt = dt, .f = f, .a = kept, .b = dy, .o1 = dx});
+}
+
+static void gated_item(void *arg, size_t begin, size_t end, int thread) {
     (void)thread;
     call *c = arg;
     for (int64_t r = (int64_t)begin; r < (int64_t)end; r++)
-        c->k->swiglu(c->cols, gr_at_const(c->a, c->dt, r * c->ld1), gr_at_const(c->b, c->dt, r * c->ld1),
-                     gr_at(c->o1, c->dt, r * c->ld2));
+        c->k->gated(c->f, c->cols, gr_at_const(c->a, c->dt, r * c->ld1), gr_at_const(c->b, c->dt, r * c->ld1),
+                    gr_at(c->o1, c->dt, r * c->ld2));
 }
 
-static void swiglu(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *gate, const void *up, int64_t ld,
-                   void *out, int64_t out_ld) {
-    run(d, (size_t)rows, rows_per_item(cols), swiglu_item,
-        &(call){.k = rows_of(d, dt), .dt = dt, .cols = cols, .a = gate, .b = up, .ld1 = ld, .o1 = out, .ld2 = out_ld});
+static void gated(gr_device *d, gr_dtype dt, gr_activation f, int64_t rows, int64_t cols, const void *gate, const void *up,
+                  int64_t ld, void *out, int64_t out_ld) {
+    run(d, (size_t)rows, rows_per_item(cols), gated_item,
+        &(call){.k = rows_of(d, dt), .dt = dt, .f = f, .cols = cols, .a = gate, .b = up, .ld1 = ld, .o1 = out,
+                .ld2 = out_ld});
 }
 
-static void swiglu_backward_item(void *arg, size_t begin, size_t end, int thread) {
+static void gated_backward_item(void *arg, size_t begin, size_t end, int thread) {
     (void)thread;
     call *c = arg;
     for (int64_t r = (int64_t)begin; r < (int64_t)end; r++)
-        c->k->swiglu_backward(c->cols, gr_at_const(c->a, c->dt, r * c->ld1), gr_at_const(c->b, c->dt, r * c->ld1),
-                              gr_at_const(c->d, c->dt, r * c->ld2), gr_at(c->o1, c->dt, r * c->ld3),
-                              gr_at(c->o2, c->dt, r * c->ld3));
+        c->k->gated_backward(c->f, c->cols, gr_at_const(c->a, c->dt, r * c->ld1), gr_at_const(c->b, c->dt, r * c->ld1),
+                             gr_at_const(c->d, c->dt, r * c->ld2), gr_at(c->o1, c->dt, r * c->ld3),
+                             gr_at(c->o2, c->dt, r * c->ld3));
 }
 
-static void swiglu_backward(gr_device *d, gr_dtype dt, int64_t rows, int64_t cols, const void *gate, const void *up,
-                            int64_t ld, const void *dout, int64_t dout_ld, void *dgate, void *dup, int64_t d_ld) {
-    run(d, (size_t)rows, rows_per_item(cols), swiglu_backward_item,
-        &(call){.k = rows_of(d, dt), .dt = dt, .cols = cols, .a = gate, .b = up, .ld1 = ld, .d = dout, .ld2 = dout_ld,
-                .o1 = dgate, .o2 = dup, .ld3 = d_ld});
+static void gated_backward(gr_device *d, gr_dtype dt, gr_activation f, int64_t rows, int64_t cols, const void *gate,
+                           const void *up, int64_t ld, const void *dout, int64_t dout_ld, void *dgate, void *dup,
+                           int64_t d_ld) {
+    run(d, (size_t)rows, rows_per_item(cols), gated_backward_item,
+        &(call){.k = rows_of(d, dt), .dt = dt, .f = f, .cols = cols, .a = gate, .b = up, .ld1 = ld, .d = dout,
+                .ld2 = dout_ld, .o1 = dgate, .o2 = dup, .ld3 = d_ld});
 }
 
 static void attention(gr_device *d, const gr_attention *a) { gr_cpu(d)->attention(d, a); }
@@ -376,8 +404,8 @@ const gr_kernels gr_cpu_table = {
     .column_sum = column_sum,
     .mul_columns = gr_cpu_mul_columns,
     .mul_column_sum = gr_cpu_mul_column_sum,
-    .activation = gr_cpu_activation,
-    .activation_backward = gr_cpu_activation_backward,
+    .activation = activation,
+    .activation_backward = activation_backward,
     .lstm_cell = gr_cpu_lstm_cell,
     .lstm_cell_backward = gr_cpu_lstm_cell_backward,
     .rmsnorm = rmsnorm,
@@ -385,8 +413,8 @@ const gr_kernels gr_cpu_table = {
     .layernorm = layernorm,
     .layernorm_backward = layernorm_backward,
     .rope = rope,
-    .swiglu = swiglu,
-    .swiglu_backward = swiglu_backward,
+    .gated = gated,
+    .gated_backward = gated_backward,
     .attention = attention,
     .attention_backward = attention_backward,
     .embedding_backward = embedding_backward,

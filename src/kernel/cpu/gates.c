@@ -1,5 +1,4 @@
-/* Activation functions and the LSTM's cell for small networks that stand beside a model (prompt encoders): portable, a few
- * thousand numbers a call. */
+/* The LSTM cell for small networks that stand beside a model (prompt encoders): portable, a few thousand numbers a call. */
 #include <math.h>
 
 #include "kernel/cpu/cpu.h"
@@ -7,18 +6,6 @@
 #define AS_IS(x) (x)
 #define KERNELS(NAME, T, S, LOAD, STORE, TANH, EXP)                                                                    \
     static S sigmoid_##NAME(S x) { return 1 / (1 + EXP(-x)); }                                                         \
-    static void apply_##NAME(gr_activation f, int64_t n, const T *x, T *y) {                                           \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            S v = LOAD(x[i]);                                                                                          \
-            y[i] = STORE(f == GR_ACTIVATION_TANH ? TANH(v) : v > 0 ? v : 0);                                           \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void apply_backward_##NAME(gr_activation f, int64_t n, const T *y, const T *dy, T *dx) {                    \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            S v = LOAD(y[i]), d = LOAD(dy[i]);                                                                         \
-            dx[i] = STORE(f == GR_ACTIVATION_TANH ? d * (1 - v * v) : v > 0 ? d : 0);                                  \
-        }                                                                                                              \
-    }                                                                                                                  \
     static void cell_##NAME(int64_t n, T *gates, const T *c_prev, T *c, T *h) {                                        \
         for (int64_t k = 0; k < n; k++) {                                                                              \
             S i = sigmoid_##NAME(LOAD(gates[k])), f = sigmoid_##NAME(LOAD(gates[n + k]));                              \
@@ -48,27 +35,6 @@
 KERNELS(f32, float, float, AS_IS, AS_IS, tanhf, expf)
 KERNELS(bf16, uint16_t, float, gr_bf16_to_f32, gr_f32_to_bf16, tanhf, expf)
 KERNELS(f64, double, double, AS_IS, AS_IS, tanh, exp)
-
-void gr_cpu_activation(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *x, void *y) {
-    (void)d;
-    if (dt == GR_F32)
-        apply_f32(f, n, x, y);
-    else if (dt == GR_BF16)
-        apply_bf16(f, n, x, y);
-    else
-        apply_f64(f, n, x, y);
-}
-
-void gr_cpu_activation_backward(gr_device *d, gr_dtype dt, gr_activation f, int64_t n, const void *y, const void *dy,
-                                void *dx) {
-    (void)d;
-    if (dt == GR_F32)
-        apply_backward_f32(f, n, y, dy, dx);
-    else if (dt == GR_BF16)
-        apply_backward_bf16(f, n, y, dy, dx);
-    else
-        apply_backward_f64(f, n, y, dy, dx);
-}
 
 void gr_cpu_lstm_cell(gr_device *d, gr_dtype dt, int64_t n, void *gates, const void *c_prev, void *c, void *h) {
     (void)d;

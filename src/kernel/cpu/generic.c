@@ -13,6 +13,8 @@
 #define STORE(s) (s)
 #define EXP expf
 #define SQRT sqrtf
+#define TANH tanhf
+#define ERFC erfcf
 #include "kernel/cpu/generic_rows.h"
 #undef NAME
 #undef T
@@ -31,6 +33,8 @@
 #undef STORE
 #undef EXP
 #undef SQRT
+#undef TANH
+#undef ERFC
 
 #define NAME(x) PASTE(x, f64)
 #define T double
@@ -39,6 +43,8 @@
 #define STORE(s) (s)
 #define EXP exp
 #define SQRT sqrt
+#define TANH tanh
+#define ERFC erfc
 #include "kernel/cpu/generic_rows.h"
 
 static double load_any(gr_dtype dt, const void *p, int64_t i) {

@@ -2,7 +2,7 @@
  *   NAME(x)  the function's name for this type
  *   T        type of activations in memory, LOAD(t) to S, STORE(s) to T
  *   S        type of sums and parameters
- *   EXP(s), SQRT(s) of S.
+ *   EXP(s), SQRT(s), TANH(s), ERFC(s) of S.
  * Deliberately plain: the vector levels are tested against these. */
 
 static void NAME(add)(int64_t n, const void *a_, const void *b_, void *out_) {
@@ -120,24 +120,75 @@ static void NAME(rope)(int half, void *x_, const void *cos_, const void *sin_, b
     }
 }
 
-static void NAME(swiglu)(int64_t n, const void *gate_, const void *up_, void *out_) {
-    const T *gate = gate_, *up = up_;
-    T *out = out_;
-    for (int64_t i = 0; i < n; i++) {
-        S g = LOAD(gate[i]);
-        out[i] = STORE(g / (1 + EXP(-g)) * LOAD(up[i]));
+/* x s(u), s the sigmoid and u = 2 sqrt(2/pi) (x + 0.044715 x^3). Beyond +-30 s is 0 or 1 in every type: there the cube must
+ * not overflow. s (1 - s) = e / (1 + e)^2 with e = exp(-|u|), which cancels nothing. */
+static S NAME(gelu_tanh_slope)(S x, S *y) {
+    const S k = (S)1.5957691216057308, k3 = (S)0.07135481627260025;
+    S c = x < -30 ? -30 : x > 30 ? 30 : x, u = c * (k + k3 * c * c), e = EXP(u < 0 ? u : -u), r = 1 / (1 + e);
+    S s = u < 0 ? e * r : r;
+    *y = x * s;
+    return s + c * (e * r * r) * (k + 3 * k3 * c * c);
+}
+
+/* f'(x), and f(x) in *y. */
+static S NAME(slope)(gr_activation f, S x, S *y) {
+    S s;
+    switch (f) {
+    case GR_ACTIVATION_TANH: *y = TANH(x); return 1 - *y * *y;
+    case GR_ACTIVATION_RELU: *y = x < 0 ? 0 : x; return x > 0;
+    case GR_ACTIVATION_GELU: /* by erfc, which keeps its digits for large negative x */
+        s = ERFC(x * (S)-0.70710678118654752) / 2;
+        *y = x * s;
+        return s + x * EXP(x * x / -2) * (S)0.39894228040143268;
+    case GR_ACTIVATION_GELU_TANH: return NAME(gelu_tanh_slope)(x, y);
+    case GR_ACTIVATION_QUICK_GELU:
+        s = 1 / (1 + EXP(x * (S)-1.702));
+        *y = x * s;
+        return s + (S)1.702 * *y * (1 - s);
+    default: /* SILU */
+        s = 1 / (1 + EXP(-x));
+        *y = x * s;
+        return s + *y * (1 - s);
     }
 }
 
-/* silu'(g) = s + g s (1 - s), s = sigmoid(g). */
-static void NAME(swiglu_backward)(int64_t n, const void *gate_, const void *up_, const void *dout_, void *dgate_,
-                                  void *dup_) {
+static void NAME(activation)(gr_activation f, int64_t n, const void *x_, void *y_) {
+    const T *x = x_;
+    T *y = y_;
+    for (int64_t i = 0; i < n; i++) {
+        S v;
+        NAME(slope)(f, LOAD(x[i]), &v);
+        y[i] = STORE(v);
+    }
+}
+
+static void NAME(activation_backward)(gr_activation f, int64_t n, const void *kept_, const void *dy_, void *dx_) {
+    const T *kept = kept_, *dy = dy_;
+    T *dx = dx_;
+    for (int64_t i = 0; i < n; i++) {
+        S v = LOAD(kept[i]), y;
+        dx[i] = STORE(LOAD(dy[i]) * (f == GR_ACTIVATION_TANH ? 1 - v * v : NAME(slope)(f, v, &y)));
+    }
+}
+
+static void NAME(gated)(gr_activation f, int64_t n, const void *gate_, const void *up_, void *out_) {
+    const T *gate = gate_, *up = up_;
+    T *out = out_;
+    for (int64_t i = 0; i < n; i++) {
+        S y;
+        NAME(slope)(f, LOAD(gate[i]), &y);
+        out[i] = STORE(y * LOAD(up[i]));
+    }
+}
+
+static void NAME(gated_backward)(gr_activation f, int64_t n, const void *gate_, const void *up_, const void *dout_,
+                                 void *dgate_, void *dup_) {
     const T *gate = gate_, *up = up_, *dout = dout_;
     T *dgate = dgate_, *dup = dup_;
     for (int64_t i = 0; i < n; i++) {
-        S g = LOAD(gate[i]), u = LOAD(up[i]), d = LOAD(dout[i]), s = 1 / (1 + EXP(-g));
-        dgate[i] = STORE(d * u * (s + g * s * (1 - s)));
-        dup[i] = STORE(d * (g * s));
+        S y, slope = NAME(slope)(f, LOAD(gate[i]), &y), u = LOAD(up[i]), d = LOAD(dout[i]);
+        dgate[i] = STORE(d * u * slope);
+        dup[i] = STORE(d * y);
     }
 }
 
@@ -187,8 +238,10 @@ static const gr_row_kernels NAME(rows) = {
     .layernorm_backward = NAME(layernorm_backward),
     .layernorm_dw = NAME(layernorm_dw),
     .rope = NAME(rope),
-    .swiglu = NAME(swiglu),
-    .swiglu_backward = NAME(swiglu_backward),
+    .activation = NAME(activation),
+    .activation_backward = NAME(activation_backward),
+    .gated = NAME(gated),
+    .gated_backward = NAME(gated_backward),
     .accumulate = NAME(accumulate),
     .dropout = NAME(dropout),
     .softmax_grad = NAME(softmax_grad),

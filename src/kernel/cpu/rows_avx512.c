@@ -2,6 +2,7 @@
 #include "kernel/cpu/cpu.h"
 #include "kernel/cpu/simd_avx512.h"
 
+#include "kernel/cpu/simd_activation.h"
 #include "kernel/cpu/simd_plain.h"
 
 #define NAME(x) x##_f32

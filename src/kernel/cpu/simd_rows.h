@@ -2,7 +2,7 @@
  *   NAME(x)      the function's name
  *   T            float or uint16_t (BF16)
  *   LD(p, w), ST(p, x, w)   the first w elements (w > VW counts as VW)
- * after simd_avx2.h or simd_avx512.h. What is summed over a row is summed in VW lanes, which are then added in the fixed
+ * after simd_avx2.h or simd_avx512.h, simd_plain.h and simd_activation.h. What is summed over a row is summed in VW lanes, which are then added in the fixed
  * tree of v_sum; nothing depends on where a row lies. */
 
 #define FOR_VECTORS(c, w, n) for (int64_t c = 0, w = (n); c < (n); c += VW, w -= VW)
@@ -140,26 +140,78 @@ static void NAME(rope)(int half, void *x_, const void *cos_, const void *sin_, b
     }
 }
 
-static void NAME(swiglu)(int64_t n, const void *gate_, const void *up_, void *out_) {
-    const T *gate = gate_, *up = up_;
-    T *out = out_;
-    const vf one = v_set1(1.0f);
-    FOR_VECTORS(c, w, n) {
-        vf g = LD(gate + c, w), silu = v_div(g, v_add(one, v_exp(v_neg(g))));
-        ST(out + c, v_mul(silu, LD(up + c, w)), w);
+/* One loop an activation function, so that its constants stay in registers. */
+static void NAME(activation)(gr_activation f, int64_t n, const void *x_, void *y_) {
+    const T *x = x_;
+    T *y = y_;
+    switch (f) {
+#define LOOP(F)                                                                                                        \
+    case GR_ACTIVATION_##F:                                                                                            \
+        FOR_VECTORS(c, w, n) ST(y + c, v_##F(LD(x + c, w)), w);                                                        \
+        break;
+        GR_ACTIVATIONS(LOOP)
+#undef LOOP
+    default: break;
     }
 }
 
-static void NAME(swiglu_backward)(int64_t n, const void *gate_, const void *up_, const void *dout_, void *dgate_,
-                                  void *dup_) {
-    const T *gate = gate_, *up = up_, *dout = dout_;
-    T *dgate = dgate_, *dup = dup_;
+static void NAME(tanh_backward)(int64_t n, const T *y, const T *dy, T *dx) {
     const vf one = v_set1(1.0f);
     FOR_VECTORS(c, w, n) {
-        vf g = LD(gate + c, w), u = LD(up + c, w), d = LD(dout + c, w), s = v_div(one, v_add(one, v_exp(v_neg(g))));
-        vf gs = v_mul(g, s);
-        ST(dgate + c, v_mul(v_mul(d, u), v_fma(gs, v_sub(one, s), s)), w);
-        ST(dup + c, v_mul(d, gs), w);
+        vf v = LD(y + c, w);
+        ST(dx + c, v_mul(LD(dy + c, w), v_fnma(v, v, one)), w);
+    }
+}
+
+static void NAME(activation_backward)(gr_activation f, int64_t n, const void *kept_, const void *dy_, void *dx_) {
+    const T *kept = kept_, *dy = dy_;
+    T *dx = dx_;
+    vf y;
+    if (f == GR_ACTIVATION_TANH) {
+        NAME(tanh_backward)(n, kept, dy, dx);
+        return;
+    }
+    switch (f) {
+#define LOOP(F)                                                                                                        \
+    case GR_ACTIVATION_##F:                                                                                            \
+        FOR_VECTORS(c, w, n) ST(dx + c, v_mul(LD(dy + c, w), v_##F##_slope(LD(kept + c, w), &y)), w);                  \
+        break;
+        GR_ACTIVATIONS(LOOP)
+#undef LOOP
+    default: break;
+    }
+}
+
+static void NAME(gated)(gr_activation f, int64_t n, const void *gate_, const void *up_, void *out_) {
+    const T *gate = gate_, *up = up_;
+    T *out = out_;
+    switch (f) {
+#define LOOP(F)                                                                                                        \
+    case GR_ACTIVATION_##F:                                                                                            \
+        FOR_VECTORS(c, w, n) ST(out + c, v_mul(v_##F(LD(gate + c, w)), LD(up + c, w)), w);                             \
+        break;
+        GR_ACTIVATIONS(LOOP)
+#undef LOOP
+    default: break;
+    }
+}
+
+static void NAME(gated_backward)(gr_activation f, int64_t n, const void *gate_, const void *up_, const void *dout_,
+                                 void *dgate_, void *dup_) {
+    const T *gate = gate_, *up = up_, *dout = dout_;
+    T *dgate = dgate_, *dup = dup_;
+    switch (f) {
+#define LOOP(F)                                                                                                        \
+    case GR_ACTIVATION_##F:                                                                                            \
+        FOR_VECTORS(c, w, n) {                                                                                         \
+            vf y, slope = v_##F##_slope(LD(gate + c, w), &y), u = LD(up + c, w), d = LD(dout + c, w);                  \
+            ST(dgate + c, v_mul(v_mul(d, u), slope), w);                                                               \
+            ST(dup + c, v_mul(d, y), w);                                                                               \
+        }                                                                                                              \
+        break;
+        GR_ACTIVATIONS(LOOP)
+#undef LOOP
+    default: break;
     }
 }
 
@@ -197,8 +249,10 @@ static const gr_row_kernels NAME(rows) = {
     .layernorm_backward = NAME(layernorm_backward),
     .layernorm_dw = NAME(layernorm_dw),
     .rope = NAME(rope),
-    .swiglu = NAME(swiglu),
-    .swiglu_backward = NAME(swiglu_backward),
+    .activation = NAME(activation),
+    .activation_backward = NAME(activation_backward),
+    .gated = NAME(gated),
+    .gated_backward = NAME(gated_backward),
     .accumulate = NAME(accumulate),
     .dropout = NAME(dropout),
     .softmax_grad = NAME(softmax_grad),
