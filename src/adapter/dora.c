@@ -6,7 +6,6 @@
  * dm = (dc - b dt) / norm is taken behind them. A row of zeros has no direction: c is 1 and dm is 0 there, where the
  * reference gives NaN. */
 #include <math.h>
-#include <stdio.h>
 
 #include "adapter/lora.h"
 
@@ -64,11 +63,10 @@ static void norm_rows(void *arg, size_t begin, size_t end, int thread) {
 }
 
 /* Rows of W + s B A in float; parameters in double are for tests and are rounded. */
-static graft_status adapted_rows(gr_adapter *a, const gr_lora_pair *p, const char *tensor, int64_t row, int64_t n, float *w,
-                                 graft_error *err) {
+static graft_status adapted_rows(gr_adapter *a, const gr_lora_pair *p, int64_t row, int64_t n, float *w, graft_error *err) {
     const gr_site *site = p->site;
     gr_device *dev = gr_model_device(a->model);
-    GR_TRY(gr_model_read_tensor(a->model, tensor, row, n, w, err));
+    GR_TRY(gr_model_read_outputs(a->model, site, row, n, w, err));
     if (p->a->dtype == GR_F32)
         return gr_gemm(dev, false, false, n, site->in, p->r, p->scale, GR_F32, (const float *)p->b->value + row * p->r, p->r,
                        p->a->value, site->in, 1, GR_F32, w, site->in, err);
@@ -82,14 +80,12 @@ static graft_status adapted_rows(gr_adapter *a, const gr_lora_pair *p, const cha
 
 static graft_status take_norms(gr_adapter *a, const gr_lora_pair *p, graft_error *err) {
     const gr_site *site = p->site;
-    char tensor[300];
-    snprintf(tensor, sizeof tensor, "%s.weight", site->name);
     float *w = gr_alloc(a->a, (size_t)(BLOCK_ROWS * site->in) * sizeof *w);
     graft_status st = w ? GRAFT_OK : gr_fail_memory(err);
     for (int64_t r = 0; r < site->out && st == GRAFT_OK; r += BLOCK_ROWS) {
         int64_t n = GR_MIN(site->out - r, (int64_t)BLOCK_ROWS);
         norm_job j = {.p = p, .row = r, .columns = site->in, .w = w};
-        st = adapted_rows(a, p, tensor, r, n, w, err);
+        st = adapted_rows(a, p, r, n, w, err);
         if (st == GRAFT_OK) gr_parallel_for(gr_model_device(a->model)->team, (size_t)n, 8, norm_rows, &j);
     }
     gr_free(a->a, w);

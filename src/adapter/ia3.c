@@ -30,7 +30,7 @@ static const char *const known[] = {"auto_mapping", "base_model_name_or_path", "
 static graft_status default_targets(gr_adapter *a, bool feedforward, gr_targets *out, graft_error *err) {
     const gr_method_defaults *d = gr_method_defaults_of(a->model);
     if (out->given) return GRAFT_OK;
-    if (!d)
+    if (!d || !d->ia3)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: %s has no default for this kind of model: name the modules", a->where,
                        feedforward ? "feedforward_modules" : "target_modules");
     return gr_default_targets(a, feedforward ? d->ia3_feedforward : d->ia3, out, err);
@@ -53,8 +53,6 @@ static graft_status check_subset(const gr_adapter *a, const struct ia3 *s, graft
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     struct ia3 *s = a->state;
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
-    if (gr_config_says(json, "fan_in_fan_out"))
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'fan_in_fan_out' is not supported", a->where);
     s->init = true;
     GR_TRY(gr_config_common(a, json, &s->common, err));
     GR_TRY(gr_config_bool(a, json, "init_ia3_weights", &s->init, err));
@@ -72,7 +70,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_add_text(b, "auto_mapping", NULL);
     gr_config_add_text(b, "base_model_name_or_path", s->common.base_model);
     gr_config_add_targets(b, "exclude_modules", &s->chosen.exclude);
-    gr_config_add_bool(b, "fan_in_fan_out", false);
+    gr_config_add_bool(b, "fan_in_fan_out", s->n_vectors && s->vectors[0].site->transposed);
     gr_config_add_targets(b, "feedforward_modules", &s->feedforward);
     gr_config_add_bool(b, "inference_mode", true);
     gr_config_add_bool(b, "init_ia3_weights", s->init);

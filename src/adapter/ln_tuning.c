@@ -23,8 +23,9 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     GR_TRY(gr_config_targets(a, json, "exclude_modules", true, &s->chosen.exclude, err));
     GR_TRY(gr_config_targets(a, json, "modules_to_save", false, &s->chosen.modules_to_save, err));
     if (s->chosen.targets.given) return GRAFT_OK;
-    if (!d) return gr_fail(err, GRAFT_ERR_ARGUMENT,
-                           "%s: target_modules has no default for this kind of model: name the modules", a->where);
+    if (!d || !d->norms)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules has no default for this kind of model: name the modules",
+                       a->where);
     return gr_default_targets(a, d->norms, &s->chosen.targets, err);
 }
 

@@ -71,8 +71,10 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *er
 
 /* A tied head that follows the embedding's copy is stored under both names. */
 static graft_status add_tied_copy(gr_adapter *a, graft_error *err) {
+    const char *name = gr_adapter_text(a, err, "base_model.model.%s.weight", gr_model_embedding_site(a->model)->name);
+    if (!name) return GRAFT_ERR_MEMORY;
     for (size_t i = 0; i < a->n_stored; i++)
-        if (strcmp(a->stored[i].name, "base_model.model.model.embed_tokens.weight") == 0)
+        if (strcmp(a->stored[i].name, name) == 0)
             return gr_adapter_add(a, "base_model.model.lm_head.weight", a->stored[i].param, -1, err);
     return GRAFT_OK;
 }
@@ -88,8 +90,10 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     s->pair_of_site = gr_arena_alloc(&a->arena, gr_model_n_sites(a->model) * sizeof *s->pair_of_site);
     if (!s->pairs || !s->pair_of_site) return gr_fail_memory(err);
     for (size_t i = 0; i < gr_model_n_sites(a->model); i++) s->pair_of_site[i] = -1;
+    s->config.fan_in_fan_out = false; /* what the file says follows from the model */
     for (size_t i = 0; i < n; i++) {
         GR_TRY(add_pair(a, sites[i], err));
+        s->config.fan_in_fan_out |= sites[i]->transposed;
         if (fresh) initialise(s, &s->pairs[i], seed);
         if (fresh && s->config.dora) GR_TRY(gr_dora_initialise(a, &s->pairs[i], err));
     }

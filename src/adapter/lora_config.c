@@ -16,7 +16,7 @@ static const char *const known[] = {
 /* Variants that change what is computed and that are not implemented: refused rather than ignored. */
 static const char *const refused[] = {"alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication",
                                       "lora_bias", "monteclora_config", "target_parameters", "trainable_token_indices",
-                                      "use_bdlora", "use_qalora", "velora_config", "fan_in_fan_out", NULL};
+                                      "use_bdlora", "use_qalora", "velora_config", NULL};
 
 static graft_status read_init(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err) {
     const gr_json_value *v = gr_json_get(json, "init_lora_weights");
@@ -126,6 +126,7 @@ graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool 
     GR_TRY(gr_config_number(a, json, "lora_alpha", -1e9, 1e9, &c->alpha, err));
     GR_TRY(gr_config_number(a, json, "lora_dropout", 0, 1, &c->dropout, err));
     if (c->dropout >= 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: lora_dropout must be below 1", a->where);
+    GR_TRY(gr_config_bool(a, json, "fan_in_fan_out", &c->fan_in_fan_out, err));
     GR_TRY(gr_config_bool(a, json, "use_rslora", &c->rslora, err));
     GR_TRY(gr_config_bool(a, json, "use_dora", &c->dora, err));
     if (fresh && c->dora && c->dropout > 0)
@@ -208,7 +209,8 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_config_add_bool(b, "ensure_weight_tying", c->ensure_weight_tying);
     gr_buf_add_text(b, "  \"eva_config\": null,\n");
     gr_config_add_targets(b, "exclude_modules", &c->exclude);
-    gr_buf_add_text(b, "  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n");
+    gr_config_add_bool(b, "fan_in_fan_out", c->fan_in_fan_out);
+    gr_buf_add_text(b, "  \"inference_mode\": true,\n");
     if (c->init_text)
         gr_config_add_text(b, "init_lora_weights", c->init_text);
     else

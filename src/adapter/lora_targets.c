@@ -9,22 +9,24 @@ static bool ends_with(const char *text, const char *tail) {
     return n >= m && memcmp(text + n - m, tail, m) == 0;
 }
 
-static bool is_linear(const gr_site *s) { return s->role != GR_ROLE_NORM && s->role != GR_ROLE_EMBED; }
+static bool is_linear(const gr_site *s) {
+    return s->role != GR_ROLE_NORM && s->role != GR_ROLE_EMBED && s->role != GR_ROLE_TABLE;
+}
 
 /* "all-linear" becomes the last names of all products but the head, sorted, which mean the same modules. Without
- * target_modules peft's choice for every model of the Llama kind. */
+ * target_modules peft's choice for the kind of model. */
 static graft_status expand(gr_adapter *a, gr_lora_config *c, graft_error *err) {
-    static const char *const usual[] = {"q_proj", "v_proj"};
+    const gr_method_defaults *d = gr_method_defaults_of(a->model);
     size_t n_sites = gr_model_n_sites(a->model);
     bool all = c->targets.regex && strcasecmp(c->targets.regex, "all-linear") == 0;
     if (c->targets.given && !all) return GRAFT_OK;
+    if (!all && !d)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules has no default for this kind of model: name the modules",
+                       a->where);
+    if (!all) return gr_default_targets(a, d->lora, &c->targets, err);
     gr_targets t = {.given = true, .names = gr_arena_alloc(&a->arena, (n_sites + 2) * sizeof *t.names)};
     if (!t.names) return gr_fail_memory(err);
-    if (!all) {
-        t.names[t.n++] = usual[0];
-        t.names[t.n++] = usual[1];
-    }
-    for (size_t i = 0; all && i < n_sites; i++) {
+    for (size_t i = 0; i < n_sites; i++) {
         const gr_site *s = gr_model_site(a->model, i);
         const char *dot = strrchr(s->name, '.'), *name = dot ? dot + 1 : s->name;
         if (!is_linear(s) || s->role == GR_ROLE_HEAD) continue;
@@ -145,9 +147,9 @@ graft_status gr_lora_find_targets(gr_adapter *a, gr_lora_config *c, bool fresh, 
         GR_TRY(is_target(a, c, modules[i], &sel, &target, err));
         if (!target) continue;
         const gr_site *s = gr_model_find_site(a->model, modules[i]);
-        if (!s || s->role == GR_ROLE_NORM)
+        if (!s || s->role == GR_ROLE_NORM || s->role == GR_ROLE_TABLE)
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
-                           "%s: target module '%s' is neither a linear layer nor an embedding, which is what %s can adapt",
+                           "%s: target module '%s' is neither a linear layer nor the embedding of tokens, which is what %s can adapt",
                            a->where, modules[i], a->method->peft_type);
         if (c->ensure_weight_tying && gr_model_head_is_tied(a->model) && !(is_linear(s) && s->role != GR_ROLE_HEAD))
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: ensure_weight_tying is not supported where LoRA adapts '%s'",
@@ -233,8 +235,11 @@ graft_status gr_lora_find_extra(gr_adapter *a, const gr_lora_config *c, const gr
         }
     }
     if (tie && head_named && !embedding_named) { /* naming either of a tied pair means both */
-        (*tensors)[found] = "model.embed_tokens.weight";
-        (*stored)[found++] = "base_model.model.model.embed_tokens.weight";
+        const gr_site *e = gr_model_embedding_site(a->model);
+        (*tensors)[found] = gr_adapter_text(a, err, "%s.weight", e->name);
+        (*stored)[found] = gr_adapter_text(a, err, "base_model.model.%s.weight", e->name);
+        if (!(*tensors)[found] || !(*stored)[found]) return GRAFT_ERR_MEMORY;
+        found++;
     }
     for (size_t i = 0; i < c->modules_to_save.n; i++)
         if (!used[i])

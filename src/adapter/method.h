@@ -173,7 +173,7 @@ void gr_config_close(gr_buf *b);
 
 /* defaults.c: names of modules, separated by blanks; NULL: none known for this kind of model. */
 typedef struct gr_method_defaults {
-    const char *ia3, *ia3_feedforward, *norms;
+    const char *lora, *ia3, *ia3_feedforward, *norms;
 } gr_method_defaults;
 const gr_method_defaults *gr_method_defaults_of(const gr_model *m);
 graft_status gr_default_targets(gr_adapter *a, const char *names, gr_targets *out, graft_error *err);

@@ -129,6 +129,15 @@ typedef struct merge_job {
     size_t block;        /* floats of a block */
 } merge_job;
 
+/* The module whose weight a tensor is; NULL: it is another one. */
+static const gr_site *site_of_weight(const gr_model *m, const char *tensor) {
+    const char *dot = strrchr(tensor, '.');
+    char module[300];
+    if (!dot || strcmp(dot, ".weight") != 0) return NULL;
+    snprintf(module, sizeof module, "%.*s", (int)(dot - tensor), tensor);
+    return gr_model_find_site(m, module);
+}
+
 /* Rows of a tensor with the adapter's own copy in place of the base's, and its delta added. */
 static graft_status merged_rows(const merge_job *j, const char *tensor, int64_t columns, int64_t row, int64_t n,
                                 graft_error *err) {
@@ -148,10 +157,39 @@ static graft_status merged_rows(const merge_job *j, const char *tensor, int64_t 
     return (weight ? j->a->method->merge : j->a->method->merge_bias)(j->a, s, row, n, j->rows, err);
 }
 
+static void turn(const float *from, int64_t rows, int64_t columns, float *to) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) to[c * rows + r] = from[r * columns + c];
+}
+
+/* A weight that is stored as (in, out) while deltas have a row an output: turned as a whole. */
+static graft_status write_turned(const merge_job *j, gr_safetensors_writer *w, const gr_site *s, const char *tensor,
+                                 graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(j->m));
+    gr_device *dev = gr_model_device(j->m);
+    const gr_param *own = j->a->variant ? gr_variant_find(j->a->variant, tensor) : NULL;
+    int64_t n = s->in * s->out;
+    float *rows = gr_alloc_aligned(a, (size_t)n * sizeof *rows), *turned = gr_alloc_aligned(a, (size_t)n * sizeof *rows);
+    graft_status st = rows && turned ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && own) turn(own->value, s->in, s->out, rows);
+    if (st == GRAFT_OK && !own) st = gr_model_read_outputs(j->m, s, 0, s->out, rows, err);
+    if (st == GRAFT_OK) st = j->a->method->merge(j->a, s, 0, s->out, rows, err);
+    if (st == GRAFT_OK) {
+        turn(rows, s->out, s->in, turned);
+        dev->k->convert(dev, GR_F32, turned, j->dtype, rows, n);
+        st = gr_safetensors_write(w, rows, gr_dtype_bytes(j->dtype, (size_t)n), err);
+    }
+    gr_free_aligned(a, rows);
+    gr_free_aligned(a, turned);
+    return st;
+}
+
 static graft_status write_tensor(const merge_job *j, gr_safetensors_writer *w, const char *tensor, graft_error *err) {
     gr_shape shape;
     gr_device *dev = gr_model_device(j->m);
     GR_TRY(gr_model_tensor_shape(j->m, tensor, &shape, err));
+    const gr_site *site = site_of_weight(j->m, tensor);
+    if (site && site->transposed && j->a && j->a->method->merge) return write_turned(j, w, site, tensor, err);
     int64_t rows = shape.d[0], columns = shape.n > 1 ? shape.d[1] : 1;
     int64_t step = GR_MAX((int64_t)j->block / columns, 1);
     if (shape.n == 1) step = rows;

@@ -67,7 +67,8 @@ static graft_status read_type(source *s, gr_model_type *out) {
         const char *arch;
         gr_model_type type;
     } known[] = {
-        {"llama", GR_MODEL_LLAMA}, {"qwen2", GR_MODEL_QWEN2}, {"qwen3", GR_MODEL_QWEN3}, {"smollm3", GR_MODEL_SMOLLM3}};
+        {"llama", GR_MODEL_LLAMA}, {"qwen2", GR_MODEL_QWEN2}, {"qwen3", GR_MODEL_QWEN3}, {"smollm3", GR_MODEL_SMOLLM3},
+        {"gpt2", GR_MODEL_GPT2}};
     gr_text arch;
     GR_TRY(gr_gguf_get_text(s->g, "general.architecture", &arch, s->err));
     for (size_t i = 0; i < GR_COUNT(known); i++)
@@ -77,7 +78,7 @@ static graft_status read_type(source *s, gr_model_type *out) {
             return GRAFT_OK;
         }
     return gr_fail(s->err, GRAFT_ERR_UNSUPPORTED,
-                   "%s: general.architecture \"%.*s\" is not supported (known: llama, qwen2, qwen3, smollm3)",
+                   "%s: general.architecture \"%.*s\" is not supported (known: llama, qwen2, qwen3, smollm3, gpt2)",
                    gr_gguf_path(s->g), (int)GR_MIN(arch.len, (size_t)60), arch.text);
 }
 
@@ -89,7 +90,9 @@ static void read_sizes(source *s, gr_model_config *c) {
     c->n_kv_heads =
         has(s, "attention.head_count_kv") ? (int)required_int(s, "attention.head_count_kv", 65536) : c->n_heads;
     c->max_position_embeddings = required_int(s, "context_length", INT32_MAX);
-    c->rms_norm_eps = shortest(optional_float(s, "attention.layer_norm_rms_epsilon", 1e-6, 0, 1));
+    bool gpt2 = c->type == GR_MODEL_GPT2;
+    c->rms_norm_eps = shortest(gpt2 ? optional_float(s, "attention.layer_norm_epsilon", 1e-5, 0, 1)
+                                    : optional_float(s, "attention.layer_norm_rms_epsilon", 1e-6, 0, 1));
     c->initializer_range = 0.02;
     int64_t rotated = optional_int(s, "rope.dimension_count", 0, GR_MAX_HEAD_DIM);
     if (s->st == GRAFT_OK && !has(s, "attention.key_length") && !rotated && c->hidden_size % c->n_heads)
@@ -217,6 +220,15 @@ static void read_freqs(source *s, gr_model_config *c) {
         c->rope.freq_factors = true;
 }
 
+static void read_gpt2(gr_model_config *c) {
+    c->qkv_bias = c->o_bias = c->mlp_bias = c->scale_attention = true;
+    c->hidden_act = GR_ACT_GELU_TANH;
+    c->tie_word_embeddings = true; /* some converters write the table twice; a head of other values is found when it is read */
+    c->rope = (gr_rope_config){.type = GR_ROPE_NONE};
+    c->embedding_dropout = c->hidden_dropout = c->attention_dropout = 0.1; /* config.json's defaults; GGUF has no word for them */
+    memset(c->layer_rope, 0, sizeof c->layer_rope);
+}
+
 static void read_features(source *s, gr_model_config *c) {
     c->qkv_bias = c->type == GR_MODEL_QWEN2 || has_tensor(s, "blk.0.attn_q.bias");
     c->o_bias = has_tensor(s, "blk.0.attn_output.bias");
@@ -229,6 +241,7 @@ static void read_features(source *s, gr_model_config *c) {
     c->pad_token_id = token(s, "tokenizer.ggml.padding_token_id");
     int64_t eos = token(s, "tokenizer.ggml.eos_token_id");
     if (eos >= 0) c->eos_token_ids[c->n_eos++] = eos;
+    if (c->type == GR_MODEL_GPT2) read_gpt2(c);
 }
 
 graft_status gr_model_config_from_gguf(const gr_gguf *g, gr_model_config *out, graft_error *err) {

@@ -9,7 +9,7 @@
 
 static const char *const names[] = {"default", "linear", "dynamic", "llama3", "yarn"};
 
-const char *gr_rope_type_name(gr_rope_type type) { return names[type]; }
+const char *gr_rope_type_name(gr_rope_type type) { return type == GR_ROPE_NONE ? "none" : names[type]; }
 
 static bool read_type(gr_fields *r, gr_rope_type *out) {
     const char *key = gr_field(r, "rope_type") ? "rope_type" : "type", *text = gr_field_text(r, key);

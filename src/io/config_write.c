@@ -97,8 +97,43 @@ static const char *architecture(gr_model_type type) {
                                         [GR_MODEL_MISTRAL] = "MistralForCausalLM",
                                         [GR_MODEL_QWEN2] = "Qwen2ForCausalLM",
                                         [GR_MODEL_QWEN3] = "Qwen3ForCausalLM",
-                                        [GR_MODEL_SMOLLM3] = "SmolLM3ForCausalLM"};
+                                        [GR_MODEL_SMOLLM3] = "SmolLM3ForCausalLM",
+                                        [GR_MODEL_GPT2] = "GPT2LMHeadModel"};
     return names[type];
+}
+
+const char *gr_hidden_act_name(gr_hidden_act act) {
+    static const char *const names[] = {"silu", "gelu", "gelu_new", "relu", "tanh"};
+    return names[act];
+}
+
+static const char *dtype_name(gr_dtype dtype) {
+    return dtype == GR_BF16 ? "bfloat16" : dtype == GR_F16 ? "float16" : "float32";
+}
+
+static void add_gpt2(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
+    add_text(b, 2, "activation_function", gr_hidden_act_name(c->hidden_act));
+    key(b, 2, "architectures");
+    gr_buf_add_format(b, "[\n    \"%s\"\n  ]", architecture(c->type));
+    add_double(b, 2, "attn_pdrop", c->attention_dropout);
+    add_ids(b, "bos_token_id", &c->bos_token_id, c->bos_token_id >= 0);
+    add_text(b, 2, "dtype", dtype_name(dtype));
+    add_double(b, 2, "embd_pdrop", c->embedding_dropout);
+    add_ids(b, "eos_token_id", c->eos_token_ids, c->n_eos);
+    add_double(b, 2, "initializer_range", c->initializer_range);
+    add_double(b, 2, "layer_norm_epsilon", c->rms_norm_eps);
+    add_text(b, 2, "model_type", gr_model_type_name(c->type));
+    add_int(b, "n_embd", c->hidden_size);
+    add_int(b, "n_head", c->n_heads);
+    add_int(b, "n_inner", c->intermediate_size);
+    add_int(b, "n_layer", c->n_layers);
+    add_int(b, "n_positions", c->max_position_embeddings);
+    add_ids(b, "pad_token_id", &c->pad_token_id, c->pad_token_id >= 0);
+    add_double(b, 2, "resid_pdrop", c->hidden_dropout);
+    add_bool(b, "scale_attn_by_inverse_layer_idx", c->scale_attention_by_layer);
+    add_bool(b, "scale_attn_weights", c->scale_attention);
+    add_bool(b, "tie_word_embeddings", c->tie_word_embeddings);
+    add_int(b, "vocab_size", c->vocab_size);
 }
 
 static void add_all(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
@@ -108,7 +143,7 @@ static void add_all(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
     if (c->type != GR_MODEL_MISTRAL && c->type != GR_MODEL_QWEN2) add_bool(b, "attention_bias", c->qkv_bias);
     add_double(b, 2, "attention_dropout", c->attention_dropout);
     add_ids(b, "bos_token_id", &c->bos_token_id, c->bos_token_id >= 0);
-    add_text(b, 2, "dtype", dtype == GR_BF16 ? "bfloat16" : dtype == GR_F16 ? "float16" : "float32");
+    add_text(b, 2, "dtype", dtype_name(dtype));
     add_ids(b, "eos_token_id", c->eos_token_ids, c->n_eos);
     add_int(b, "head_dim", c->head_dim);
     add_text(b, 2, "hidden_act", "silu");
@@ -139,16 +174,17 @@ graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_co
     if (c->rope.freq_factors)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "config.json has no place for the frequency factors of this GGUF file");
+    bool gpt2 = c->type == GR_MODEL_GPT2;
     bool llama_biases = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_QWEN3 || c->type == GR_MODEL_SMOLLM3;
     bool mlp_allowed = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_SMOLLM3;
     bool fits = llama_biases ? c->qkv_bias == c->o_bias : !c->o_bias && c->qkv_bias == (c->type == GR_MODEL_QWEN2);
-    if (!fits || (c->mlp_bias && !mlp_allowed))
+    if (!gpt2 && (!fits || (c->mlp_bias && !mlp_allowed)))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "config.json of a %s model cannot say which biases this model has",
                        gr_model_type_name(c->type));
     gr_buf b;
     gr_buf_init(&b, a);
     gr_buf_add_char(&b, '{');
-    if (b.data) add_all(&b, c, dtype);
+    if (b.data) (gpt2 ? add_gpt2 : add_all)(&b, c, dtype);
     gr_buf_add_text(&b, "\n}\n");
     graft_status st = gr_buf_take(&b, out, NULL, err);
     if (st != GRAFT_OK) gr_buf_free(&b);

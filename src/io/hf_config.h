@@ -1,4 +1,4 @@
-/* Configuration of a Llama-kind model, from config.json or from GGUF metadata, in one neutral struct.
+/* Configuration of a model, from config.json or from GGUF metadata, in one neutral struct.
  *
  * Every value is checked (range, divisibility, agreement) and an error names the file, the key, what was expected and
  * what was found. Defaults of absent keys are those of transformers 5.23. Model types that graft does not know are
@@ -22,7 +22,8 @@ typedef enum gr_rope_type {
     GR_ROPE_LINEAR,
     GR_ROPE_DYNAMIC,
     GR_ROPE_LLAMA3,
-    GR_ROPE_YARN
+    GR_ROPE_YARN,
+    GR_ROPE_NONE /* positions enter the model in another way */
 } gr_rope_type;
 const char *gr_rope_type_name(gr_rope_type type);
 
@@ -44,13 +45,18 @@ typedef struct gr_rope_config {
     bool freq_factors;
 } gr_rope_config;
 
+/* GELU_TANH: transformers' gelu_new, gelu_fast and gelu_pytorch_tanh, which are one function. */
+typedef enum gr_hidden_act { GR_ACT_SILU, GR_ACT_GELU, GR_ACT_GELU_TANH, GR_ACT_RELU, GR_ACT_TANH } gr_hidden_act;
+const char *gr_hidden_act_name(gr_hidden_act act);
+
 enum { GR_MAX_EOS = 16, GR_MAX_LAYERS = 1024, GR_MAX_HEAD_DIM = 4096 };
 
 typedef struct gr_model_config {
     gr_model_type type;
     int64_t vocab_size, hidden_size, intermediate_size;
     int n_layers, n_heads, n_kv_heads, head_dim;
-    double rms_norm_eps;
+    double rms_norm_eps; /* epsilon of the norms, whichever kind they are */
+    gr_hidden_act hidden_act;
     gr_rope_config rope;
     int64_t max_position_embeddings;
     /* Attention sees the last `sliding_window` positions (itself included) in layers where layer_sliding is set; 0:
@@ -61,6 +67,8 @@ typedef struct gr_model_config {
     bool qk_norm;                    /* RMS norm of each q and k head before RoPE (qwen3) */
     bool tie_word_embeddings;
     double attention_dropout, initializer_range;
+    double embedding_dropout, hidden_dropout; /* of what enters the layers; of what each part of a layer adds */
+    bool scale_attention, scale_attention_by_layer; /* gpt2: by 1 / sqrt(head_dim); also by 1 / (layer + 1) */
     int64_t bos_token_id, pad_token_id; /* -1: none */
     int n_eos;
     int64_t eos_token_ids[GR_MAX_EOS];

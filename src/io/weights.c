@@ -33,12 +33,19 @@ static bool is_permuted_arch(const gr_text *arch) {
            (arch->len == 7 && memcmp(arch->text, "smollm3", 7) == 0);
 }
 
-/* Head counts where the file's architecture permutes (llama and its kin), else 0. */
-static graft_status read_heads(const gr_gguf *g, int64_t *n_heads, int64_t *n_kv_heads, graft_error *err) {
+/* What a GGUF file says of all its tensors: its architecture ("" where it says none), and head counts where that permutes
+ * (llama and its kin), else 0. */
+typedef struct gguf_facts {
+    char arch[64];
+    int64_t n_heads, n_kv_heads;
+} gguf_facts;
+
+static graft_status read_facts(const gr_gguf *g, gguf_facts *out, graft_error *err) {
     gr_text arch;
-    *n_heads = *n_kv_heads = 0;
+    int64_t *n_heads = &out->n_heads, *n_kv_heads = &out->n_kv_heads;
     if (!gr_gguf_find(g, "general.architecture")) return GRAFT_OK;
     GR_TRY(gr_gguf_get_text(g, "general.architecture", &arch, err));
+    snprintf(out->arch, sizeof out->arch, "%.*s", (int)GR_MIN(arch.len, sizeof out->arch - 1), arch.text);
     if (!is_permuted_arch(&arch)) return GRAFT_OK;
     char key[64], key_kv[80];
     snprintf(key, sizeof key, "%.*s.attention.head_count", (int)arch.len, arch.text);
@@ -50,13 +57,14 @@ static graft_status read_heads(const gr_gguf *g, int64_t *n_heads, int64_t *n_kv
     return GRAFT_OK;
 }
 
-static graft_status translate(gr_weights *w, const gr_named_tensor *t, int64_t n_heads, int64_t n_kv_heads,
-                              gr_weight *out, graft_error *err) {
+static graft_status translate(gr_weights *w, const gr_named_tensor *t, const gguf_facts *facts, gr_weight *out,
+                              graft_error *err) {
     char name[512];
     gr_weight item = {.name = t->name, .stored_name = t->name, .file = t->file, .view = t->view};
-    if (w->gguf && gr_name_from_gguf(t->name, name, sizeof name)) {
+    if (w->gguf && gr_name_from_gguf(facts->arch, t->name, name, sizeof name)) {
         if (!(item.name = gr_arena_strndup(&w->arena, name, strlen(name)))) return gr_fail_memory(err);
-        item.permuted_heads = permuted(name, (int)n_heads, (int)n_kv_heads);
+        item.permuted_heads = permuted(name, (int)facts->n_heads, (int)facts->n_kv_heads);
+        item.turned = gr_name_is_turned(name);
         int64_t rows = t->view.shape.n ? t->view.shape.d[0] : 0;
         if (item.permuted_heads && rows % (2 * item.permuted_heads))
             return gr_fail(err, GRAFT_ERR_MISMATCH,
@@ -69,10 +77,10 @@ static graft_status translate(gr_weights *w, const gr_named_tensor *t, int64_t n
 
 static graft_status fill(gr_weights *w, graft_error *err) {
     const gr_tensor_list *list = w->gguf ? gr_gguf_tensors(w->gguf) : gr_safetensors_tensors(w->safetensors);
-    int64_t n_heads = 0, n_kv_heads = 0;
-    if (w->gguf) GR_TRY(read_heads(w->gguf, &n_heads, &n_kv_heads, err));
+    gguf_facts facts = {.arch = ""};
+    if (w->gguf) GR_TRY(read_facts(w->gguf, &facts, err));
     if (!(w->items = gr_calloc(w->a, list->n, sizeof *w->items))) return gr_fail_memory(err);
-    for (; w->n < list->n; w->n++) GR_TRY(translate(w, &list->items[w->n], n_heads, n_kv_heads, &w->items[w->n], err));
+    for (; w->n < list->n; w->n++) GR_TRY(translate(w, &list->items[w->n], &facts, &w->items[w->n], err));
     if (w->gguf && w->n) qsort(w->items, w->n, sizeof *w->items, by_name);
     for (size_t i = 1; i < w->n; i++)
         if (strcmp(w->items[i - 1].name, w->items[i].name) == 0)
@@ -186,9 +194,11 @@ graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shap
     const gr_weight *found = gr_weights_find(w, name);
     char expected[GR_SHAPE_TEXT], given[GR_SHAPE_TEXT];
     if (!found) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: tensor %s is missing", w->path, name);
-    if (shape && !gr_shape_equal(shape, &found->view.shape))
+    gr_shape stored = shape ? *shape : found->view.shape;
+    if (shape && found->turned && shape->n == 2) stored = gr_shape2(shape->d[1], shape->d[0]);
+    if (!gr_shape_equal(&stored, &found->view.shape))
         return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor %s: expected shape %s, found %s", found->file,
-                       found->stored_name, gr_shape_format(shape, expected, sizeof expected),
+                       found->stored_name, gr_shape_format(&stored, expected, sizeof expected),
                        gr_shape_format(&found->view.shape, given, sizeof given));
     *out = found;
     return GRAFT_OK;

@@ -15,6 +15,8 @@ typedef struct gr_weight {
     /* 0: rows stand as in Hugging Face's layout. Otherwise the number of heads whose rows converted llama GGUF files
      * interleave (q and k projections): row r of the Hugging Face matrix is row gr_weight_row(w, r) of `view`. */
     int permuted_heads;
+    /* The view is the transpose of Hugging Face's matrix: (out, in) where that is (in, out) (gpt2 in GGUF files). */
+    bool turned;
 } gr_weight;
 
 /* llama.cpp's converter stores each head of D rows as (2, D/2) transposed: halves become interleaved pairs. */
@@ -36,12 +38,16 @@ const gr_gguf *gr_weights_gguf(const gr_weights *w); /* NULL when the weights ar
 size_t gr_weights_count(const gr_weights *w);
 const gr_weight *gr_weights_at(const gr_weights *w, size_t i);           /* ascending bytewise by name */
 const gr_weight *gr_weights_find(const gr_weights *w, const char *name); /* NULL when absent */
-/* As find, but absent or of another shape (NULL: any) is an error that names file, tensor, expected and found. */
+/* As find, but absent or of another shape (Hugging Face's; NULL: any) is an error that names file, tensor, expected and
+ * found. */
 graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shape *shape, const gr_weight **out,
                             graft_error *err);
 
-/* Names. Both return false when there is no counterpart; `out` gets at most `size` bytes with the NUL. */
-bool gr_name_from_gguf(const char *gguf, char *out, size_t size);
+/* Names. Both return false when there is no counterpart; `out` gets at most `size` bytes with the NUL. `arch`: the file's
+ * general.architecture. */
+bool gr_name_from_gguf(const char *arch, const char *gguf, char *out, size_t size);
 bool gr_name_to_gguf(const char *hf, char *out, size_t size);
+/* Whether the tensor of this name is stored transposed in GGUF files. */
+bool gr_name_is_turned(const char *hf);
 
 #endif

@@ -6,8 +6,24 @@
 #include "model/family.h"
 #include "quant/quant.h"
 
+/* Rows of Hugging Face's matrix that are columns of the view: what is stored is decoded row by row, blocks and all. */
+static graft_status decode_columns(const gr_tensor_view *v, int64_t column, int64_t n, float *out, graft_error *err) {
+    enum { PIECE = 256 };
+    float piece[PIECE];
+    int64_t rows = v->shape.d[0], block = (int64_t)gr_dtype_get(v->dtype)->block_elements;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = column - column % block, end; c < column + n; c = end) {
+            end = GR_MIN(c + PIECE, v->shape.d[1]);
+            GR_TRY(gr_dequantize_row(v->dtype, (const char *)gr_tensor_row(v, r) + gr_dtype_bytes(v->dtype, (size_t)c),
+                                     (size_t)(end - c), piece, err));
+            for (int64_t i = GR_MAX(c, column); i < GR_MIN(end, column + n); i++) out[(i - column) * rows + r] = piece[i - c];
+        }
+    return GRAFT_OK;
+}
+
 graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float *out, graft_error *err) {
     const gr_tensor_view *v = &w->view;
+    if (w->turned && v->shape.n == 2) return decode_columns(v, row, n, out, err);
     if (v->shape.n == 1) { /* one row for gr_tensor_row; its elements may be permuted */
         if (!w->permuted_heads && row == 0 && n == v->shape.d[0])
             return gr_dequantize_row(v->dtype, v->data, (size_t)n, out, err);
@@ -24,8 +40,17 @@ graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float 
     return GRAFT_OK;
 }
 
+graft_status gr_weight_decode_outputs(const gr_weight *w, bool transposed, int64_t row, int64_t n, float *out,
+                                      graft_error *err) {
+    if (transposed && !w->turned) return decode_columns(&w->view, row, n, out, err);
+    gr_weight plain = *w;
+    plain.turned = false;
+    return gr_weight_decode(&plain, row, n, out, err);
+}
+
 graft_status gr_weight_decode_all(const graft_allocator *a, const gr_weight *w, gr_dtype dt, void *out, graft_error *err) {
-    int64_t rows = w->view.shape.n ? w->view.shape.d[0] : 1, columns = w->view.shape.n > 1 ? w->view.shape.d[1] : 1;
+    gr_shape shape = gr_weight_shape(w);
+    int64_t rows = shape.n ? shape.d[0] : 1, columns = shape.n > 1 ? shape.d[1] : 1;
     if (dt == GR_F32) return gr_weight_decode(w, 0, rows, out, err);
     float *row = gr_alloc(a, (size_t)columns * sizeof *row);
     if (!row) return gr_fail_memory(err);
@@ -38,10 +63,23 @@ graft_status gr_weight_decode_all(const graft_allocator *a, const gr_weight *w, 
     return st;
 }
 
+/* Files of the bare base model leave the family's prefix out. */
+static const char *name_in_file(const gr_model *m, const char *name) {
+    const char *prefix = m->family->prefix;
+    size_t n = prefix ? strlen(prefix) : 0;
+    if (!n || strncmp(name, prefix, n) != 0 || gr_weights_find(m->weights, name)) return name;
+    return gr_weights_find(m->weights, name + n) ? name + n : name;
+}
+
+graft_status gr_model_file_weight(const gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
+                                  graft_error *err) {
+    return gr_weights_get(m->weights, name_in_file(m, name), shape, out, err);
+}
+
 static graft_status find_weight(const gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
                                 graft_error *err) {
     const gr_weight *w;
-    GR_TRY(gr_weights_get(m->weights, name, shape, &w, err));
+    GR_TRY(gr_model_file_weight(m, name, shape, &w, err));
     if (!gr_can_dequantize(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, expected numbers that are weights",
                        w->file, w->stored_name, gr_dtype_name(w->view.dtype));
@@ -104,10 +142,11 @@ static graft_status add_site(gr_model *m, gr_role role, int layer, const char *n
 static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *part, graft_error *err) {
     const char *name;
     const gr_weight *w;
-    gr_shape shape = gr_shape2(s->out, s->in);
+    gr_shape shape = s->transposed ? gr_shape2(s->in, s->out) : gr_shape2(s->out, s->in);
     GR_TRY(add_tensor(m, s, ".weight", &name, err));
     GR_TRY(find_weight(m, name, &shape, &w, err));
-    *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads};
+    *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
+                             .transposed = s->transposed && !w->turned};
     m->n_params += s->out * s->in;
     return GRAFT_OK;
 }
@@ -133,6 +172,7 @@ graft_status gr_build_linear(gr_model *m, int layer, int64_t in, const gr_part *
         GR_TRY(add_site(m, parts[i].role, layer, parts[i].name, in, parts[i].out, parts[i].bias, &s, err));
         s->module = mods->n_linears;
         s->part = i;
+        s->transposed = parts[i].transposed;
         l.site[i] = s;
         l.out = l.offset[i + 1] = l.offset[i] + s->out;
         GR_TRY(add_weight(m, s, &spec.part[i], err));
@@ -146,29 +186,64 @@ graft_status gr_build_linear(gr_model *m, int layer, int64_t in, const gr_part *
     return GRAFT_OK;
 }
 
-graft_status gr_build_norm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err) {
+/* A vector of a norm, decoded. */
+static graft_status norm_vector(gr_model *m, const gr_site *s, const char *kind, void **out, graft_error *err) {
+    const char *tensor;
+    const gr_weight *w;
+    gr_shape shape = gr_shape1(s->out);
+    GR_TRY(add_tensor(m, s, kind, &tensor, err));
+    GR_TRY(find_weight(m, tensor, &shape, &w, err));
+    GR_TRY(new_vector(m, s->out, out, err));
+    m->n_params += s->out;
+    return gr_weight_decode_all(m->a, w, m->param_dtype, *out, err);
+}
+
+static graft_status build_norm(gr_model *m, int layer, const char *name, int64_t size, bool bias, graft_error *err) {
     gr_modules *mods = &m->modules;
     gr_norm n = {.size = size};
     gr_site *s;
-    const char *tensor;
-    const gr_weight *w;
-    gr_shape shape = gr_shape1(size);
-    GR_TRY(add_site(m, GR_ROLE_NORM, layer, name, size, size, false, &s, err));
+    GR_TRY(add_site(m, GR_ROLE_NORM, layer, name, size, size, bias, &s, err));
     s->module = mods->n_norms;
     n.site = s;
-    GR_TRY(add_tensor(m, s, ".weight", &tensor, err));
-    GR_TRY(find_weight(m, tensor, &shape, &w, err));
-    GR_TRY(new_vector(m, size, &n.weight, err));
-    GR_TRY(gr_weight_decode_all(m->a, w, m->param_dtype, n.weight, err));
+    GR_TRY(norm_vector(m, s, ".weight", &n.weight, err));
+    if (bias) GR_TRY(norm_vector(m, s, ".bias", &n.bias, err));
     GR_TRY(gr_grow(m->a, (void **)&mods->norms, &m->cap_norms, (size_t)mods->n_norms + 1, sizeof n, err));
     mods->norms[mods->n_norms++] = n;
-    m->n_params += size;
+    return GRAFT_OK;
+}
+
+graft_status gr_build_norm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err) {
+    return build_norm(m, layer, name, size, false, err);
+}
+
+graft_status gr_build_layernorm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err) {
+    return build_norm(m, layer, name, size, true, err);
+}
+
+graft_status gr_build_table(gr_model *m, const char *name, int64_t rows, int64_t size, graft_error *err) {
+    gr_modules *mods = &m->modules;
+    gr_embedding e = {.vocab = rows, .size = size, .pad_id = -1};
+    gr_site *s;
+    const char *tensor;
+    const gr_weight *w;
+    gr_shape shape = gr_shape2(rows, size);
+    GR_TRY(add_site(m, GR_ROLE_TABLE, -1, name, rows, size, false, &s, err));
+    s->module = mods->n_tables;
+    e.site = s;
+    GR_TRY(add_tensor(m, s, ".weight", &tensor, err));
+    GR_TRY(find_weight(m, tensor, &shape, &w, err));
+    gr_matrix_spec spec = {.name = s->name, .n_parts = 1, .dt = m->dtype,
+                           .part = {{.view = w->view, .permuted_heads = w->permuted_heads}}};
+    GR_TRY(new_matrix(m, &spec, &e.matrix, err));
+    GR_TRY(gr_grow(m->a, (void **)&mods->tables, &m->cap_tables, (size_t)mods->n_tables + 1, sizeof e, err));
+    mods->tables[mods->n_tables++] = e;
+    m->n_params += rows * size;
     return GRAFT_OK;
 }
 
 /* Of a tied pair the file may hold either one alone. */
 static const char *tied_name(const gr_model *m, const char *name, const char *other) {
-    return gr_weights_find(m->weights, name) || !gr_weights_find(m->weights, other) ? name : other;
+    return gr_weights_find(m->weights, name_in_file(m, name)) || !gr_weights_find(m->weights, other) ? name : other;
 }
 
 graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, int64_t size, graft_error *err) {
@@ -187,7 +262,8 @@ graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, in
     m->modules.embedding.vocab = vocab;
     m->modules.embedding.size = size;
     /* As the reference: the pad that config.json names trains nothing; of GGUF metadata it takes no pad. */
-    m->modules.embedding.pad_id = gr_weights_gguf(m->weights) ? -1 : (int32_t)m->config.pad_token_id;
+    bool pads = m->family->padding_idx && !gr_weights_gguf(m->weights);
+    m->modules.embedding.pad_id = pads ? (int32_t)m->config.pad_token_id : -1;
     m->embedding_weight = w;
     m->n_params += vocab * size;
     return GRAFT_OK;

@@ -11,12 +11,17 @@ typedef struct gr_part {
     const char *name; /* within the layer, or in full outside layers */
     int64_t out;
     bool bias; /* required when set; without it a bias in the file is an error */
+    bool transposed; /* Hugging Face's weight is (in, out) */
 } gr_part;
 
 /* Adds a product of 1 to 4 parts over `in` inputs, the next of gr_modules.linears. layer -1: outside the layers. */
 graft_status gr_build_linear(gr_model *m, int layer, int64_t in, const gr_part *parts, int n_parts, graft_error *err);
 graft_status gr_build_norm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err);
+/* The same with a bias beside the weight: LayerNorm. */
+graft_status gr_build_layernorm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err);
 graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, int64_t size, graft_error *err);
+/* The next of gr_modules.tables: rows that are looked up by position, or by something else that is no token. */
+graft_status gr_build_table(gr_model *m, const char *name, int64_t rows, int64_t size, graft_error *err);
 /* `tied`: the head has the embedding's matrix, unless the file holds a head of other values. */
 graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vocab, bool tied, graft_error *err);
 
@@ -25,9 +30,16 @@ graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vo
 typedef struct gr_family {
     const char *name;
     const char *layers; /* names of modules within layer l begin with LAYERS.l. */
+    /* What files of the bare base model leave out in front of names ("transformer."); NULL: nothing. */
+    const char *prefix;
+    /* Last parts of names of tensors that are constants and are not read, ended by NULL; NULL: none. */
+    const char *const *ignored;
+    bool padding_idx; /* the pad that config.json names trains nothing in the table of tokens */
     bool (*handles)(gr_model_type type);
     /* Layer l's modules are to follow those of layer l-1. */
     graft_status (*build)(gr_model *m, const gr_model_config *c, graft_error *err);
+    /* What enters the first layer. NULL: the rows of the token embedding. */
+    graft_status (*enter)(gr_pass *p, gr_var **out, graft_error *err);
     /* One layer: all rows in, all or only the wanted rows out (see gr_pass_run). x stays the caller's. */
     graft_status (*layer)(gr_pass *p, int layer, gr_var *x, gr_var **out, graft_error *err);
     /* What stands between the last layer and the head. x stays the caller's. */
@@ -57,7 +69,7 @@ struct gr_model {
     void **vectors; /* norm weights and fused biases, aligned */
     size_t n_vectors, cap_vectors, vector_bytes;
     gr_matrix **matrices; /* all of them */
-    size_t n_matrices, cap_matrices, cap_linears, cap_norms;
+    size_t n_matrices, cap_matrices, cap_linears, cap_norms, cap_tables;
     const gr_weight *embedding_weight;
     bool head_tied;
     float *freq_factors; /* rope_freqs of a GGUF file, NULL: none */
@@ -66,23 +78,47 @@ struct gr_model {
 
 /* Decodes rows [row, row + n) of a weight (the elements, where it has one dimension) into F32 in Hugging Face's order. */
 graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float *out, graft_error *err);
+/* Rows along the output; `transposed`: Hugging Face's matrix is (in, out). */
+graft_status gr_weight_decode_outputs(const gr_weight *w, bool transposed, int64_t row, int64_t n, float *out,
+                                      graft_error *err);
 /* The same of all of it into `dt`, F32 or F64. */
 graft_status gr_weight_decode_all(const graft_allocator *a, const gr_weight *w, gr_dtype dt, void *out, graft_error *err);
+/* Of Hugging Face's matrix, whichever way it is stored. */
+static inline gr_shape gr_weight_shape(const gr_weight *w) {
+    gr_shape s = w->view.shape;
+    return w->turned && s.n == 2 ? gr_shape2(s.d[1], s.d[0]) : s;
+}
+/* A weight of the files by the model's name for it; see gr_family.prefix. */
+graft_status gr_model_file_weight(const gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
+                                  graft_error *err);
 /* The site of a tensor name, and whether it is its bias. NULL when absent. */
 graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_weight **out, graft_error *err);
 const gr_site *gr_model_site_of_tensor(const gr_model *m, const char *name, bool *bias);
+
+/* The activation function of a configuration. */
+gr_activation gr_act_of(gr_hidden_act act);
 
 /* The rows in flight of a pass. */
 const gr_model *gr_pass_model(const gr_pass *p);
 const gr_modules *gr_pass_modules(const gr_pass *p);
 gr_run *gr_pass_run_all(gr_pass *p);    /* every token */
 gr_run *gr_pass_run_wanted(gr_pass *p); /* the wanted rows; the same where all are wanted */
+const int32_t *gr_pass_positions(const gr_pass *p); /* of every token */
+/* A table of positions ends: every token's must be below n. */
+graft_status gr_pass_check_positions(const gr_pass *p, int64_t n, graft_error *err);
 /* Switches the tape to the row groups of a run. */
 void gr_pass_use(gr_pass *p, gr_run *run);
 /* Keeps the wanted rows of *x, whose reference is taken over; a copy of nothing where all are wanted. */
 graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err);
 /* Fills what attention needs to know of the batch: seqs, virtual_seqs, cos_sin (NULL for a layer without). */
 void gr_pass_attention(gr_pass *p, int layer, gr_nn_attention *a);
+
+/* A layer of the pre-norm kind: y = x + attend(x), y + feed_forward(y), the last layer's from `attend` on for wanted rows
+ * only (attend gathers them itself). For gr_family.layer. */
+typedef graft_status (*gr_attend_fn)(gr_pass *p, int layer, gr_var *x, gr_var **out, graft_error *err);
+typedef graft_status (*gr_feed_forward_fn)(gr_pass *p, gr_run *run, int layer, gr_var *x, gr_var **out, graft_error *err);
+graft_status gr_pass_residual_layer(gr_pass *p, int layer, gr_var *x, gr_attend_fn attend, gr_feed_forward_fn feed_forward,
+                                    gr_var **out, graft_error *err);
 
 /* gr_modules with the variant's tensors in place. */
 const gr_modules *gr_variant_modules(const gr_variant *v);

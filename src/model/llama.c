@@ -24,12 +24,12 @@ static int norms_per_layer(const gr_model_config *c) { return c->qk_norm ? 4 : 2
 
 static graft_status build_layer(gr_model *m, const gr_model_config *c, int l, graft_error *err) {
     int64_t d = c->hidden_size, f = c->intermediate_size, head = c->head_dim;
-    const gr_part qkv[3] = {{GR_ROLE_Q, "self_attn.q_proj", c->n_heads * head, c->qkv_bias},
-                            {GR_ROLE_K, "self_attn.k_proj", c->n_kv_heads * head, c->qkv_bias},
-                            {GR_ROLE_V, "self_attn.v_proj", c->n_kv_heads * head, c->qkv_bias}};
-    const gr_part o = {GR_ROLE_O, "self_attn.o_proj", d, c->o_bias};
-    const gr_part gate_up[2] = {{GR_ROLE_GATE, "mlp.gate_proj", f, c->mlp_bias}, {GR_ROLE_UP, "mlp.up_proj", f, c->mlp_bias}};
-    const gr_part down = {GR_ROLE_DOWN, "mlp.down_proj", d, c->mlp_bias};
+    const gr_part qkv[3] = {{GR_ROLE_Q, "self_attn.q_proj", c->n_heads * head, c->qkv_bias, false},
+                            {GR_ROLE_K, "self_attn.k_proj", c->n_kv_heads * head, c->qkv_bias, false},
+                            {GR_ROLE_V, "self_attn.v_proj", c->n_kv_heads * head, c->qkv_bias, false}};
+    const gr_part o = {GR_ROLE_O, "self_attn.o_proj", d, c->o_bias, false};
+    const gr_part gate_up[2] = {{GR_ROLE_GATE, "mlp.gate_proj", f, c->mlp_bias, false}, {GR_ROLE_UP, "mlp.up_proj", f, c->mlp_bias, false}};
+    const gr_part down = {GR_ROLE_DOWN, "mlp.down_proj", d, c->mlp_bias, false};
     GR_TRY(gr_build_linear(m, l, d, qkv, 3, err));
     GR_TRY(gr_build_linear(m, l, c->n_heads * head, &o, 1, err));
     GR_TRY(gr_build_linear(m, l, d, gate_up, 2, err));
@@ -95,20 +95,7 @@ static graft_status feed_forward(gr_pass *p, gr_run *run, int l, gr_var *x, gr_v
 }
 
 static graft_status layer(gr_pass *p, int l, gr_var *x, gr_var **out, graft_error *err) {
-    bool last = l == gr_pass_model(p)->config.n_layers - 1;
-    gr_run *run = last ? gr_pass_run_wanted(p) : gr_pass_run_all(p);
-    gr_var *y, *z;
-    gr_pass_use(p, gr_pass_run_all(p));
-    GR_TRY(attend(p, l, x, &y, err));
-    gr_var *rest = gr_var_keep(x);
-    if (last) GR_TRY(gr_pass_gather(p, &rest, err));
-    GR_TRY(gr_nn_add(run, &y, rest, err));
-    gr_var_drop(rest);
-    GR_TRY(feed_forward(p, run, l, y, &z, err));
-    GR_TRY(gr_nn_add(run, &z, y, err));
-    gr_var_drop(y);
-    *out = z;
-    return GRAFT_OK;
+    return gr_pass_residual_layer(p, l, x, attend, feed_forward, out, err);
 }
 
 static graft_status finish(gr_pass *p, gr_var *x, gr_var **out, graft_error *err) {
@@ -117,4 +104,11 @@ static graft_status finish(gr_pass *p, gr_var *x, gr_var **out, graft_error *err
     return gr_nn_norm(gr_pass_run_wanted(p), &mods->norms[mods->n_norms - 1], c->rms_norm_eps, x, out, err);
 }
 
-const gr_family gr_family_llama = {"llama", "model.layers", handles, build, layer, finish};
+const gr_family gr_family_llama = {.name = "llama",
+                                   .layers = "model.layers",
+                                   .prefix = "model.",
+                                   .padding_idx = true,
+                                   .handles = handles,
+                                   .build = build,
+                                   .layer = layer,
+                                   .finish = finish};

@@ -2,7 +2,9 @@
 #include "model/model.h"
 
 #include <math.h>
+#include <stdio.h>
 
+#include "io/paths.h"
 #include "model/family.h"
 
 static const gr_family *const families[] = {
@@ -19,6 +21,7 @@ void gr_model_close(gr_model *m) {
     gr_free(m->a, m->vectors);
     gr_free(m->a, m->modules.linears);
     gr_free(m->a, m->modules.norms);
+    gr_free(m->a, m->modules.tables);
     gr_free(m->a, m->sites);
     gr_free(m->a, m->tensors);
     gr_free(m->a, m->freq_factors);
@@ -61,6 +64,17 @@ static graft_status read_freq_factors(gr_model *m, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* Whether the family knows a tensor as a constant, or as one of its modules without the family's prefix. */
+static bool is_expected(const gr_model *m, const char *name) {
+    const char *prefix = m->family->prefix, *const *ignored = m->family->ignored;
+    char full[512];
+    if (gr_map_get_text(&m->site_of_tensor, name, NULL)) return true;
+    for (; ignored && *ignored; ignored++)
+        if (gr_ends_with(name, *ignored)) return true;
+    int n = prefix ? snprintf(full, sizeof full, "%s%s", prefix, name) : -1;
+    return n >= 0 && (size_t)n < sizeof full && gr_map_get_text(&m->site_of_tensor, full, NULL);
+}
+
 /* Tensors that no module asked for may mean that the model is not what its configuration says. */
 static void warn_unused(const gr_model *m) {
     size_t unused = 0;
@@ -68,7 +82,7 @@ static void warn_unused(const gr_model *m) {
     for (size_t i = 0; i < gr_weights_count(m->weights); i++) {
         const char *name = gr_weights_at(m->weights, i)->name;
         const char *tail = strrchr(name, '.');
-        if (gr_map_get_text(&m->site_of_tensor, name, NULL) || strcmp(name, "rope_freqs.weight") == 0 ||
+        if (is_expected(m, name) || strcmp(name, "rope_freqs.weight") == 0 ||
             (tail && strcmp(tail, ".inv_freq") == 0) || strcmp(name, "lm_head.weight") == 0)
             continue;
         if (!first) first = name;
@@ -133,15 +147,25 @@ gr_dtype gr_model_param_dtype(const gr_model *m) { return m->param_dtype; }
 int64_t gr_model_kv_width(const gr_model *m) { return (int64_t)m->config.n_kv_heads * m->config.head_dim; }
 size_t gr_model_n_sites(const gr_model *m) { return m->n_sites; }
 const gr_site *gr_model_site(const gr_model *m, size_t i) { return i < m->n_sites ? m->sites[i] : NULL; }
+const gr_site *gr_model_embedding_site(const gr_model *m) { return m->modules.embedding.site; }
+
 const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s) {
     if (s->role == GR_ROLE_HEAD) return &m->modules.head;
-    return s->role == GR_ROLE_NORM || s->module < 0 ? NULL : &m->modules.linears[s->module];
+    bool other = s->role == GR_ROLE_NORM || s->role == GR_ROLE_TABLE || s->module < 0;
+    return other ? NULL : &m->modules.linears[s->module];
 }
 
 bool gr_model_head_is_tied(const gr_model *m) { return m->head_tied; }
 int64_t gr_model_n_params(const gr_model *m) { return m->n_params; }
 size_t gr_model_n_tensors(const gr_model *m) { return m->n_tensors; }
 const char *gr_model_tensor_name(const gr_model *m, size_t i) { return i < m->n_tensors ? m->tensors[i] : NULL; }
+
+gr_activation gr_act_of(gr_hidden_act act) {
+    static const gr_activation of[] = {[GR_ACT_SILU] = GR_ACTIVATION_SILU, [GR_ACT_GELU] = GR_ACTIVATION_GELU,
+                                       [GR_ACT_GELU_TANH] = GR_ACTIVATION_GELU_TANH, [GR_ACT_RELU] = GR_ACTIVATION_RELU,
+                                       [GR_ACT_TANH] = GR_ACTIVATION_TANH};
+    return of[act];
+}
 
 const gr_site *gr_model_find_site(const gr_model *m, const char *name) {
     int64_t i;
@@ -170,7 +194,8 @@ graft_status gr_model_tensor_shape(const gr_model *m, const char *name, gr_shape
     if (bias || s->role == GR_ROLE_NORM)
         *out = gr_shape1(s->out);
     else
-        *out = s->role == GR_ROLE_EMBED ? gr_shape2(s->in, s->out) : gr_shape2(s->out, s->in);
+        *out = s->role == GR_ROLE_EMBED || s->role == GR_ROLE_TABLE || s->transposed ? gr_shape2(s->in, s->out)
+                                                                                     : gr_shape2(s->out, s->in);
     return GRAFT_OK;
 }
 
@@ -181,16 +206,29 @@ graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_w
         *out = m->embedding_weight;
         return GRAFT_OK;
     }
-    return gr_weights_get(m->weights, name, NULL, out, err);
+    return gr_model_file_weight(m, name, NULL, out, err);
 }
 
 graft_status gr_model_read_tensor(const gr_model *m, const char *name, int64_t row, int64_t n, float *out,
                                   graft_error *err) {
     const gr_weight *w;
     GR_TRY(gr_model_get_weight(m, name, &w, err));
-    int64_t rows = w->view.shape.n ? w->view.shape.d[0] : 0;
+    gr_shape shape = gr_weight_shape(w);
+    int64_t rows = shape.n ? shape.d[0] : 0;
     if (row < 0 || n < 0 || row > rows - n)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "tensor '%s': rows %lld .. %lld of %lld", name, (long long)row,
                        (long long)(row + n), (long long)rows);
     return gr_weight_decode(w, row, n, out, err);
+}
+
+graft_status gr_model_read_outputs(const gr_model *m, const gr_site *s, int64_t row, int64_t n, float *out,
+                                   graft_error *err) {
+    char name[300];
+    const gr_weight *w;
+    snprintf(name, sizeof name, "%s.weight", s->name);
+    GR_TRY(gr_model_get_weight(m, name, &w, err));
+    if (row < 0 || n < 0 || row > s->out - n)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "module '%s': rows %lld .. %lld of %lld", s->name, (long long)row,
+                       (long long)(row + n), (long long)s->out);
+    return gr_weight_decode_outputs(w, s->transposed, row, n, out, err);
 }

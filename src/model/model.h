@@ -35,6 +35,7 @@ int64_t gr_model_kv_width(const gr_model *m);     /* elements of one K (or V) ro
 size_t gr_model_n_sites(const gr_model *m);
 const gr_site *gr_model_site(const gr_model *m, size_t i);             /* in the order of the reference's modules */
 const gr_site *gr_model_find_site(const gr_model *m, const char *name); /* NULL when absent */
+const gr_site *gr_model_embedding_site(const gr_model *m);             /* of tokens */
 /* The product that a site is a part of; NULL: none (an embedding, a norm). */
 const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s);
 bool gr_model_head_is_tied(const gr_model *m);
@@ -71,6 +72,9 @@ const char *gr_model_tensor_name(const gr_model *m, size_t i);
 /* Decodes a tensor of the model into F32 in Hugging Face's layout: rows [row, row + n) of the first dimension. */
 graft_status gr_model_read_tensor(const gr_model *m, const char *name, int64_t row, int64_t n, float *out,
                                   graft_error *err);
+/* The same of a module's weight, rows along its output whichever way it is stored: (n, in). */
+graft_status gr_model_read_outputs(const gr_model *m, const gr_site *s, int64_t row, int64_t n, float *out,
+                                   graft_error *err);
 graft_status gr_model_tensor_shape(const gr_model *m, const char *name, gr_shape *out, graft_error *err);
 
 /* --- Passes ----------------------------------------------------------------------------------------------------------- */

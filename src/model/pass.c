@@ -25,18 +25,41 @@ static graft_status run_layers(gr_pass *p, int begin, int end, gr_var **x, graft
     return GRAFT_OK;
 }
 
+graft_status gr_pass_residual_layer(gr_pass *p, int l, gr_var *x, gr_attend_fn attend, gr_feed_forward_fn feed_forward,
+                                    gr_var **out, graft_error *err) {
+    bool last = l == p->model->config.n_layers - 1;
+    gr_run *run = last ? gr_pass_run_wanted(p) : &p->all;
+    gr_var *y, *z;
+    gr_pass_use(p, &p->all);
+    GR_TRY(attend(p, l, x, &y, err));
+    gr_var *rest = gr_var_keep(x);
+    if (last) GR_TRY(gr_pass_gather(p, &rest, err));
+    GR_TRY(gr_nn_add(run, &y, rest, err));
+    gr_var_drop(rest);
+    GR_TRY(feed_forward(p, run, l, y, &z, err));
+    GR_TRY(gr_nn_add(run, &z, y, err));
+    gr_var_drop(y);
+    *out = z;
+    return GRAFT_OK;
+}
+
+static graft_status embed(gr_pass *p, gr_var **x, graft_error *err) {
+    const gr_family *f = p->model->family;
+    return f->enter ? f->enter(p, x, err) : gr_nn_embedding(&p->all, &p->modules->embedding, x, err);
+}
+
 graft_status gr_pass_trunk(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, int layer, gr_var **out,
                            graft_error *err) {
     GR_TRY(gr_pass_begin(p, t, b, o, NULL, 0, err));
     gr_pass_use(p, &p->all);
-    GR_TRY(gr_nn_embedding(&p->all, &p->modules->embedding, out, err));
+    GR_TRY(embed(p, out, err));
     return run_layers(p, 0, layer, out, err);
 }
 
 /* What enters the first layer that is run. */
 static graft_status enter(gr_pass *p, gr_var **x, graft_error *err) {
     const gr_pass_options *o = &p->options;
-    if (!o->first_layer) return gr_nn_embedding(&p->all, &p->modules->embedding, x, err);
+    if (!o->first_layer) return embed(p, x, err);
     gr_array hidden = {p->model->dtype, gr_shape2(p->batch->n_tokens, p->model->config.hidden_size),
                        (void *)(uintptr_t)o->hidden};
     return gr_tape_leaf(p->tape, &hidden, NULL, x, err);

@@ -49,6 +49,18 @@ const gr_model *gr_pass_model(const gr_pass *p) { return p->model; }
 const gr_modules *gr_pass_modules(const gr_pass *p) { return p->modules; }
 gr_run *gr_pass_run_all(gr_pass *p) { return &p->all; }
 gr_run *gr_pass_run_wanted(gr_pass *p) { return p->all_wanted ? &p->all : &p->wanted; }
+const int32_t *gr_pass_positions(const gr_pass *p) { return p->positions; }
+
+graft_status gr_pass_check_positions(const gr_pass *p, int64_t n, graft_error *err) {
+    const gr_batch *b = p->batch;
+    for (int s = 0; s < b->n_seqs; s++)
+        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++)
+            if (p->positions[i] < 0 || p->positions[i] >= n)
+                return gr_fail(err, GRAFT_ERR_LIMIT, "sequence %d has a token at position %d, but the model knows positions 0 to %lld",
+                               s, p->positions[i], (long long)n - 1);
+    return GRAFT_OK;
+}
+
 void gr_pass_use(gr_pass *p, gr_run *run) { gr_tape_set_groups(p->tape, p->batch->n_seqs, run->bounds); }
 
 graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err) {
@@ -188,6 +200,7 @@ static graft_status fill_rope(gr_pass *p, graft_error *err) {
     int64_t n = p->batch->n_tokens;
     size_t bytes;
     gr_shape shape = gr_shape2(n, m->config.head_dim);
+    if (m->config.rope.type == GR_ROPE_NONE) return GRAFT_OK;
     GR_TRY(gr_tensor_bytes(m->param_dtype, &shape, &bytes, err));
     GR_TRY(gr_pass_reserve(p, GR_PASS_COS_SIN, bytes, &p->cos_sin, err));
     if (gr_tape_is_dry(p->tape)) return GRAFT_OK;

@@ -27,6 +27,7 @@ void gr_variant_free(gr_variant *v) {
     gr_free(v->a, v->params);
     gr_free(v->a, v->modules.linears);
     gr_free(v->a, v->modules.norms);
+    gr_free(v->a, v->modules.tables);
     gr_free(v->a, v);
 }
 
@@ -51,15 +52,23 @@ gr_param *gr_variant_tied_table(const gr_variant *v) {
 size_t gr_variant_bytes(const gr_variant *v) { return v->bytes; }
 const gr_modules *gr_variant_modules(const gr_variant *v) { return &v->modules; }
 
+static graft_status copy_list(const gr_variant *v, const void *from, int n, size_t size, void **out, graft_error *err) {
+    *out = gr_calloc(v->a, (size_t)n + 1, size);
+    if (!*out) return gr_fail_memory(err);
+    if (n) memcpy(*out, from, (size_t)n * size);
+    return GRAFT_OK;
+}
+
 static graft_status copy_modules(gr_variant *v, graft_error *err) {
     const gr_modules *from = &v->model->modules;
-    v->modules = *from;
-    v->modules.linears = gr_calloc(v->a, (size_t)from->n_linears, sizeof *from->linears);
-    v->modules.norms = gr_calloc(v->a, (size_t)from->n_norms, sizeof *from->norms);
-    if (!v->modules.linears || !v->modules.norms) return gr_fail_memory(err);
-    memcpy(v->modules.linears, from->linears, (size_t)from->n_linears * sizeof *from->linears);
-    memcpy(v->modules.norms, from->norms, (size_t)from->n_norms * sizeof *from->norms);
-    return GRAFT_OK;
+    gr_modules *to = &v->modules;
+    *to = *from;
+    to->linears = NULL;
+    to->norms = NULL;
+    to->tables = NULL;
+    GR_TRY(copy_list(v, from->linears, from->n_linears, sizeof *from->linears, (void **)&to->linears, err));
+    GR_TRY(copy_list(v, from->norms, from->n_norms, sizeof *from->norms, (void **)&to->norms, err));
+    return copy_list(v, from->tables, from->n_tables, sizeof *from->tables, (void **)&to->tables, err);
 }
 
 /* Enters parameter p into the modules. */
@@ -72,7 +81,9 @@ static graft_status place(gr_variant *v, gr_param *p, const gr_site *s, bool bia
     if (s->role == GR_ROLE_EMBED)
         slot = &mods->embedding.param;
     else if (s->role == GR_ROLE_NORM)
-        slot = &mods->norms[s->module].param;
+        slot = bias ? &mods->norms[s->module].bias_param : &mods->norms[s->module].param;
+    else if (s->role == GR_ROLE_TABLE)
+        slot = &mods->tables[s->module].param;
     else {
         gr_linear *l = head ? &mods->head : &mods->linears[s->module];
         slot = bias ? &l->bias_param[s->part] : &l->weight[s->part];
@@ -126,8 +137,10 @@ static graft_status replace_linear(gr_variant *v, gr_linear *l, bool trainable, 
         const gr_weight *w;
         snprintf(name, sizeof name, "%s.weight", l->site[i]->name);
         GR_TRY(gr_model_get_weight(v->model, name, &w, err));
-        spec.part[i] = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads};
-        if (l->weight[i]) spec.part[i] = (gr_matrix_part){.view = param_view(l->weight[i])};
+        const bool transposed = l->site[i]->transposed;
+        spec.part[i] = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
+                                        .transposed = transposed && !w->turned};
+        if (l->weight[i]) spec.part[i] = (gr_matrix_part){.view = param_view(l->weight[i]), .transposed = transposed};
     }
     if (!replaced) return GRAFT_OK;
     GR_TRY(new_matrix(v, &spec, &l->matrix, err));
@@ -155,6 +168,16 @@ static graft_status replace_embedding(gr_variant *v, bool trainable, graft_error
     return GRAFT_OK;
 }
 
+static graft_status replace_table(gr_variant *v, gr_embedding *e, bool trainable, graft_error *err) {
+    if (!e->param) return GRAFT_OK;
+    gr_matrix_spec spec = {.name = e->site->name, .n_parts = 1, .dt = v->model->dtype,
+                           .part = {{.view = param_view(e->param)}}};
+    GR_TRY(new_matrix(v, &spec, &e->matrix, err));
+    e->param->matrix = e->matrix;
+    if (!trainable) e->param = NULL;
+    return GRAFT_OK;
+}
+
 static graft_status fill(gr_variant *v, const char *const *names, size_t n, bool trainable, graft_error *err) {
     GR_TRY(copy_modules(v, err));
     if (n && !(v->params = gr_calloc(v->a, n, sizeof *v->params))) return gr_fail_memory(err);
@@ -163,6 +186,7 @@ static graft_status fill(gr_variant *v, const char *const *names, size_t n, bool
     for (size_t i = 0; i < n; i++) GR_TRY(new_param(v, &v->params[i], names[i], trainable, err));
     for (int i = 0; i < v->modules.n_linears; i++) GR_TRY(replace_linear(v, &v->modules.linears[i], trainable, err));
     GR_TRY(replace_linear(v, &v->modules.head, trainable, err));
+    for (int i = 0; i < v->modules.n_tables; i++) GR_TRY(replace_table(v, &v->modules.tables[i], trainable, err));
     return replace_embedding(v, trainable, err);
 }
 

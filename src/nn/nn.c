@@ -2,7 +2,8 @@
 #include "nn/nn.h"
 
 const char *gr_role_name(gr_role role) {
-    static const char *const names[GR_ROLE_COUNT] = {"embed", "q", "k", "v", "o", "gate", "up", "down", "norm", "head"};
+    static const char *const names[GR_ROLE_COUNT] = {"embed", "q", "k", "v", "o", "gate", "up", "down", "norm", "head", "qkv",
+                                                    "table"};
     return (unsigned)role < GR_ROLE_COUNT ? names[role] : "?";
 }
 
@@ -30,6 +31,18 @@ graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, gr_var **out, g
     if (run->hooks && run->hooks->embedding)
         GR_TRY(run->hooks->embedding(run->hooks->self, run, e, &y, err));
     *out = y;
+    return GRAFT_OK;
+}
+
+graft_status gr_nn_add_table(gr_run *run, const gr_embedding *table, const int32_t *ids, gr_var **x, graft_error *err) {
+    gr_var *in[1] = {NULL}, *rows;
+    if (table->param) GR_TRY(gr_nn_leaf(run->tape, table->param, &in[0], err));
+    gr_embedding_params params = {.table = table->matrix, .n = run->n_rows, .ids = ids, .has_pad = table->pad_id >= 0,
+                                  .pad_id = table->pad_id};
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_embedding, in, 1, &params, &rows, err));
+    gr_var_drop(in[0]);
+    GR_TRY(gr_nn_add(run, x, rows, err));
+    gr_var_drop(rows);
     return GRAFT_OK;
 }
 
@@ -69,6 +82,7 @@ graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, gr_var **o
     GR_TRY(scale_input(run, l, &in[0], err));
     for (int i = 0; i < l->n_parts; i++) {
         params.column[i] = l->offset[i];
+        params.transposed[i] = l->site[i]->transposed;
         if (!l->weight[i]) continue;
         GR_TRY(gr_nn_leaf(run->tape, l->weight[i], &in[1 + i], err));
         n_in = 2 + i;
@@ -125,17 +139,26 @@ graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t
     return GRAFT_OK;
 }
 
-static graft_status norm_weight(gr_run *run, const gr_norm *n, gr_dtype dt, gr_var **out, graft_error *err) {
-    if (n->param) return gr_nn_leaf(run->tape, n->param, out, err);
-    return gr_nn_constant(run->tape, gr_param_dtype(dt), n->size, n->weight, out, err);
+static graft_status norm_vector(gr_run *run, const gr_norm *n, bool bias, gr_dtype dt, gr_var **out, graft_error *err) {
+    gr_param *p = bias ? n->bias_param : n->param;
+    if (p) return gr_nn_leaf(run->tape, p, out, err);
+    return gr_nn_constant(run->tape, gr_param_dtype(dt), n->size, bias ? n->bias : n->weight, out, err);
 }
 
 graft_status gr_nn_norm(gr_run *run, const gr_norm *n, double eps, gr_var *x, gr_var **out, graft_error *err) {
-    gr_var *in[2] = {x, NULL}, *y;
-    GR_TRY(norm_weight(run, n, gr_var_array(x)->dtype, &in[1], err));
-    gr_rmsnorm_params params = {.eps = eps};
-    GR_TRY(gr_tape_apply(run->tape, &gr_op_rmsnorm, in, 2, &params, &y, err));
+    gr_var *in[3] = {x, NULL, NULL}, *y;
+    gr_dtype dt = gr_var_array(x)->dtype;
+    GR_TRY(norm_vector(run, n, false, dt, &in[1], err));
+    if (n->bias) {
+        gr_layernorm_params params = {.eps = eps};
+        GR_TRY(norm_vector(run, n, true, dt, &in[2], err));
+        GR_TRY(gr_tape_apply(run->tape, &gr_op_layernorm, in, 3, &params, &y, err));
+    } else {
+        gr_rmsnorm_params params = {.eps = eps};
+        GR_TRY(gr_tape_apply(run->tape, &gr_op_rmsnorm, in, 2, &params, &y, err));
+    }
     gr_var_drop(in[1]);
+    gr_var_drop(in[2]);
     *out = y;
     return GRAFT_OK;
 }
@@ -154,11 +177,26 @@ graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, g
     return GRAFT_OK;
 }
 
+graft_status gr_nn_activate(gr_run *run, gr_activation f, gr_var **up, const gr_linear *down, graft_error *err) {
+    gr_activation_params params = {.f = f};
+    gr_var *in[1] = {*up};
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_activation, in, 1, &params, up, err));
+    const gr_hooks *h = run->hooks;
+    return h && h->scale ? h->scale(h->self, run, down, true, up, err) : GRAFT_OK;
+}
+
+graft_status gr_nn_dropout(gr_run *run, double p, uint64_t stream, gr_var **x, graft_error *err) {
+    if (!run->batch->training || p <= 0) return GRAFT_OK;
+    gr_dropout_params params = {.p = p, .seed = run->batch->seed, .stream = stream, .key = run->dropout_key};
+    gr_var *in[1] = {*x};
+    return gr_tape_apply_consume(run->tape, &gr_op_dropout, in, 1, &params, x, err);
+}
+
 static graft_status head_norms(gr_run *run, const gr_nn_attention *a, gr_var **qkv, graft_error *err) {
     gr_var *in[3] = {*qkv, NULL, NULL};
     gr_dtype dt = gr_var_array(*qkv)->dtype;
-    GR_TRY(norm_weight(run, a->q_norm, dt, &in[1], err));
-    GR_TRY(norm_weight(run, a->k_norm, dt, &in[2], err));
+    GR_TRY(norm_vector(run, a->q_norm, false, dt, &in[1], err));
+    GR_TRY(norm_vector(run, a->k_norm, false, dt, &in[2], err));
     gr_qkv_norm_params params = {a->n_heads, a->n_kv_heads, a->head_dim, a->eps};
     GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_qkv_norm, in, 3, &params, qkv, err));
     gr_var_drop(in[1]);

@@ -51,6 +51,9 @@ graft_status gr_nn_constant(gr_tape *t, gr_dtype dt, int64_t n, void *data, gr_v
 /* Rows of the table for the batch's ids, (n_tokens, size); rows of negative ids are whatever the hook puts there. */
 graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, gr_var **out, graft_error *err);
 
+/* *x += rows ids[0 .. n_rows-1] of a table. */
+graft_status gr_nn_add_table(gr_run *run, const gr_embedding *table, const int32_t *ids, gr_var **x, graft_error *err);
+
 /* y = x W^T + bias, then the hooks' deltas and scales: (rows, out). */
 graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, gr_var **out, graft_error *err);
 
@@ -69,6 +72,11 @@ graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err);
 
 /* SwiGLU over fused (gate, up) rows, with the hooks' scale of the down projection's input. */
 graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
+/* The same of a plain activation function over up rows, in place; takes over the caller's reference to *up. */
+graft_status gr_nn_activate(gr_run *run, gr_activation f, gr_var **up, const gr_linear *down, graft_error *err);
+
+/* Dropout of the rows in flight while training, in place. `stream` tells it from others of the pass. */
+graft_status gr_nn_dropout(gr_run *run, double p, uint64_t stream, gr_var **x, graft_error *err);
 
 struct gr_nn_attention {
     int layer, n_heads, n_kv_heads, head_dim;

@@ -18,6 +18,8 @@ typedef enum gr_role {
     GR_ROLE_DOWN,
     GR_ROLE_NORM,
     GR_ROLE_HEAD,
+    GR_ROLE_QKV,   /* q, k and v in one module, in this order along the output */
+    GR_ROLE_TABLE, /* rows looked up by something else than tokens: positions */
     GR_ROLE_COUNT
 } gr_role;
 /* "q", "gate", "embed", ... */
@@ -29,9 +31,11 @@ typedef struct gr_site {
     gr_role role;
     int layer;        /* -1 outside the layers */
     const char *name; /* "model.layers.0.self_attn.q_proj"; its tensors are NAME.weight and, maybe, NAME.bias */
-    int64_t in, out;  /* weight is (out, in); (vocab, hidden) for the embedding; norms: in = out = size, weight (out) */
+    int64_t in, out;  /* weight is (out, in); (rows, size) for the embedding and tables; norms: in = out = size, weight (out) */
     bool bias;
-    int module, part; /* gr_modules: linears[module] (its part `part`) or norms[module]; -1: the embedding or the head */
+    bool transposed;  /* the weight is (in, out), as gpt2 has it */
+    int module, part; /* gr_modules: linears[module] (its part `part`), norms[module], tables[module]; -1: the embedding or
+                         the head */
 } gr_site;
 
 /* A tensor that is trained: an F32 master copy (F64 where the model computes in F64) and its gradient, both of the same
@@ -68,11 +72,12 @@ typedef struct gr_linear {
     gr_param *bias_param[GR_MATRIX_PARTS];
 } gr_linear;
 
+/* RMS norm, or LayerNorm where there is a bias. */
 typedef struct gr_norm {
     const gr_site *site;
     int64_t size;
-    void *weight;
-    gr_param *param; /* NULL: frozen */
+    void *weight, *bias;
+    gr_param *param, *bias_param; /* NULL: frozen */
 } gr_norm;
 
 typedef struct gr_embedding {
@@ -85,9 +90,10 @@ typedef struct gr_embedding {
 
 /* All modules of a model; the head is a linear of its own, whose matrix is the embedding's where they are tied. */
 typedef struct gr_modules {
-    int n_linears, n_norms;
+    int n_linears, n_norms, n_tables;
     gr_linear *linears;
     gr_norm *norms;
+    gr_embedding *tables; /* beside the embedding of tokens */
     gr_embedding embedding;
     gr_linear head;
 } gr_modules;

@@ -137,7 +137,7 @@ static void faults_are_named(void **state) {
         graft_status st;
         const char *says;
     } cases[] = {
-        {"{}", GRAFT_ERR_FORMAT, "model_type is missing (known: llama, mistral, qwen2, qwen3, smollm3)"},
+        {"{}", GRAFT_ERR_FORMAT, "model_type is missing (known: llama, mistral, qwen2, qwen3, smollm3, gpt2"},
         {"[]", GRAFT_ERR_FORMAT, "model_type is missing"},
         {"{\"model_type\":\"gpt_neox\"}", GRAFT_ERR_UNSUPPORTED, "\"gpt_neox\" is not supported (known: llama"},
         {"{\"model_type\":7}", GRAFT_ERR_FORMAT, "model_type: expected a string"},
@@ -155,7 +155,7 @@ static void faults_are_named(void **state) {
         {HEAD "\"rms_norm_eps\":-1}", GRAFT_ERR_FORMAT, "rms_norm_eps"},
         {HEAD "\"rms_norm_eps\":NaN}", GRAFT_ERR_FORMAT, "rms_norm_eps"},
         {HEAD "\"rope_theta\":0}", GRAFT_ERR_FORMAT, "rope_theta"},
-        {HEAD "\"hidden_act\":\"gelu\"}", GRAFT_ERR_UNSUPPORTED, "hidden_act: expected silu, found \"gelu\""},
+        {HEAD "\"hidden_act\":\"gelu\"}", GRAFT_ERR_UNSUPPORTED, "hidden_act: expected silu or swish, found \"gelu\""},
         {HEAD "\"quantization_config\":{\"quant_method\":\"gptq\"}}", GRAFT_ERR_UNSUPPORTED, "gptq"},
         {HEAD "\"rope_scaling\":[1]}", GRAFT_ERR_FORMAT, "rope_scaling: expected an object"},
         {HEAD "\"rope_scaling\":{\"type\":\"longrope\"}}", GRAFT_ERR_UNSUPPORTED,

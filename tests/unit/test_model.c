@@ -4,6 +4,11 @@
 
 #include <math.h>
 
+/* Small tensors are whole. */
+static double error_of(const gr_tensor_view *golden, const gr_tensor_view *ours, size_t stride) {
+    return test_worst_error(golden, ours, golden->bytes == ours->bytes ? 1 : stride);
+}
+
 /* Runs the golden's input through the model and compares all that the golden holds. */
 static void compare(const char *name, const char *model_path, const char *golden_path) {
     graft_context *ctx = test_context(NULL, 1, NULL);
@@ -18,7 +23,7 @@ static void compare(const char *name, const char *model_path, const char *golden
     assert_ok(gr_safetensors_open(NULL, out, &ours, &err));
     const gr_tensor_list *got = gr_safetensors_tensors(ours);
     size_t stride = (size_t)atoi(gr_safetensors_metadata(golden, "stride")), grads = 0;
-    double e = test_worst_error(&gr_tensor_list_find(want, "logits")->view, &gr_tensor_list_find(got, "logits")->view, 1);
+    double e = error_of(&gr_tensor_list_find(want, "logits")->view, &gr_tensor_list_find(got, "logits")->view, stride);
     if (!(e < 1e-5)) fail_msg("%s: logits are off by %g", name, e);
     if (!(fabs(test_scalar(want, "loss") - test_scalar(got, "loss")) < 2e-6 * test_scalar(want, "loss")))
         fail_msg("%s: loss %.8g, expected %.8g", name, test_scalar(got, "loss"), test_scalar(want, "loss"));
@@ -26,7 +31,7 @@ static void compare(const char *name, const char *model_path, const char *golden
         if (strncmp(want->items[i].name, "grad.", 5) != 0) continue;
         const gr_named_tensor *g = gr_tensor_list_find(got, want->items[i].name);
         if (!g) fail_msg("%s: no %s", name, want->items[i].name);
-        e = test_worst_error(&want->items[i].view, &g->view, stride);
+        e = error_of(&want->items[i].view, &g->view, stride);
         if (!(e < 1e-4)) fail_msg("%s: %s is off by %g", name, want->items[i].name, e);
         grads++;
     }
@@ -58,6 +63,21 @@ static void every_variant_agrees_with_transformers(void **state) {
     }
     gr_free_names(NULL, names, n);
     assert_true(models >= 36);
+}
+
+/* Goldens by tools/golden/make_families.py. */
+static void every_family_agrees_with_transformers(void **state) {
+    (void)state;
+    static const char *const names[] = {"gpt2", "gpt2_inner", "gpt2_hub", "g_gpt2_f16.gguf", "g_gpt2_q8_0.gguf"};
+    for (size_t i = 0; i < GR_COUNT(names); i++) {
+        char path[1100], golden[1200];
+        size_t len = strlen(names[i]);
+        bool file = len > 5 && strcmp(names[i] + len - 5, ".gguf") == 0;
+        snprintf(path, sizeof path, "%s/%s", test_golden("families"), names[i]);
+        snprintf(golden, sizeof golden, "%.*s%sgolden.safetensors", (int)(strlen(path) - (file ? 5 : 0)), path,
+                 file ? "." : "/");
+        compare(names[i], path, golden);
+    }
 }
 
 /* --- The packaged model ------------------------------------------------------------------------------------------------------------- */
@@ -175,6 +195,7 @@ static void packaged_model_agrees_with_transformers(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_variant_agrees_with_transformers),
+        cmocka_unit_test(every_family_agrees_with_transformers),
         cmocka_unit_test(packaged_model_agrees_with_transformers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

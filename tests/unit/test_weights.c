@@ -74,14 +74,14 @@ static void names_translate_both_ways(void **state) {
                                        "model.norm"};
     char out[128], small[4];
     for (size_t i = 0; i < GR_COUNT(pairs); i++) {
-        assert_true(gr_name_from_gguf(pairs[i][0], out, sizeof out));
+        assert_true(gr_name_from_gguf("llama", pairs[i][0], out, sizeof out));
         assert_string_equal(out, pairs[i][1]);
         assert_true(gr_name_to_gguf(pairs[i][1], out, sizeof out));
         assert_string_equal(out, pairs[i][0]);
-        assert_false(gr_name_from_gguf(pairs[i][0], small, sizeof small));
+        assert_false(gr_name_from_gguf("llama", pairs[i][0], small, sizeof small));
     }
     for (size_t i = 0; i < GR_COUNT(none); i++) {
-        assert_false(gr_name_from_gguf(none[i], out, sizeof out));
+        assert_false(gr_name_from_gguf("llama", none[i], out, sizeof out));
         assert_false(gr_name_to_gguf(none[i], out, sizeof out));
     }
 }
@@ -142,7 +142,7 @@ static void failed_allocations_leak_nothing(void **state) {
 
 static void check_packaged(const gr_weights *w, const char *stored_name, const char *hash) {
     char name[128], hex[65];
-    assert_true(gr_name_from_gguf(stored_name, name, sizeof name));
+    assert_true(gr_name_from_gguf("llama", stored_name, name, sizeof name));
     const gr_weight *t = gr_weights_find(w, name);
     if (!t) fail_msg("%s was not found", name);
     float *row = gr_alloc(NULL, (size_t)gr_tensor_row_size(&t->view) * 4);
