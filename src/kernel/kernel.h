@@ -62,12 +62,28 @@ typedef struct gr_attention_seq {
     gr_kv_segment *segments; /* in order of position */
 } gr_attention_seq;
 
+/* A bias by relative position (Raffel et al. 2020, T5), added to the scaled products: table[bucket][head], the bucket a
+ * function of key position - query position. Half of a direction's buckets are single distances, the others grow by a factor
+ * up to max_distance; the last one holds all that is further. */
+typedef struct gr_position_bias {
+    const void *table; /* (buckets, n_heads) F32 (F64); NULL: no bias */
+    int buckets;
+    int max_distance;   /* more than the single distances, at most GR_BIAS_DISTANCE */
+    bool bidirectional; /* half of the buckets are for keys behind the query; else those share the bucket of distance 0 */
+    void *dtable;       /* backward: (n_seqs, buckets, n_heads) F32 (F64), each sequence's own, written; NULL: not wanted */
+} gr_position_bias;
+
+enum { GR_BIAS_DISTANCE = 65536 };
+/* As transformers 5.23, T5Attention._relative_position_bucket, in float as there. */
+int gr_position_bucket(const gr_position_bias *b, int64_t distance);
+
 typedef struct gr_attention {
     gr_dtype dt;
     int n_heads, n_kv_heads, head_dim;
     double scale;     /* of q.k, 1/sqrt(head_dim) for Llama */
     bool causal;      /* key position <= query position */
     int64_t window;   /* > 0: query position - key position < window */
+    gr_position_bias bias;
     const void *q;
     int64_t q_ld;
     void *out;        /* (rows, n_heads * head_dim) */

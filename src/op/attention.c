@@ -3,7 +3,8 @@
  * the rows, not with their square (Dao et al. 2022). This file turns rows of variables into the kernel's segments.
  *
  * Gradients of fused rows: q, k and v columns of one buffer are written by one kernel call. Where sequences share key rows
- * (one prompt, several answers) their gradients are zeroed first and then added to, sequence after sequence. */
+ * (one prompt, several answers) their gradients are zeroed first and then added to, sequence after sequence. The gradient of
+ * the position bias is made for each sequence apart, and these are added in their order. */
 #include "op/common.h"
 
 typedef struct sizes {
@@ -49,6 +50,18 @@ static graft_status check_seqs(const gr_op_call *c, const gr_attention_params *p
     return GRAFT_OK;
 }
 
+static graft_status check_bias(const gr_op_call *c, const gr_attention_params *p, gr_dtype dt, graft_error *err) {
+    if (!gr_op_has(c, 5)) return GRAFT_OK;
+    GR_TRY(gr_op_want_parameter(c, 5, "position bias", gr_shape2(-1, p->n_heads), dt, err));
+    const int64_t buckets = gr_rows(&c->in[5]), each = p->bias_bidirectional ? buckets / 2 : buckets;
+    if (each < 2 || p->bias_max_distance <= each / 2 || p->bias_max_distance > GR_BIAS_DISTANCE)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "position bias: %lld buckets a direction cannot reach to distance %d (at least 2 buckets, a "
+                       "distance beyond half of them and up to %d)",
+                       (long long)each, p->bias_max_distance, GR_BIAS_DISTANCE);
+    return GRAFT_OK;
+}
+
 static graft_status shape(gr_op_call *c, graft_error *err) {
     const gr_attention_params *p = c->params;
     if (p->n_heads < 1 || p->n_kv_heads < 1 || p->head_dim < 1 || p->n_heads % p->n_kv_heads)
@@ -71,6 +84,7 @@ static graft_status shape(gr_op_call *c, graft_error *err) {
         GR_TRY(gr_op_want(c, 4, "virtual v", c->in[3].shape, err));
         GR_TRY(gr_op_want_type(c, 4, "virtual v", dt, err));
     }
+    GR_TRY(check_bias(c, p, dt, err));
     GR_TRY(check_seqs(c, p, err));
     c->out[0] = (gr_array){dt, gr_shape2(gr_rows(&c->in[0]), z.q), NULL};
     c->out[1] = (gr_array){gr_param_dtype(dt), gr_shape2(gr_rows(&c->in[0]), p->n_heads), NULL}; /* lse */
@@ -81,8 +95,12 @@ static graft_status shape(gr_op_call *c, graft_error *err) {
 
 static gr_attention describe(const gr_op_call *c) {
     const gr_attention_params *p = c->params;
-    return (gr_attention){.dt = c->in[0].dtype, .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads,
-                          .head_dim = p->head_dim, .scale = p->scale, .causal = p->causal, .window = p->window};
+    gr_attention a = {.dt = c->in[0].dtype, .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads,
+                      .head_dim = p->head_dim, .scale = p->scale, .causal = p->causal, .window = p->window};
+    if (gr_op_has(c, 5))
+        a.bias = (gr_position_bias){.table = c->in[5].data, .buckets = (int)gr_rows(&c->in[5]),
+                                    .max_distance = p->bias_max_distance, .bidirectional = p->bias_bidirectional};
+    return a;
 }
 
 /* Where dq is not wanted while dk or dv is, the kernel writes it into scratch. */
@@ -91,7 +109,7 @@ static bool spare_dq(const gr_op_call *c, bool backward) { return backward && !c
 typedef struct space {
     gr_attention_seq *seqs;
     gr_kv_segment *segments;
-    void *dq, *kernel;
+    void *dq, *dbias, *kernel;
     size_t kernel_bytes;
 } space;
 
@@ -109,6 +127,9 @@ static size_t lay_out(const gr_op_call *c, bool backward, char *base, space *w) 
     w->seqs = gr_op_cut(&at, (size_t)p->n_seqs * sizeof *w->seqs);
     w->segments = gr_op_cut(&at, (size_t)z.segments * sizeof *w->segments);
     w->dq = spare_dq(c, backward) ? gr_op_cut(&at, gr_op_bytes(c->in[0].dtype, gr_rows(&c->in[0]) * z.q)) : NULL;
+    w->dbias = backward && c->din[5].data
+                   ? gr_op_cut(&at, gr_op_bytes(c->in[5].dtype, p->n_seqs * gr_rows(&c->in[5]) * p->n_heads))
+                   : NULL;
     w->kernel = gr_op_cut(&at, w->kernel_bytes);
     return (size_t)(at - base);
 }
@@ -159,6 +180,7 @@ static graft_status build(const gr_op_call *c, bool backward, bool add, bool add
     a.lse = c->out[1].data;
     a.n_seqs = p->n_seqs;
     a.seqs = w->seqs;
+    a.bias.dtable = w->dbias;
     a.scratch = w->kernel;
     if (gr_attention_scratch(&a, c->dev->n_threads, backward) > w->kernel_bytes)
         return gr_fail(err, GRAFT_ERR_INTERNAL, "the kernel's scratch is larger than planned");
@@ -242,6 +264,10 @@ static graft_status backward(gr_op_call *c, graft_error *err) {
     a.dq = w.dq ? w.dq : gr_op_at(c->din[0].data, a.dt, p->q_column);
     a.dq_ld = w.dq ? z.q : gr_cols(&c->in[0]);
     c->dev->k->attention_backward(c->dev, &a);
+    if (w.dbias) {
+        const int64_t table = gr_rows(&c->in[5]) * p->n_heads;
+        c->dev->k->column_sum(c->dev, c->in[5].dtype, p->n_seqs, table, w.dbias, table, c->din[5].data);
+    }
     return GRAFT_OK;
 }
 
@@ -252,6 +278,7 @@ const gr_op gr_op_attention = {.name = "attention",
                                .forward = forward,
                                .backward = backward,
                                .scratch = scratch,
-                               .save_in = 0x1Fu,
+                               .save_in = 0x3Fu,
                                .save_out = 3,
+                               .parameters = 1u << 5,
                                .joint = true};

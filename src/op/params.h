@@ -79,10 +79,11 @@ typedef struct gr_attention_rows {
     int64_t virtual_begin, virtual_len; /* rows of in 3 and in 4 */
 } gr_attention_rows;
 
-/* gr_op_attention: out = softmax(scale * q k^T under mask and window) v for each head, keys and values of kv head
+/* gr_op_attention: out = softmax(scale * q k^T + bias under mask and window) v for each head, keys and values of kv head
  * h * n_kv_heads / n_heads.
  * in 0: rows that hold q (n_heads * head_dim columns from q_column); in 1 and in 2: rows that hold k and v; one fused
- * variable may be all three. in 3 and in 4 (optional): virtual k and v rows (P, n_kv_heads * head_dim).
+ * variable may be all three. in 3 and in 4 (optional): virtual k and v rows (P, n_kv_heads * head_dim). in 5 (optional): table
+ * of a bias by relative position (buckets, n_heads), parameter (gr_position_bias); virtual row i has position i - virtual_len.
  * out: (rows of in 0, n_heads * head_dim); rows that belong to no sequence are zero. A query that sees nothing gives 0.
  * Each row of in 0 belongs to at most one sequence; rows of in 1 to 4 may be seen by several, whose gradients are then
  * added in the order of the sequences. */
@@ -92,6 +93,8 @@ typedef struct gr_attention_params {
     double scale;
     bool causal;    /* key position <= query position */
     int64_t window; /* > 0: query position - key position < window */
+    bool bias_bidirectional; /* of in 5 */
+    int bias_max_distance;
     int n_seqs;
     const gr_attention_rows *seqs; /* needed in a dry tape too */
 } gr_attention_params;

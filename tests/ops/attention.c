@@ -3,11 +3,11 @@
 #include "support/op_case.h"
 
 /* 4 query heads over 2 key heads of 6. Fused rows hold q, then k, then v. */
-enum { H = 4, HKV = 2, D = 6, Q = H * D, KV = HKV * D, VIRTUAL = 2, HISTORY = 3 };
+enum { H = 4, HKV = 2, D = 6, Q = H * D, KV = HKV * D, VIRTUAL = 2, HISTORY = 3, PICKS = 3 };
 
 typedef struct variant {
     int64_t window, virtual_rows;
-    bool causal, fused, history, shared;
+    bool causal, fused, history, shared, cross, bias, bidirectional;
 } variant;
 
 /* Key and value rows of a cache, of the batch's type. */
@@ -27,7 +27,8 @@ static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, const varian
     static gr_kv_rows rows[OP_GROUPS * 2];
     static gr_kv_segment history;
     gr_attention_params p = {.n_heads = H, .n_kv_heads = HKV, .head_dim = D, .scale = 1 / sqrt(D), .causal = v->causal,
-                             .window = v->window, .n_seqs = b->n_groups, .seqs = seqs};
+                             .window = v->window, .n_seqs = b->n_groups, .seqs = seqs,
+                             .bias_bidirectional = v->bidirectional, .bias_max_distance = 9};
     if (v->fused) {
         p.k_column = Q;
         p.v_column = Q + KV;
@@ -45,6 +46,10 @@ static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, const varian
         }
         rows[2 * g + n_rows++] = (gr_kv_rows){.begin = begin, .n = n, .pos = pos};
         seqs[g] = (gr_attention_rows){.q_begin = begin, .q_len = n, .q_pos = pos, .n_rows = n_rows, .rows = &rows[2 * g]};
+        if (v->cross) { /* some queries a group over all of its keys */
+            seqs[g].q_begin = g * PICKS;
+            seqs[g].q_len = PICKS;
+        }
         if (v->history) {
             seqs[g].n_history = 1;
             seqs[g].history = &history;
@@ -54,7 +59,7 @@ static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, const varian
             seqs[g].virtual_len = VIRTUAL;
         }
     }
-    return op_apply(b, t, &gr_op_attention, in, v->virtual_rows ? 5 : 3, &p, out, err);
+    return op_apply(b, t, &gr_op_attention, in, v->bias ? 6 : v->virtual_rows ? 5 : 3, &p, out, err);
 }
 
 #define VARIANT(name, ...)                                                                                             \
@@ -68,14 +73,24 @@ VARIANT(cached, .causal = true, .fused = true, .history = true)
 VARIANT(continued, .causal = true, .fused = true, .shared = true)
 VARIANT(own_virtual, .causal = true, .fused = true, .virtual_rows = OP_GROUPS *VIRTUAL)
 VARIANT(one_virtual, .causal = true, .fused = true, .virtual_rows = VIRTUAL)
+VARIANT(cross, .cross = true)
+VARIANT(cross_virtual, .cross = true, .virtual_rows = VIRTUAL)
+VARIANT(biased, .causal = true, .fused = true, .bias = true)
+VARIANT(biased_both, .fused = true, .bias = true, .bidirectional = true)
+VARIANT(biased_cached, .causal = true, .fused = true, .history = true, .bias = true)
+VARIANT(biased_continued, .causal = true, .fused = true, .shared = true, .bias = true)
+VARIANT(biased_virtual, .causal = true, .virtual_rows = VIRTUAL, .bias = true)
 
+#define APART {OP_ROWS, 0, Q, 0}, {OP_ROWS, 0, KV, 0}, {OP_ROWS, 0, KV, 0}
+#define ACROSS {OP_PICKS, 0, Q, 0}, {OP_ROWS, 0, KV, 0}, {OP_ROWS, 0, KV, 0}
+#define NO_VIRTUAL {.kind = OP_NONE}, {.kind = OP_NONE}
 #define FUSED {OP_ROWS, 0, Q + 2 * KV, 0}, {.kind = OP_SAME}, {.kind = OP_SAME}
 
 const op_case op_cases_attention[] = {
     {.name = "attention, fused rows", .op = &gr_op_attention, .in = {FUSED}, .apply = fused},
     {.name = "attention, not causal",
      .op = &gr_op_attention,
-     .in = {{OP_ROWS, 0, Q, 0}, {OP_ROWS, 0, KV, 0}, {OP_ROWS, 0, KV, 0}},
+     .in = {APART},
      .apply = apart},
     {.name = "attention, window", .op = &gr_op_attention, .in = {FUSED}, .apply = windowed},
     {.name = "attention, history", .op = &gr_op_attention, .in = {FUSED}, .apply = cached},
@@ -89,5 +104,36 @@ const op_case op_cases_attention[] = {
      .op = &gr_op_attention,
      .in = {FUSED, {OP_FIXED, VIRTUAL, KV, 0}, {OP_FIXED, VIRTUAL, KV, 0}},
      .apply = one_virtual},
+    {.name = "attention across", .op = &gr_op_attention, .in = {ACROSS}, .apply = cross, .picks = PICKS},
+    {.name = "attention across, virtual rows",
+     .op = &gr_op_attention,
+     .in = {ACROSS, {OP_FIXED, VIRTUAL, KV, 0}, {OP_FIXED, VIRTUAL, KV, 0}},
+     .apply = cross_virtual,
+     .picks = PICKS},
+    {.name = "attention, position bias",
+     .op = &gr_op_attention,
+     .in = {FUSED, NO_VIRTUAL, {OP_PARAM, 5, H, 0}},
+     .apply = biased},
+    {.name = "attention, position bias both ways",
+     .op = &gr_op_attention,
+     .in = {FUSED, NO_VIRTUAL, {OP_PARAM, 8, H, 0}},
+     .apply = biased_both},
+    {.name = "attention, frozen position bias",
+     .op = &gr_op_attention,
+     .in = {FUSED, NO_VIRTUAL, {OP_FROZEN, 8, H, 0}},
+     .apply = biased_both},
+    {.name = "attention, position bias and history",
+     .op = &gr_op_attention,
+     .in = {FUSED, NO_VIRTUAL, {OP_PARAM, 5, H, 0}},
+     .apply = biased_cached},
+    {.name = "attention, position bias and shared beginning",
+     .op = &gr_op_attention,
+     .in = {FUSED, NO_VIRTUAL, {OP_PARAM, 6, H, 0}},
+     .apply = biased_continued,
+     .step = 4},
+    {.name = "attention, position bias and virtual rows",
+     .op = &gr_op_attention,
+     .in = {APART, {OP_FIXED, VIRTUAL, KV, 0}, {OP_FIXED, VIRTUAL, KV, 0}, {OP_PARAM, 5, H, 0}},
+     .apply = biased_virtual},
     {0},
 };

@@ -12,7 +12,7 @@ typedef struct problem {
     gr_attention a, ref;
     gr_attention_seq seq[MAX_SEQS], ref_seq[MAX_SEQS];
     gr_kv_segment seg[MAX_SEQS][MAX_SEGMENTS], ref_seg[MAX_SEQS][MAX_SEGMENTS];
-    kpair q, out, lse, dout, dq, k[MAX_SEQS][MAX_SEGMENTS], v[MAX_SEQS][MAX_SEGMENTS], dk[MAX_SEQS][MAX_SEGMENTS],
+    kpair q, out, lse, dout, dq, table, dtable, k[MAX_SEQS][MAX_SEGMENTS], v[MAX_SEQS][MAX_SEGMENTS], dk[MAX_SEQS][MAX_SEGMENTS],
         dv[MAX_SEQS][MAX_SEGMENTS];
     int64_t rows;
 } problem;
@@ -53,6 +53,18 @@ static void make_sequence(kcase *t, problem *p, int s, int64_t max_len) {
     p->ref_seq[s].segments = p->ref_seg[s];
 }
 
+/* A position bias of any shape that the kernel takes. */
+static void make_bias(kcase *t, problem *p) {
+    gr_position_bias *b = &p->a.bias;
+    *b = (gr_position_bias){.buckets = 4 + (int)kcase_draw(t, 40), .bidirectional = kcase_draw(t, 2)};
+    b->max_distance = b->buckets / (b->bidirectional ? 4 : 2) + 1 + (int)kcase_draw(t, 130);
+    const int64_t table = (int64_t)b->buckets * p->a.n_heads;
+    p->table = kcase_random(t, GR_F32, table, 1);
+    p->dtable = kcase_random(t, GR_F32, table * p->a.n_seqs, 1); /* overwritten */
+    b->table = p->table.x;
+    if (kcase_draw(t, 4)) b->dtable = p->dtable.x;
+}
+
 static void make_problem(kcase *t, problem *p, int64_t max_len) {
     static const int dims[] = {1, 2, 5, 8, 16, 24, 32, 33, 64, 64, 80, 96, 128};
     static const int heads[][2] = {{1, 1}, {2, 1}, {3, 1}, {4, 2}, {6, 2}, {9, 3}, {4, 4}, {8, 1}};
@@ -71,7 +83,10 @@ static void make_problem(kcase *t, problem *p, int64_t max_len) {
     p->lse = kcase_zeros(t, GR_F32, p->rows * p->a.n_heads);
     p->a.q = p->q.x, p->a.out = p->out.x, p->a.dout = p->dout.x, p->a.dq = p->dq.x, p->a.lse = p->lse.x;
     p->a.q_ld = p->a.out_ld = p->a.dout_ld = p->a.dq_ld = ld;
+    if (kcase_draw(t, 2)) make_bias(t, p);
     p->ref = p->a;
+    p->ref.bias.table = p->table.ref;
+    p->ref.bias.dtable = p->a.bias.dtable ? p->dtable.ref : NULL;
     p->ref.dt = GR_F64;
     p->ref.seqs = p->ref_seq;
     p->ref.q = p->q.ref, p->ref.out = p->out.ref, p->ref.dout = p->dout.ref, p->ref.dq = p->dq.ref;
@@ -125,6 +140,7 @@ static void attention_case(kcase *t) {
     t->ref->k->attention_backward(t->ref, &p.ref);
     const double back = t->dt == GR_BF16 ? 2e-2 : 2e-5;
     kcase_check(t, "attention_backward dq", p.dq, back, 1);
+    kcase_check(t, "attention_backward bias", p.dtable, back, 8);
     for (int s = 0; s < p.a.n_seqs; s++)
         for (int i = 0; i < p.seq[s].n_segments; i++) {
             kcase_check(t, "attention_backward dk", p.dk[s][i], back, 4);
@@ -144,12 +160,15 @@ static void segments_do_not_matter(void **state) {
     static const gr_dtype types[] = {GR_F32, GR_BF16};
     enum { HEADS = 4, KV = 2, DIM = 32, N = 200, Q = 70, LD = KV * DIM };
     for (int level = 0; level < GR_CPU_LEVEL_COUNT; level++)
-        for (size_t type = 0; type < GR_COUNT(types); type++) {
+        for (size_t which = 0; which < 2 * GR_COUNT(types); which++) {
+            const size_t type = which / 2;
+            const bool with_bias = which % 2;
             gr_device *d = kcase_device((gr_cpu_level)level, 2);
             if (!d) continue;
             kcase t = {.dev = d, .dt = types[type], .seed = 5};
             kpair q = kcase_random(&t, t.dt, Q * HEADS * DIM, 1), k = kcase_random(&t, t.dt, N * LD, 1),
                   v = kcase_random(&t, t.dt, N * LD, 1);
+            kpair table = kcase_random(&t, GR_F32, 32 * HEADS, 1);
             kpair one = kcase_zeros(&t, t.dt, q.n), three = kcase_zeros(&t, t.dt, q.n);
             gr_kv_segment whole = {.k = k.x, .v = v.x, .k_ld = LD, .v_ld = LD, .n = N}, cut[3] = {whole, whole, whole};
             const int64_t at[4] = {0, 37, 150, N};
@@ -162,6 +181,7 @@ static void segments_do_not_matter(void **state) {
             gr_attention_seq seq = {.q_len = Q, .q_pos = N - Q, .n_segments = 1, .segments = &whole};
             gr_attention a = {.dt = t.dt, .n_heads = HEADS, .n_kv_heads = KV, .head_dim = DIM, .scale = 0.2, .causal = true,
                               .q = q.x, .q_ld = HEADS * DIM, .out = one.x, .out_ld = HEADS * DIM, .n_seqs = 1, .seqs = &seq};
+            if (with_bias) a.bias = (gr_position_bias){.table = table.x, .buckets = 32, .max_distance = 128};
             a.scratch = kcase_alloc(&t, gr_attention_scratch(&a, 2, false));
             d->k->attention(d, &a);
             seq.n_segments = 3;
@@ -192,7 +212,10 @@ static double formula(const gr_attention *a, double *out) {
                         if (!seg->always && ((a->causal && key > pos) || (a->window > 0 && key <= pos - a->window))) continue;
                         double dot = 0;
                         for (int c = 0; c < a->head_dim; c++) dot += q[c] * ((const double *)seg->k)[j * seg->k_ld + kv + c];
-                        double e = exp(dot * a->scale);
+                        double bias = 0;
+                        if (a->bias.table)
+                            bias = ((const double *)a->bias.table)[gr_position_bucket(&a->bias, key - pos) * a->n_heads + h];
+                        double e = exp(dot * a->scale + bias);
                         denom += e;
                         for (int c = 0; c < a->head_dim; c++) sum[c] += e * ((const double *)seg->v)[j * seg->v_ld + kv + c];
                     }
@@ -238,6 +261,9 @@ static void portable_is_the_formula(void **state) {
             }
         t.dev->k->attention_backward(t.dev, &p.ref);
         check_gradient(&p.ref, p.q.ref, p.dq.ref, p.q.n, &t);
+        for (int s = 1; p.a.bias.dtable && s < p.a.n_seqs; s++)
+            for (int64_t i = 0; i < p.table.n; i++) p.dtable.ref[i] += p.dtable.ref[s * p.table.n + i];
+        if (p.a.bias.dtable) check_gradient(&p.ref, p.table.ref, p.dtable.ref, p.table.n, &t);
         for (int s = 0; s < p.a.n_seqs; s++)
             for (int i = 0; i < p.seq[s].n_segments; i++) {
                 if (!p.seg[s][i].dk) continue;
@@ -282,12 +308,35 @@ static void shared_segment_gets_every_gradient(void **state) {
     }
 }
 
+/* tools/golden/make_position_buckets.py */
+static void buckets_are_those_of_transformers(void **state) {
+    (void)state;
+    gr_position_bias b = {0};
+    FILE *f = fopen(test_golden("attention/position_buckets.txt"), "r");
+    int both, runs, settings = 0;
+    assert_non_null(f);
+    while (fscanf(f, "%d %d %d %d", &both, &b.buckets, &b.max_distance, &runs) == 4) {
+        b.bidirectional = both;
+        settings++;
+        for (int at = -2500, end, bucket; runs > 0; runs--) {
+            assert_int_equal(fscanf(f, "%d %d", &end, &bucket), 2);
+            for (; at <= end; at++)
+                if (gr_position_bucket(&b, at) != bucket)
+                    fail_msg("distance %d of %d buckets to %d (both ways: %d): expected %d, got %d", at, b.buckets,
+                             b.max_distance, both, bucket, gr_position_bucket(&b, at));
+        }
+    }
+    assert_true(settings > 60);
+    fclose(f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(portable_is_the_formula),
         cmocka_unit_test(levels_agree),
         cmocka_unit_test(segments_do_not_matter),
         cmocka_unit_test(shared_segment_gets_every_gradient),
+        cmocka_unit_test(buckets_are_those_of_transformers),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     kcase_close();

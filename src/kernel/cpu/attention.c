@@ -42,6 +42,7 @@ typedef struct space {
     char *q_rows, *do_rows;     /* (heads, chunk, dim) packed type where A must be packed */
     char *q_panels, *do_panels; /* backward: (heads, tiles, panels of dim) */
     float *dk, *dv;             /* backward: (keys of the sequence, dim) */
+    float *dbias;               /* backward: (heads of the group, gr_bias_span) */
     size_t bytes;
 } space;
 
@@ -77,6 +78,7 @@ static space lay_out(const gr_attention *a, bool backward, int64_t max_keys, cha
     w.do_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
     w.dk = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
     w.dv = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
+    w.dbias = carve(base, &at, backward ? group * gr_bias_span(a) * f : 0);
     w.bytes = at;
     return w;
 }
@@ -103,6 +105,8 @@ typedef struct item {
     int kv_head, group, dim;
     int64_t q0, n_q;        /* the chunk, within the sequence's queries */
     int64_t key0, n_keys;   /* the block */
+    int64_t key_pos;        /* position of its first key where all stand in order of position */
+    bool in_order;
     size_t packed, step_bytes;
 } item;
 
@@ -203,6 +207,53 @@ static bool look(const item *t, int64_t i, int64_t m, view *v) {
     return all != 0;
 }
 
+/* --- Bias by position ------------------------------------------------------------------------------------------------ */
+
+/* Position of key j of the block. */
+static int64_t position(const item *t, int64_t j) {
+    int64_t row = t->key0 + j;
+    const gr_kv_segment *seg = t->seq->segments;
+    while (row >= seg->n) row -= seg++->n;
+    return seg->pos + row;
+}
+
+/* Whether the bias of the block's keys is a stretch of the spread. */
+static void order_block(item *t) {
+    if (!t->a->bias.table) return;
+    t->key_pos = position(t, 0);
+    int64_t first = 0;
+    t->in_order = true;
+    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
+        int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + t->seq->segments[s].n);
+        if (begin < end && t->seq->segments[s].pos + begin - first != t->key_pos + begin - t->key0) t->in_order = false;
+    }
+}
+
+/* Bias of the block's keys for the query at q_pos, KEYS floats; collected in `piece` where they are no stretch. */
+static const float *bias_of(const item *t, int h, int64_t q_pos, float *piece) {
+    const gr_attention *a = t->a;
+    if (!a->bias.table) return NULL;
+    const float *spread = gr_bias_of_head(a, t->kv_head * t->group + h);
+    if (t->in_order) return spread + gr_bias_at(a, t->key_pos - q_pos);
+    for (int64_t j = 0; j < KEYS; j++) piece[j] = j < t->n_keys ? spread[gr_bias_at(a, position(t, j) - q_pos)] : 0;
+    return piece;
+}
+
+/* Where the gradient of that is added up; `piece`, zeroed, where they are no stretch: add_dbias then takes it. */
+static float *dbias_of(const item *t, int h, int64_t q_pos, float *piece) {
+    const gr_attention *a = t->a;
+    if (!a->bias.dtable) return NULL;
+    if (t->in_order) return t->w.dbias + (size_t)h * gr_bias_span(a) + gr_bias_at(a, t->key_pos - q_pos);
+    memset(piece, 0, KEYS * sizeof *piece);
+    return piece;
+}
+
+static void add_dbias(const item *t, int h, int64_t q_pos, const float *piece) {
+    float *sum = t->w.dbias + (size_t)h * gr_bias_span(t->a);
+    if (!t->a->bias.dtable || t->in_order) return;
+    for (int64_t j = 0; j < t->n_keys; j++) sum[gr_bias_at(t->a, position(t, j) - q_pos)] += piece[j];
+}
+
 static void pack_rows_of_chunk(const item *t, bool backward) {
     if (!t->k->pack_a[0]) return;
     int64_t chunk = chunk_positions(t->a);
@@ -221,9 +272,10 @@ static void forward_tile(const item *t, int h, int64_t i, int64_t m) {
     const operand q = rows_operand(t, q_at(t, h, i), t->a->q_ld, t->w.q_rows, h, i);
     const int64_t at = (int64_t)h * chunk_positions(t->a) + i, row_bytes = KEYS * (int64_t)t->packed;
     t->k->outer(m, v.n, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, KEYS, false);
-    float *o = acc_at(t, h, i);
+    float *o = acc_at(t, h, i), piece[KEYS];
     for (int64_t r = 0; r < m; r++) {
-        float factor = t->rows->softmax_row(v.n, t->w.s + r * KEYS, v.seen[r], (float)t->a->scale, t->w.max + at + r,
+        const float *bias = bias_of(t, h, t->seq->q_pos + t->q0 + i + r, piece);
+        float factor = t->rows->softmax_row(v.n, t->w.s + r * KEYS, v.seen[r], (float)t->a->scale, bias, t->w.max + at + r,
                                             t->w.lanes + (at + r) * LANES, t->w.p + r * row_bytes);
         for (int64_t c = 0; factor != 1.0f && c < t->dim; c++) o[r * t->dim + c] *= factor;
     }
@@ -256,6 +308,7 @@ static void forward_chunk(item *t) {
         bool any = false;
         for (int64_t i = 0; i < t->n_q && !any; i += TILE) any = look(t, i, GR_MIN(t->n_q - i, (int64_t)TILE), &v);
         if (!any) continue;
+        order_block(t);
         int64_t ld;
         const void *k = gather(t, false, t->w.keys, &ld);
         t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
@@ -296,10 +349,14 @@ static void backward_tile(const item *t, int h, int64_t i, int64_t m) {
     const operand dout = rows_operand(t, dout_at(t, h, i + skip), a->dout_ld, t->w.do_rows, h, i + skip);
     t->k->outer(live, v.n, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s + skip * KEYS, KEYS, false);
     t->k->outer(live, v.n, t->dim, dout.a, dout.row, dout.step, t->w.v_t, t->w.dp + skip * KEYS, KEYS, false);
+    float piece[KEYS], dpiece[KEYS];
     for (int64_t r = skip; r < m; r++) {
+        const int64_t q_pos = t->seq->q_pos + t->q0 + i + r;
         float lse = a->lse[(t->seq->q_begin + t->q0 + i + r) * a->n_heads + t->kv_head * t->group + h];
-        t->rows->grad_row(v.n, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], (float)a->scale, lse, t->w.max[at + r],
-                          t->w.p + r * row_bytes, t->w.ds + r * row_bytes);
+        t->rows->grad_row(v.n, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], (float)a->scale, bias_of(t, h, q_pos, piece),
+                          lse, t->w.max[at + r], t->w.p + r * row_bytes, t->w.ds + r * row_bytes,
+                          dbias_of(t, h, q_pos, dpiece));
+        add_dbias(t, h, q_pos, dpiece);
     }
     const size_t panels = ((size_t)h * (size_t)(chunk_positions(a) / TILE) + (size_t)(i / TILE)) * tile_panels_bytes(t);
     transposed_times(t, m, v.n, t->w.p, m, t->w.do_panels + panels, skip, t->w.dv + t->key0 * t->dim);
@@ -339,6 +396,7 @@ static void backward_chunk(item *t) {
         bool any = false;
         for (int64_t i = 0; i < t->n_q && !any; i += TILE) any = look(t, i, GR_MIN(t->n_q - i, (int64_t)TILE), &v);
         if (!any) continue;
+        order_block(t);
         int64_t ld;
         const void *k = gather(t, false, t->w.keys, &ld);
         t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
@@ -359,10 +417,13 @@ static void backward_seq(item *t) {
     const int64_t keys = gr_attention_keys(t->seq), chunk = chunk_positions(a), col = (int64_t)t->kv_head * t->dim;
     memset(t->w.dk, 0, (size_t)(keys * t->dim) * sizeof(float));
     memset(t->w.dv, 0, (size_t)(keys * t->dim) * sizeof(float));
+    if (a->bias.dtable) memset(t->w.dbias, 0, (size_t)t->group * gr_bias_span(a) * sizeof(float));
     for (t->q0 = 0; t->q0 < t->seq->q_len; t->q0 += chunk) {
         t->n_q = GR_MIN(t->seq->q_len - t->q0, chunk);
         backward_chunk(t);
     }
+    for (int h = 0; a->bias.dtable && h < t->group; h++)
+        gr_bias_gather(a, t->seq - a->seqs, t->kv_head * t->group + h, t->w.dbias + (size_t)h * gr_bias_span(a));
     int64_t first = 0;
     for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
         const gr_kv_segment *seg = &t->seq->segments[s];
@@ -389,10 +450,11 @@ typedef struct job {
 static item make_item(const job *j, int thread) {
     const gr_attention *a = j->a;
     const gr_product_kernels *k = gr_cpu(j->d)->products[gr_type_index(a->dt)];
+    char *scratch = (char *)a->scratch + gr_bias_bytes(a);
     return (item){.a = a,
                   .k = k,
                   .rows = gr_cpu(j->d)->attention_rows[gr_type_index(a->dt)],
-                  .w = lay_out(a, j->backward, j->max_keys, (char *)a->scratch + j->per_thread * (size_t)thread),
+                  .w = lay_out(a, j->backward, j->max_keys, scratch + j->per_thread * (size_t)thread),
                   .group = a->n_heads / a->n_kv_heads,
                   .dim = a->head_dim,
                   .packed = k->packed_size,
@@ -420,6 +482,7 @@ void gr_attention_blocks(gr_device *d, const gr_attention *a) {
         gr_attention_generic(d, a);
         return;
     }
+    if (a->bias.table) gr_bias_spread(a);
     const int64_t chunk = chunk_positions(a);
     int64_t chunks = 0;
     for (int s = 0; s < a->n_seqs; s++) chunks += (a->seqs[s].q_len + chunk - 1) / chunk;
@@ -447,6 +510,7 @@ void gr_attention_backward_blocks(gr_device *d, const gr_attention *a) {
         gr_attention_backward_generic(d, a);
         return;
     }
+    if (a->bias.table) gr_bias_spread(a);
     job j = {.d = d, .a = a, .per_thread = gr_attention_thread_scratch(a, true), .max_keys = most_keys(a), .backward = true,
              .shares = gr_attention_backward_shares(a)};
     gr_parallel_for(d->team, (j.shares ? 1 : (size_t)a->n_seqs) * (size_t)a->n_kv_heads, 1, backward_item, &j);

@@ -44,13 +44,14 @@
 size_t gr_attention_thread_scratch(const gr_attention *a, bool backward) {
     size_t keys = 0, dim = (size_t)a->head_dim;
     for (int s = 0; s < a->n_seqs; s++) keys = GR_MAX(keys, (size_t)gr_attention_keys(&a->seqs[s]));
-    size_t n = backward ? keys * dim * 2 + dim : keys + dim;
+    size_t group = (size_t)(a->n_heads / a->n_kv_heads);
+    size_t n = backward ? keys * dim * 2 + dim + group * gr_bias_span(a) : keys + dim;
     size_t bytes = (n * (a->dt == GR_F64 ? sizeof(double) : sizeof(float)) + 63) / 64 * 64;
     return GR_MAX(bytes, gr_attention_blocks_scratch(a, backward));
 }
 
 size_t gr_attention_scratch(const gr_attention *a, int n_threads, bool backward) {
-    return gr_attention_thread_scratch(a, backward) * (size_t)GR_MAX(n_threads, 1);
+    return gr_bias_bytes(a) + gr_attention_thread_scratch(a, backward) * (size_t)GR_MAX(n_threads, 1);
 }
 
 bool gr_attention_backward_shares(const gr_attention *a) {
@@ -68,7 +69,9 @@ typedef struct job {
     bool shares;
 } job;
 
-static void *scratch_of(const job *w, int thread) { return (char *)w->a->scratch + w->per_thread * (size_t)thread; }
+static void *scratch_of(const job *w, int thread) {
+    return (char *)w->a->scratch + gr_bias_bytes(w->a) + w->per_thread * (size_t)thread;
+}
 
 /* Item: one sequence and head. */
 static void forward_item(void *arg, size_t begin, size_t end, int thread) {
@@ -93,6 +96,7 @@ static void forward_item(void *arg, size_t begin, size_t end, int thread) {
 
 void gr_attention_generic(gr_device *d, const gr_attention *a) {
     job w = {.a = a, .per_thread = gr_attention_thread_scratch(a, false)};
+    if (a->bias.table) gr_bias_spread(a);
     gr_parallel_for(d->team, (size_t)a->n_seqs * (size_t)a->n_heads, 1, forward_item, &w);
 }
 
@@ -119,6 +123,7 @@ static void backward_item(void *arg, size_t begin, size_t end, int thread) {
 
 void gr_attention_backward_generic(gr_device *d, const gr_attention *a) {
     job w = {.a = a, .per_thread = gr_attention_thread_scratch(a, true), .shares = gr_attention_backward_shares(a)};
+    if (a->bias.table) gr_bias_spread(a);
     size_t seqs = w.shares ? 1 : (size_t)a->n_seqs;
     gr_parallel_for(d->team, seqs * (size_t)a->n_kv_heads, 1, backward_item, &w);
 }

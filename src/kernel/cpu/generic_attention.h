@@ -1,8 +1,14 @@
 /* Portable attention, included by generic_attention.c once for each compute type (macros as in generic_rows.h).
  *
- * Forward, for query row i of one head: s_j = scale * q_i.k_j over the visible keys j; p = softmax(s); out = sum p_j v_j.
- * Backward with D = dout.out: dp_j = dout.v_j; ds_j = p_j (dp_j - D) scale; dq = sum ds_j k_j; dk_j += ds_j q;
- * dv_j += p_j dout. p is made again from lse = log sum exp s. Keys go in the order of the segments, rows in order. */
+ * Forward, for query row i of one head: s_j = scale * q_i.k_j + bias_ij over the visible keys j; p = softmax(s);
+ * out = sum p_j v_j. Backward with D = dout.out: dp_j = dout.v_j; dbias_ij = p_j (dp_j - D); ds_j = dbias_ij scale;
+ * dq = sum ds_j k_j; dk_j += ds_j q; dv_j += p_j dout. p is made again from lse = log sum exp s. Keys go in the order of the
+ * segments, rows in order. */
+
+static S NAME(bias)(const gr_attention *a, const gr_kv_segment *seg, int64_t row, int head, int64_t q_pos) {
+    if (!a->bias.table) return 0;
+    return ((const S *)gr_bias_of_head(a, head))[gr_bias_at(a, seg->pos + row - q_pos)];
+}
 
 /* One query row against all keys. scores: as many as there are keys; acc: head_dim. */
 static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq, int head, int64_t i, S *scores,
@@ -20,7 +26,7 @@ static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq
             const T *k = (const T *)seg->k + j * seg->k_ld + (int64_t)kv_head * dim;
             S dot = 0;
             for (int c = 0; c < dim; c++) dot += LOAD(q[c]) * LOAD(k[c]);
-            scores[n] = dot * (S)a->scale;
+            scores[n] = dot * (S)a->scale + NAME(bias)(a, seg, j, head, seq->q_pos + i);
             if (scores[n] > max) max = scores[n];
         }
     for (int c = 0; c < dim; c++) acc[c] = 0;
@@ -38,9 +44,10 @@ static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq
     if (a->lse) ((S *)a->lse)[(seq->q_begin + i) * a->n_heads + head] = max + LOG(sum);
 }
 
-/* One query row's part of dq, and of the sums dk, dv (keys, head_dim) of its sequence and key/value head. */
+/* One query row's part of dq, and of the sums dk, dv (keys, head_dim) of its sequence and key/value head, and of the
+ * sums by distance (gr_bias_span) of its head. */
 static void NAME(backward_row)(const gr_attention *a, const gr_attention_seq *seq, int head, int64_t i, S *dk, S *dv,
-                               S *acc) {
+                               S *acc, S *dbias) {
     const int kv_head = head / (a->n_heads / a->n_kv_heads), dim = a->head_dim;
     const int64_t row = seq->q_begin + i, col = (int64_t)head * dim;
     const T *q = (const T *)a->q + row * a->q_ld + col, *out = (const T *)a->out + row * a->out_ld + col;
@@ -62,7 +69,9 @@ static void NAME(backward_row)(const gr_attention *a, const gr_attention_seq *se
                 dot += LOAD(q[c]) * LOAD(k[c]);
                 dp += LOAD(dout[c]) * LOAD(v[c]);
             }
-            S p = EXP(dot * (S)a->scale - lse), ds = p * (dp - delta) * (S)a->scale;
+            S p = EXP(dot * (S)a->scale + NAME(bias)(a, seg, j, head, seq->q_pos + i) - lse), g = p * (dp - delta);
+            const S ds = g * (S)a->scale;
+            if (a->bias.dtable) dbias[gr_bias_at(a, seg->pos + j - (seq->q_pos + i))] += g;
             for (int c = 0; c < dim; c++) {
                 acc[c] += ds * LOAD(k[c]);
                 dk[n * dim + c] += ds * LOAD(q[c]);
@@ -82,10 +91,14 @@ static void NAME(store_rows)(S *from, int dim, int64_t n, void *to, int64_t ld, 
 static void NAME(backward_head)(const gr_attention *a, const gr_attention_seq *seq, int kv_head, void *scratch) {
     const int group = a->n_heads / a->n_kv_heads, dim = a->head_dim;
     const int64_t keys = gr_attention_keys(seq);
-    S *dk = scratch, *dv = dk + keys * dim, *acc = dv + keys * dim;
+    S *dk = scratch, *dv = dk + keys * dim, *acc = dv + keys * dim, *dbias = acc + dim;
     memset(dk, 0, (size_t)(keys * dim) * 2 * sizeof *dk);
+    memset(dbias, 0, (size_t)group * gr_bias_span(a) * sizeof *dbias);
     for (int64_t i = 0; i < seq->q_len; i++)
-        for (int h = 0; h < group; h++) NAME(backward_row)(a, seq, kv_head * group + h, i, dk, dv, acc);
+        for (int h = 0; h < group; h++)
+            NAME(backward_row)(a, seq, kv_head * group + h, i, dk, dv, acc, dbias + (size_t)h * gr_bias_span(a));
+    for (int h = 0; a->bias.dtable && h < group; h++)
+        gr_bias_gather(a, seq - a->seqs, kv_head * group + h, dbias + (size_t)h * gr_bias_span(a));
     for (int s = 0; s < seq->n_segments; s++) {
         const gr_kv_segment *seg = &seq->segments[s];
         NAME(store_rows)(dk, dim, seg->n, seg->dk, seg->dk_ld, kv_head, seg->add);

@@ -4,16 +4,18 @@
  *   P            float or uint16_t (BF16)
  *   ST(p, x, w)  stores the first w elements (w > VW counts as VW) */
 
-/* Online softmax (Milakov & Gimelshein 2018). s: n <= 64 products q.k; bit j of `seen`: key j is visible. Takes running
- * maximum and lane sums to the new block, writes p = exp(scale s - max), 0 where not visible, and returns the factor for
- * what was summed up before. */
-static float NAME(softmax_row)(int64_t n, const float *s, uint64_t seen, float scale, float *max, float *lanes, void *p_) {
+/* Online softmax (Milakov & Gimelshein 2018). s: n <= 64 products q.k; bit j of `seen`: key j is visible; bias: 64 floats, or
+ * NULL. Takes running maximum and lane sums to the new block, writes p = exp(scale s + bias - max), 0 where not visible, and
+ * returns the factor for what was summed up before. */
+static float NAME(softmax_row)(int64_t n, const float *s, uint64_t seen, float scale, const float *bias, float *max,
+                               float *lanes, void *p_) {
     const vf k = v_set1(scale), none = v_set1(-INFINITY);
     P *p = p_;
     vf x[64 / VW], top = none;
     int64_t v = 0;
     for (int64_t c = 0, w = n; c < n; c += VW, w -= VW, v++) {
-        x[v] = v_where(seen >> c, v_mul(w >= VW ? v_load(s + c) : v_load_n(s + c, w), k), none);
+        vf score = v_mul(w >= VW ? v_load(s + c) : v_load_n(s + c, w), k);
+        x[v] = v_where(seen >> c, bias ? v_add(score, v_load(bias + c)) : score, none);
         top = v_max(x[v], top);
     }
     const float old = *max, block = v_max_lane(top), now = block > old ? block : old;
@@ -31,17 +33,20 @@ static float NAME(softmax_row)(int64_t n, const float *s, uint64_t seen, float s
     return now == -INFINITY ? 1.0f : v_first_lane(factor);
 }
 
-/* p = exp(scale s - lse); ds = p (dp - delta) scale; 0 where not visible. */
-static void NAME(grad_row)(int64_t n, const float *s, const float *dp, uint64_t seen, float scale, float lse, float delta,
-                           void *p_, void *ds_) {
+/* p = exp(scale s + bias - lse); ds = p (dp - delta) scale; 0 where not visible. dbias (64 floats, or NULL) gets
+ * p (dp - delta) added. */
+static void NAME(grad_row)(int64_t n, const float *s, const float *dp, uint64_t seen, float scale, const float *bias,
+                           float lse, float delta, void *p_, void *ds_, float *dbias) {
     const vf k = v_set1(scale), l = v_set1(lse), d = v_set1(delta);
     P *p = p_, *ds = ds_;
     for (int64_t c = 0, w = n; c < n; c += VW, w -= VW) {
         int64_t m = w >= VW ? VW : w;
-        vf e = v_exp(v_sub(v_mul(v_load_n(s + c, m), k), l));
-        vf g = v_mul(v_mul(e, v_sub(v_load_n(dp + c, m), d)), k);
+        vf score = v_mul(v_load_n(s + c, m), k);
+        vf e = v_exp(v_sub(bias ? v_add(score, v_load(bias + c)) : score, l));
+        vf g = v_mul(e, v_sub(v_load_n(dp + c, m), d));
         ST(p + c, v_where(seen >> c, e, v_zero()), w);
-        ST(ds + c, v_where(seen >> c, g, v_zero()), w);
+        ST(ds + c, v_where(seen >> c, v_mul(g, k), v_zero()), w);
+        if (dbias) v_store(dbias + c, v_add(v_load(dbias + c), v_where(seen >> c, g, v_zero())));
     }
 }
 
