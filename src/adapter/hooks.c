@@ -1,6 +1,7 @@
 /* The hooks through which passes reach adapters: each goes through the adapters that have rows in flight and lets their
  * methods do their part. */
 #include <limits.h>
+#include <math.h>
 
 #include "adapter/method.h"
 
@@ -66,7 +67,8 @@ static graft_status hook_gated(void *self, gr_run *run, const gr_nn_attention *a
     }
     if (!in[1]) return GRAFT_OK; /* nobody's layer */
     gr_attention_params params = {.n_heads = at->n_heads, .n_kv_heads = at->n_kv_heads, .head_dim = at->head_dim,
-                                  .scale = at->scale, .n_seqs = run->batch->n_seqs, .seqs = run->gated_seqs};
+                                  .scale = 1 / sqrt(at->head_dim), .n_seqs = run->batch->n_seqs,
+                                  .seqs = run->gated_seqs};
     GR_TRY(gr_tape_apply(run->tape, &gr_op_attention, in, 3, &params, &u, err));
     gr_var_drop(in[1]);
     gr_var_drop(in[2]);

@@ -9,7 +9,7 @@
 /* Keys, or values: (len, kv width) in the parameters' type. */
 typedef struct projection {
     const gr_linear *linear;
-    int part;
+    int64_t column; /* of the product's output, from where on rows are this projection's */
     gr_param *rows;
 } projection;
 
@@ -47,11 +47,13 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
 
 /* --- Layers -------------------------------------------------------------------------------------------------------------- */
 
-static graft_status new_rows(gr_adapter *a, const gr_site *site, projection *p, graft_error *err) {
+/* `which`: 1 the keys, 2 the values of a module that makes both. */
+static graft_status new_rows(gr_adapter *a, const gr_site *site, int which, projection *p, graft_error *err) {
     const struct llama_adapter *s = a->state;
-    gr_shape shape = gr_shape2(s->len, site->out);
+    int64_t width = gr_model_kv_width(a->model);
+    gr_shape shape = gr_shape2(s->len, width);
     p->linear = gr_model_linear(a->model, site);
-    p->part = site->part;
+    p->column = p->linear->offset[site->part] + (site->role == GR_ROLE_QKV ? site->out - (3 - which) * width : 0);
     return gr_adapter_new_param(a, site->name, &shape, false, &p->rows, err);
 }
 
@@ -64,11 +66,12 @@ static const char *module_of(gr_adapter *a, const gr_site *k, graft_error *err) 
 static graft_status add_layer(gr_adapter *a, const gr_site *const roles[GR_ROLE_COUNT], bool fresh, uint64_t seed,
                               graft_error *err) {
     struct llama_adapter *s = a->state;
-    const gr_site *k = roles[GR_ROLE_K], *v = roles[GR_ROLE_V], *o = roles[GR_ROLE_O];
+    const gr_site *fused = roles[GR_ROLE_QKV], *o = roles[GR_ROLE_O];
+    const gr_site *k = fused ? fused : roles[GR_ROLE_K], *v = fused ? fused : roles[GR_ROLE_V];
     if (!k || !v || !o)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model's attention has no key, value and output products of its own",
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model's attention has no key, value and output products",
                        a->where);
-    if (o->bias)
+    if (o->bias && !fused) /* behind a fused module's output product the bias has been added already */
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: '%s' has a bias, which the reference adds twice", a->where, o->name);
     const char *module = module_of(a, k, err);
     const char *prompt = module ? gr_adapter_text(a, err, "base_model.model.%s.adaption_prompt", module) : NULL;
@@ -86,8 +89,8 @@ static graft_status add_layer(gr_adapter *a, const gr_site *const roles[GR_ROLE_
     if (fresh) gr_adapter_fill(l->prompt, seed, true, 1);
     GR_TRY(gr_adapter_add(a, gate, l->gate, k->layer, err));
     GR_TRY(gr_adapter_add(a, prompt, l->prompt, k->layer, err));
-    GR_TRY(new_rows(a, k, &l->k, err));
-    return new_rows(a, v, &l->v, err);
+    GR_TRY(new_rows(a, k, 1, &l->k, err));
+    return new_rows(a, v, 2, &l->v, err);
 }
 
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
@@ -142,7 +145,7 @@ static graft_status project(const gr_adapter *a, const gr_param *prompt, const p
     GR_TRY(gr_matrix_forward(l->matrix, s->len, s->x, s->hidden, param, s->y, l->out, false, err));
     if (l->bias) dev->k->bias_add(dev, param, s->len, l->out, s->y, l->out, l->bias);
     for (int64_t i = 0; i < s->len; i++)
-        memcpy(at(p->rows->value, param, i * width), at(s->y, param, i * l->out + l->offset[p->part]),
+        memcpy(at(p->rows->value, param, i * width), at(s->y, param, i * l->out + p->column),
                gr_dtype_bytes(param, (size_t)width));
     return GRAFT_OK;
 }
@@ -156,7 +159,7 @@ static graft_status project_back(const gr_adapter *a, const gr_param *prompt, co
     int64_t width = p->rows->shape.d[1];
     memset(s->y, 0, gr_dtype_bytes(dt, (size_t)(s->len * l->out)));
     for (int64_t i = 0; i < s->len; i++)
-        dev->k->convert(dev, param, at(p->rows->grad, param, i * width), dt, at(s->y, dt, i * l->out + l->offset[p->part]),
+        dev->k->convert(dev, param, at(p->rows->grad, param, i * width), dt, at(s->y, dt, i * l->out + p->column),
                         width);
     GR_TRY(gr_matrix_backward(l->matrix, s->len, s->y, l->out, s->x, s->hidden, false, err));
     dev->k->convert(dev, dt, s->x, param, s->y, prompt->n);

@@ -55,23 +55,28 @@ static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_err
     const gr_modules *mods = gr_pass_modules(p);
     const gr_linear *linears = &mods->linears[l * LINEARS];
     gr_run *run = gr_pass_run_all(p);
-    gr_var *h, *qkv, *y;
+    gr_var *h, *qkv, *y, *gated;
     GR_TRY(gr_nn_norm(run, &mods->norms[l * NORMS + LN_1], c->rms_norm_eps, x, &h, err));
     GR_TRY(gr_nn_linear(run, &linears[QKV], h, &qkv, err));
     gr_var_drop(h);
     gr_nn_attention a = {.layer = l, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                         .scale = c->scale_attention ? 1 / sqrt(c->head_dim) : 1, .causal = true};
+                         .scale = c->scale_attention ? 1 / sqrt(c->head_dim) : 1, .causal = true, .gated = &gated};
     if (c->scale_attention_by_layer) a.scale /= l + 1;
     gr_pass_attention(p, l, &a);
     GR_TRY(gr_nn_attend(run, &a, &qkv, &y, err));
     if (l == c->n_layers - 1) {
         GR_TRY(gr_pass_gather(p, &y, err));
+        if (gated) GR_TRY(gr_pass_gather(p, &gated, err));
         run = gr_pass_run_wanted(p);
         gr_pass_use(p, run);
     }
     GR_TRY(gr_nn_linear(run, &linears[O], y, out, err));
     gr_var_drop(y);
-    return gr_nn_dropout(run, c->hidden_dropout, stream(l, DROP_ATTENTION), out, err);
+    GR_TRY(gr_nn_dropout(run, c->hidden_dropout, stream(l, DROP_ATTENTION), out, err));
+    if (!gated) return GRAFT_OK;
+    GR_TRY(gr_nn_add(run, out, gated, err));
+    gr_var_drop(gated);
+    return GRAFT_OK;
 }
 
 static graft_status feed_forward(gr_pass *p, gr_run *run, int l, gr_var *x, gr_var **out, graft_error *err) {

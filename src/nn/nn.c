@@ -228,6 +228,14 @@ static void keep_history(gr_run *run, const gr_nn_attention *a, const gr_var *qk
         if (b->kv[s]) keep_rows(a, rows, b->bounds[s], b->bounds[s + 1], &b->kv[s]->layers[a->layer]);
 }
 
+static graft_status zeros_like(gr_run *run, const gr_var *y, gr_var **out, graft_error *err) {
+    const gr_array *a = gr_var_array(y);
+    GR_TRY(gr_tape_input(run->tape, a->dtype, &a->shape, false, out, err));
+    void *zeros = gr_var_array(*out)->data;
+    if (zeros) memset(zeros, 0, gr_dtype_bytes(a->dtype, (size_t)(a->shape.d[0] * a->shape.d[1])));
+    return GRAFT_OK;
+}
+
 graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, gr_var **out, graft_error *err) {
     gr_tape *t = run->tape;
     if (a->q_norm) GR_TRY(head_norms(run, a, qkv, err));
@@ -248,7 +256,9 @@ graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, g
     GR_TRY(gr_tape_apply(t, &gr_op_attention, in, in[3] ? 5 : 3, &params, &y, err));
     gr_var_drop(in[3]);
     gr_var_drop(in[4]);
-    if (run->gated_bounds) GR_TRY(h->gated(h->self, run, a, *qkv, &y, err));
+    if (a->gated) *a->gated = NULL;
+    if (run->gated_bounds && a->gated) GR_TRY(zeros_like(run, y, a->gated, err));
+    if (run->gated_bounds) GR_TRY(h->gated(h->self, run, a, *qkv, a->gated ? a->gated : &y, err));
     gr_var_drop(*qkv);
     *qkv = NULL;
     *out = y;

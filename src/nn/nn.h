@@ -87,6 +87,9 @@ struct gr_nn_attention {
     double eps;
     const void *cos_sin;           /* NULL: no rotation */
     const gr_attention_rows *seqs; /* of the batch in this layer */
+    /* Where what the gated attention gives is added behind the output product (as the reference has it for gpt2): it is put
+     * here, NULL where there is none. NULL: it is added in front of that product. */
+    gr_var **gated;
 };
 
 /* Head norms, rotation, copies into the KV targets of the batch, attention, hooks; over fused (q, k, v) rows, whose

@@ -1,8 +1,6 @@
 /* Room adapter against peft: adapters that it wrote give its logits, losses, gradients and training steps, and what we
  * write is what it would have written (goldens by tools/golden/make_adapters.py, and make_methods.py for methods besides LoRA). */
-#include "support/model_support.h"
-
-#include <math.h>
+#include "support/adapter_golden.h"
 
 #include "base/json.h"
 
@@ -28,132 +26,6 @@ static void base_path(char *out, size_t size, const char *dir) {
     gr_free(NULL, text);
 }
 
-static void compare_gradients(const char *name, const gr_tensor_list *want, const gr_tensor_list *got) {
-    size_t grads = 0;
-    for (size_t i = 0; i < want->n; i++) {
-        if (strncmp(want->items[i].name, "grad.", 5) != 0) continue;
-        const gr_named_tensor *g = gr_tensor_list_find(got, want->items[i].name);
-        if (!g) fail_msg("%s: no %s", name, want->items[i].name);
-        double e = test_worst_error(&want->items[i].view, &g->view, 1);
-        if (!(e < 1e-4)) fail_msg("%s: %s is off by %g", name, want->items[i].name, e);
-        grads++;
-    }
-    for (size_t i = 0; i < got->n; i++) grads -= strncmp(got->items[i].name, "grad.", 5) == 0;
-    assert_int_equal(grads, 0);
-}
-
-static void compare(const char *name, graft_model *m, const gr_tensor_list *want, int stride, const char *logits,
-                    bool backward) {
-    char out[1200];
-    gr_safetensors *ours;
-    snprintf(out, sizeof out, "%s/out.safetensors", test_temp_dir());
-    graft_forward_options o = {.input = test_write_inputs(want), .output = out, .backward = backward};
-    assert_ok(graft_forward(m, &o, &err));
-    assert_ok(gr_safetensors_open(NULL, out, &ours, &err));
-    const gr_tensor_list *got = gr_safetensors_tensors(ours);
-    double e = test_worst_error(&gr_tensor_list_find(want, logits)->view, &gr_tensor_list_find(got, "logits")->view,
-                                (size_t)stride);
-    if (!(e < 1e-5)) fail_msg("%s: %s are off by %g", name, logits, e);
-    double loss = test_scalar(got, "loss"), expected = test_scalar(want, "loss");
-    if (!(fabs(loss - expected) < 2e-6 * expected)) fail_msg("%s: loss %.8g, expected %.8g", name, loss, expected);
-    if (backward) compare_gradients(name, want, got);
-    gr_safetensors_close(ours);
-}
-
-/* AdamW as the golden's: same batch every step. */
-static void compare_steps(const char *name, graft_model *m, const gr_tensor_list *want) {
-    const gr_named_tensor *steps = gr_tensor_list_find(want, "steps");
-    gr_adapter_set *set = m->adapters;
-    gr_device *d = gr_model_device(m->model);
-    size_t n = gr_adapter_n_params(set, 0);
-    float **moments = calloc(2 * n, sizeof *moments);
-    if (!steps) {
-        free(moments);
-        return;
-    }
-    for (size_t i = 0; i < 2 * n; i++) moments[i] = calloc((size_t)gr_adapter_param(set, 0, i / 2)->n, sizeof(float));
-    char out[1200];
-    snprintf(out, sizeof out, "%s/step.safetensors", test_temp_dir());
-    graft_forward_options o = {.input = test_write_inputs(want), .output = out, .backward = 1};
-    for (int step = 1; step <= (int)steps->view.shape.d[0]; step++) {
-        gr_safetensors *ours;
-        float expected;
-        assert_ok(graft_forward(m, &o, &err)); /* leaves the gradients in the parameters */
-        assert_ok(gr_safetensors_open(NULL, out, &ours, &err));
-        double loss = test_scalar(gr_safetensors_tensors(ours), "loss");
-        gr_safetensors_close(ours);
-        memcpy(&expected, (const char *)steps->view.data + 4 * (step - 1), 4);
-        if (!(fabs(loss - expected) < 2e-4 * expected))
-            fail_msg("%s: step %d: loss %.8g, expected %.8g", name, step, loss, expected);
-        for (size_t i = 0; i < n; i++) {
-            gr_param *p = gr_adapter_param(set, 0, i);
-            d->k->adamw(d, p->n, p->value, p->grad, moments[2 * i], moments[2 * i + 1], 1, 1e-2, 0.9, 0.999, 1e-8, 0.01,
-                        1 - pow(0.9, step), 1 - pow(0.999, step));
-            gr_param_changed(p);
-        }
-        assert_ok(gr_adapter_refresh(set, 0, 0, false, &err));
-    }
-    for (size_t i = 0; i < 2 * n; i++) free(moments[i]);
-    free(moments);
-}
-
-/* Equal tensors bit for bit; `made`: what an encoder made, rounded otherwise. */
-static void compare_tensors(const char *ours_path, const char *theirs_path, bool made) {
-    gr_safetensors *ours, *theirs;
-    assert_ok(gr_safetensors_open(NULL, ours_path, &ours, &err));
-    assert_ok(gr_safetensors_open(NULL, theirs_path, &theirs, &err));
-    const gr_tensor_list *a = gr_safetensors_tensors(ours), *b = gr_safetensors_tensors(theirs);
-    size_t k = 0;
-    for (size_t i = 0; i < b->n; i++) {
-        if (strstr(b->items[i].name, ".base_layer.weight")) continue; /* copies of the base */
-        assert_true(k < a->n);
-        assert_string_equal(a->items[k].name, b->items[i].name);
-        assert_true(gr_shape_equal(&a->items[k].view.shape, &b->items[i].view.shape));
-        if (made)
-            assert_true(test_worst_error(&b->items[i].view, &a->items[k].view, 1) < 2e-6);
-        else
-            assert_memory_equal(a->items[k].view.data, b->items[i].view.data, a->items[k].view.bytes);
-        k++;
-    }
-    assert_int_equal(k, a->n);
-    gr_safetensors_close(ours);
-    gr_safetensors_close(theirs);
-}
-
-/* Same files: equal tensors, equal settings. */
-static void compare_saved(const char *name, graft_model *m, const char *golden_dir) {
-    char dir[1100], ours_path[1300], theirs_path[1300], *ours_text, *theirs_text;
-    size_t n;
-    snprintf(dir, sizeof dir, "%s/saved", test_temp_dir());
-    assert_ok(gr_remove_tree(dir, &err));
-    assert_ok(graft_adapter_save(m, "a", dir, &err));
-    snprintf(ours_path, sizeof ours_path, "%s/adapter_config.json", dir);
-    snprintf(theirs_path, sizeof theirs_path, "%s/adapter_config.json", golden_dir);
-    assert_ok(gr_read_file(NULL, ours_path, 1 << 20, &ours_text, &n, &err));
-    assert_ok(gr_read_file(NULL, theirs_path, 1 << 20, &theirs_text, &n, &err));
-    if (strcmp(ours_text, theirs_text) != 0) fail_msg("%s: adapter_config.json differs:\n%s\n%s", name, ours_text, theirs_text);
-    gr_free(NULL, ours_text);
-    gr_free(NULL, theirs_text);
-    snprintf(ours_path, sizeof ours_path, "%s/prompt_encoder.safetensors", dir);
-    snprintf(theirs_path, sizeof theirs_path, "%s/prompt_encoder.safetensors", golden_dir);
-    bool encoder = gr_path_exists(theirs_path);
-    assert_int_equal(encoder, gr_path_exists(ours_path));
-    if (encoder) compare_tensors(ours_path, theirs_path, false);
-    snprintf(ours_path, sizeof ours_path, "%s/adapter_model.safetensors", dir);
-    snprintf(theirs_path, sizeof theirs_path, "%s/adapter_model.safetensors", golden_dir);
-    compare_tensors(ours_path, theirs_path, encoder);
-}
-
-static void compare_merged(const char *name, graft_context *ctx, graft_model *m, const gr_tensor_list *want, int stride) {
-    char dir[1100];
-    snprintf(dir, sizeof dir, "%s/merged", test_temp_dir());
-    assert_ok(gr_remove_tree(dir, &err));
-    assert_ok(graft_model_merge(m, "a", dir, GRAFT_DTYPE_F32, &err));
-    graft_model *merged = test_load(ctx, dir, GRAFT_DTYPE_F32);
-    compare(name, merged, want, stride, gr_tensor_list_find(want, "merged") ? "merged" : "logits", false);
-    graft_model_free(merged);
-}
-
 static void agree(const char *folder, size_t least) {
     char **names;
     size_t n;
@@ -161,25 +33,10 @@ static void agree(const char *folder, size_t least) {
     assert_ok(gr_list_dir(NULL, test_golden(folder), &names, &n, &err));
     assert_true(n >= least);
     for (size_t i = 0; i < n; i++) {
-        char dir[1024], base[1024], golden_path[1100];
-        gr_safetensors *golden;
+        char dir[1024], base[1024];
         adapter_path(dir, sizeof dir, folder, names[i]);
         base_path(base, sizeof base, dir);
-        snprintf(golden_path, sizeof golden_path, "%s/golden.safetensors", dir);
-        assert_ok(gr_safetensors_open(NULL, golden_path, &golden, &err));
-        const gr_tensor_list *want = gr_safetensors_tensors(golden);
-        int stride = atoi(gr_safetensors_metadata(golden, "stride"));
-        graft_model *m = test_load(ctx, base, GRAFT_DTYPE_F32);
-        assert_ok(graft_adapter_load(m, "a", dir, 1, &err));
-        compare(names[i], m, want, stride, "logits", false);
-        if (!strcmp(folder, "adapters") || gr_tensor_list_find(want, "merged")) compare_merged(names[i], ctx, m, want, stride);
-        assert_ok(graft_adapter_remove(m, "a", &err));
-        assert_ok(graft_adapter_load_trainable(m, "a", dir, &err));
-        compare_saved(names[i], m, dir);
-        compare(names[i], m, want, stride, "logits", true);
-        compare_steps(names[i], m, want);
-        graft_model_free(m);
-        gr_safetensors_close(golden);
+        test_adapter_agrees(ctx, names[i], base, dir, strcmp(folder, "adapters") == 0);
     }
     gr_free_names(NULL, names, n);
     graft_context_free(ctx);
