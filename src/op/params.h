@@ -214,4 +214,20 @@ typedef struct gr_cross_entropy_params {
     int32_t *hits;         /* R, written: 1 where the largest logit is the label's; NULL: not wanted */
 } gr_cross_entropy_params;
 
+/* gr_op_class_loss: sum over r of weight[r] * loss[r], the losses of transformers' classification heads, for R rows of L
+ * logits x: cross-entropy -log softmax(x)[label], rows whose label is negative (-100) count nothing; binary cross-entropy, the
+ * mean over the columns of -t log sigmoid(x) - (1 - t) log sigmoid(-x); squares, the mean over the columns of (x - t)^2. The
+ * mean over rows is the weights' doing: 1 / R, and 1 / number of labelled rows for cross-entropy.
+ * in 0: logits (R,L). out: (1) F64. */
+typedef enum gr_class_loss { GR_CLASS_LOSS_CROSS_ENTROPY, GR_CLASS_LOSS_BCE, GR_CLASS_LOSS_MSE } gr_class_loss;
+typedef struct gr_class_loss_params {
+    gr_class_loss kind;
+    const int32_t *labels; /* R, of cross-entropy, below L (else GRAFT_ERR_ARGUMENT) */
+    const float *targets;  /* (R,L), of the others */
+    const float *weight;   /* R; NULL: 1 each */
+    double *losses;        /* R, written, without weight; NULL: not wanted */
+    int32_t *hits;         /* R, written: 1 where the largest logit (the first of equals) is the label's, or where each column
+                              is positive as its target is above 1/2; 0 for squares; NULL: not wanted */
+} gr_class_loss_params;
+
 #endif
