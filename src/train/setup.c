@@ -64,6 +64,10 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     if (t->base) t->model = t->base->model;
     if (!t->base || !t->base->set) GR_TRY(gr_adapter_set_new(t->model, t->base ? &t->base->set : &t->set, err));
     if (t->base) t->set = t->base->set;
+    const gr_model_config *c = gr_model_get_config(t->model);
+    if (c->attention_dropout > 0)
+        gr_log(t->ctx, GRAFT_LOG_WARNING, "%s: dropout of attention weights (%g) is not applied in training", o->model,
+               c->attention_dropout);
     return GRAFT_OK;
 }
 

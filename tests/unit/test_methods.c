@@ -35,6 +35,24 @@ static const method_case cases[] = {
               "\"encoder_reparameterization_type\": \"LSTM\"}", false, false},
 };
 
+/* Families besides Llama's; modules are those that peft takes where none are named. */
+static const method_case others[] = {
+    {"../families/gpt2", "{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25}", true, false},
+    {"../families/gpt2", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, false},
+    {"../families/gpt2", "{\"peft_type\": \"LORA\", \"target_modules\": [\"wte\", \"lm_head\"]}", true, false},
+    {"../families/gpt2", "{\"peft_type\": \"IA3\"}", true, false},
+    {"../families/gpt2", "{\"peft_type\": \"LN_TUNING\"}", true, true},
+    {"../families/gpt2", "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3}", false, false},
+    {"../families/gpt2", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 4}", false, false},
+    {"../families/gpt2", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3, \"prefix_projection\": true, "
+                         "\"encoder_hidden_size\": 6}", false, false},
+    {"../families/gpt2", "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 4, \"encoder_hidden_size\": 5, "
+                         "\"encoder_reparameterization_type\": \"LSTM\"}", false, false},
+    {"../families/gpt2", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 3, \"adapter_layers\": 1}", true, false},
+};
+enum { ALL_CASES = GR_COUNT(cases) + GR_COUNT(others) };
+static const method_case *case_at(size_t i) { return i < GR_COUNT(cases) ? &cases[i] : &others[i - GR_COUNT(cases)]; }
+
 static const int lengths[] = {7, 12, 3, 9}, seeds[] = {1, 2, 3, 4};
 
 /* Moves every parameter away from its initial value. */
@@ -79,16 +97,17 @@ static void fill(test_batch *b, graft_model *m, int first, int n, const int32_t 
 
 static void fresh_adapters_change_nothing(void **state) {
     (void)state;
-    for (size_t c = 0; c < GR_COUNT(cases); c++) {
-        if (!cases[c].neutral) continue;
+    for (size_t c = 0; c < ALL_CASES; c++) {
+        const method_case *k = case_at(c);
+        if (!k->neutral) continue;
         graft_context *ctx = test_context(NULL, 1, NULL);
-        graft_model *m = test_load(ctx, test_model_path(cases[c].model), GRAFT_DTYPE_F32);
+        graft_model *m = test_load(ctx, test_model_path(k->model), GRAFT_DTYPE_F32);
         test_batch bare, adapted;
-        assert_ok(graft_adapter_new(m, "a", cases[c].config, 7, &err));
+        assert_ok(graft_adapter_new(m, "a", k->config, 7, &err));
         fill(&bare, m, 0, 4, (const int32_t[]){-1, -1, -1, -1});
         fill(&adapted, m, 0, 4, (const int32_t[]){0, 0, 0, 0});
         float *x = test_logits(m->model, m->hooks, &bare.batch), *y = test_logits(m->model, m->hooks, &adapted.batch);
-        assert_same(x, y, (size_t)(bare.batch.n_tokens * graft_model_vocab_size(m)), "fresh", cases[c].config);
+        assert_same(x, y, (size_t)(bare.batch.n_tokens * graft_model_vocab_size(m)), "fresh", k->config);
         free(x);
         free(y);
         graft_model_free(m);
@@ -98,8 +117,8 @@ static void fresh_adapters_change_nothing(void **state) {
 
 static void saved_and_loaded_they_are_the_same(void **state) {
     (void)state;
-    for (size_t c = 0; c < GR_COUNT(cases) * 2; c++) {
-        const method_case *k = &cases[c / 2];
+    for (size_t c = 0; c < ALL_CASES * 2; c++) {
+        const method_case *k = case_at(c / 2);
         char dir[1100];
         snprintf(dir, sizeof dir, "%s/saved", test_temp_dir());
         graft_context *ctx = test_context(NULL, 1, NULL);
@@ -126,16 +145,15 @@ static void saved_and_loaded_they_are_the_same(void **state) {
 }
 
 /* Every case's adapter that can, each sequence another one, one of them bare. */
-static void a_batch_mixes_methods(void **state) {
-    (void)state;
+static void mix_methods(const char *model) {
     graft_context *ctx = test_context(NULL, 2, NULL);
-    graft_model *m = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+    graft_model *m = test_load(ctx, test_model_path(model), GRAFT_DTYPE_F32);
     int n = 0;
-    for (size_t c = 0; c < GR_COUNT(cases); c++) {
+    for (size_t c = 0; c < ALL_CASES; c++) {
         char name[16];
-        if (cases[c].alone) continue;
+        if (case_at(c)->alone || strcmp(case_at(c)->model, model) != 0) continue;
         snprintf(name, sizeof name, "%d", n);
-        assert_ok(graft_adapter_new(m, name, cases[c].config, 7, &err));
+        assert_ok(graft_adapter_new(m, name, case_at(c)->config, 7, &err));
         disturb(m, n++);
     }
     for (int turn = 0; turn < n; turn++) {
@@ -156,6 +174,12 @@ static void a_batch_mixes_methods(void **state) {
     }
     graft_model_free(m);
     graft_context_free(ctx);
+}
+
+static void a_batch_mixes_methods(void **state) {
+    (void)state;
+    mix_methods("llama");
+    mix_methods("../families/gpt2");
 }
 
 /* Gradients of all parameters after the passes of some batches. */
@@ -190,8 +214,8 @@ static float *gradients(const method_case *k, int threads, int parts, bool recom
 
 static void the_cut_changes_no_bit_of_a_gradient(void **state) {
     (void)state;
-    for (size_t c = 0; c < GR_COUNT(cases) * 2; c++) {
-        const method_case *k = &cases[c / 2];
+    for (size_t c = 0; c < ALL_CASES * 2; c++) {
+        const method_case *k = case_at(c / 2);
         graft_dtype dtype = c % 2 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32;
         size_t n;
         float *x = gradients(k, 1, 1, false, dtype, &n);
@@ -282,7 +306,7 @@ static graft_status sweep_body(const graft_allocator *a, void *arg) {
 
 static void failed_allocations_leak_nothing(void **state) {
     (void)state;
-    for (size_t c = 0; c < GR_COUNT(cases); c++) test_allocation_sweep(sweep_body, (void *)(uintptr_t)&cases[c], 0, 7);
+    for (size_t c = 0; c < ALL_CASES; c++) test_allocation_sweep(sweep_body, (void *)(uintptr_t)case_at(c), 0, 7);
 }
 
 int main(void) {
