@@ -21,7 +21,7 @@ check: all
 check-all: check
 	@tools/packages.sh clang libclang-rt-14-dev
 	@$(MAKE) --no-print-directory check BUILD=$(BUILD)-sanitized CMAKE_FLAGS="$(SANITIZED)"
-	@native=$$($(BUILD)/graft env | sed -n 's/^kernels *//p'); for cpu in generic avx2 avx512 avx512bf16; do \
+	@native=$$($(BUILD)/graft env | sed -n 's/^kernels *//p'); for cpu in generic avx2 avx512 avx512bf16 amx; do \
 	  if [ $$cpu = $$native ]; then break; fi; echo "== GRAFT_CPU=$$cpu"; \
 	  GRAFT_CPU=$$cpu ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE slow || exit 1; done
 	@$(MAKE) --no-print-directory fuzz SECONDS=10

@@ -26,7 +26,7 @@ typedef void (*graft_log_fn)(void *user, graft_log_level level, const char *line
 typedef struct graft_context_options {
     graft_allocator allocator; /* resize == NULL: the C library's */
     int n_threads;             /* 0: one per available CPU */
-    const char *cpu;           /* NULL: the best; "generic", "avx2", "avx512", "avx512bf16" cap the kernels */
+    const char *cpu;           /* NULL: the best; "generic", "avx2", "avx512", "avx512bf16", "amx" cap the kernels */
     graft_log_fn log;          /* NULL: silent */
     void *log_user;
 } graft_context_options;

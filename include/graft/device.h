@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 typedef struct graft_device_info {
-    char kernels[32];       /* "avx512bf16", "avx512", "avx2", "generic" */
+    char kernels[32];       /* "amx", "avx512bf16", "avx512", "avx2", "generic" */
     char default_dtype[8];  /* compute type of "auto": "bf16" or "f32" */
     int n_threads;
     size_t memory;          /* bytes that the process may use: the machine's, or its control group's limit */

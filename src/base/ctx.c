@@ -15,7 +15,7 @@ graft_status graft_context_new(const graft_context_options *options, graft_conte
     if (o->n_threads < 0 || o->n_threads > 1024)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "threads: expected 1 to 1024, found %d", o->n_threads);
     if (o->cpu && strlen(o->cpu) >= sizeof(((graft_context *)0)->cpu))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "cpu level: expected generic, avx2, avx512 or avx512bf16, found %s", o->cpu);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "cpu level: expected generic, avx2, avx512, avx512bf16 or amx, found %s", o->cpu);
     graft_context *ctx = gr_calloc(&o->allocator, 1, sizeof *ctx);
     if (!ctx) return gr_fail_memory(err);
     ctx->alloc = o->allocator;

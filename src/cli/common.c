@@ -9,7 +9,7 @@
 #define AT(field) offsetof(cli_common, field)
 static const cli_option common_options[] = {
     {.name = "threads", .letter = 't', .kind = CLI_INT, .offset = AT(threads), .metavar = "N", .help = "CPU threads; 0: one per available CPU"},
-    {.name = "cpu", .kind = CLI_TEXT, .offset = AT(cpu), .metavar = "LEVEL", .choices = "generic avx2 avx512 avx512bf16",
+    {.name = "cpu", .kind = CLI_TEXT, .offset = AT(cpu), .metavar = "LEVEL", .choices = "generic avx2 avx512 avx512bf16 amx",
      .help = "highest instruction set to use (also GRAFT_CPU)"},
     {.name = "json", .kind = CLI_FLAG, .offset = AT(json), .metavar = "", .help = "print facts as JSON"},
     {.name = "quiet", .letter = 'q', .kind = CLI_FLAG, .offset = AT(quiet), .metavar = "", .help = "no progress and no notes on standard error"},

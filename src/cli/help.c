@@ -165,7 +165,7 @@ static void man_head(FILE *to, const char *name, const char *summary) {
 
 static const char exit_text[] = ".SH EXIT STATUS\n0: done. 1: failed, with one sentence on standard error. 2: wrong usage.\n"
                                 ".SH ENVIRONMENT\nHF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE: as huggingface_hub uses them. "
-                                "NO_COLOR: no colours. GRAFT_CPU: caps the kernels (generic, avx2, avx512, avx512bf16).\n";
+                                "NO_COLOR: no colours. GRAFT_CPU: caps the kernels (generic, avx2, avx512, avx512bf16, amx).\n";
 
 void cli_print_man(const cli_command *command, FILE *to) {
     if (!command) {

@@ -1,4 +1,7 @@
 /* The CPU device: which level the machine and the caller's cap allow, and the context's device object. */
+#define _GNU_SOURCE
+#include <unistd.h>
+
 #include "kernel/cpu/cpu.h"
 
 static void fill(gr_cpu_kernels *k, gr_cpu_level level) {
@@ -7,17 +10,19 @@ static void fill(gr_cpu_kernels *k, gr_cpu_level level) {
     if (level >= GR_CPU_AVX2) gr_cpu_fill_avx2(k);
     if (level >= GR_CPU_AVX512) gr_cpu_fill_avx512(k);
     if (level >= GR_CPU_AVX512BF16) gr_cpu_fill_avx512bf16(k);
+    if (level >= GR_CPU_AMX) gr_cpu_fill_amx(k);
 #else
     (void)level;
 #endif
 }
 
-static const char *const level_names[GR_CPU_LEVEL_COUNT] = {"generic", "avx2", "avx512", "avx512bf16"};
+static const char *const level_names[GR_CPU_LEVEL_COUNT] = {"generic", "avx2", "avx512", "avx512bf16", "amx"};
 
 const char *gr_cpu_level_name(gr_cpu_level level) { return level_names[level]; }
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
 
 /* Leaf 7, sub-leaf 1, EAX bit 5. Read directly: __builtin_cpu_supports does not know the name in every compiler that
  * graft is built with. Whether the system saves the registers is what its check of avx512f has asked already. */
@@ -31,30 +36,49 @@ static bool has_f16c(void) {
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx >> 29 & 1);
 }
 
-static gr_cpu_level best_level(void) {
+/* Tiles and their BF16 products, whose registers the system saves (XCR0) and lets this process use: their size is not part
+ * of what a thread gets by default, so Linux wants to be asked, once a process. Only a device that may have the level asks. */
+static bool has_amx(void) {
+#if defined(__linux__)
+    enum { ASK = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    unsigned eax, ebx, ecx, edx, low, high;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 24 & 1) || !(edx >> 22 & 1)) return false;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx >> 27 & 1)) return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
+/* The best that the machine has, up to `cap`. */
+static gr_cpu_level best_level(gr_cpu_level cap) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return GR_CPU_GENERIC;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return GR_CPU_AVX2;
-    return has_avx512bf16() ? GR_CPU_AVX512BF16 : GR_CPU_AVX512;
+    if (!has_avx512bf16()) return GR_CPU_AVX512;
+    return cap >= GR_CPU_AMX && has_amx() ? GR_CPU_AMX : GR_CPU_AVX512BF16;
 }
 #else
-static gr_cpu_level best_level(void) { return GR_CPU_GENERIC; }
+static gr_cpu_level best_level(gr_cpu_level cap) {
+    (void)cap;
+    return GR_CPU_GENERIC;
+}
 #endif
 
 static graft_status choose_level(const graft_context *ctx, gr_cpu_level *out, graft_error *err) {
-    gr_cpu_level best = best_level();
     if (!ctx->cpu[0]) {
-        *out = best;
+        *out = best_level(GR_CPU_LEVEL_COUNT - 1);
         return GRAFT_OK;
     }
     for (int i = 0; i < GR_CPU_LEVEL_COUNT; i++)
         if (strcmp(ctx->cpu, level_names[i]) == 0) {
-            *out = GR_MIN((gr_cpu_level)i, best);
+            *out = GR_MIN((gr_cpu_level)i, best_level((gr_cpu_level)i));
             return GRAFT_OK;
         }
-    return gr_fail(err, GRAFT_ERR_ARGUMENT, "cpu level: expected generic, avx2, avx512 or avx512bf16, found %s", ctx->cpu);
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "cpu level: expected generic, avx2, avx512, avx512bf16 or amx, found %s", ctx->cpu);
 }
 
 static void device_free(graft_context *ctx, void *device) {

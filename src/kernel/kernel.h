@@ -11,7 +11,7 @@
 
 #include "tensor/tensor.h"
 
-typedef enum gr_cpu_level { GR_CPU_GENERIC, GR_CPU_AVX2, GR_CPU_AVX512, GR_CPU_AVX512BF16, GR_CPU_LEVEL_COUNT } gr_cpu_level;
+typedef enum gr_cpu_level { GR_CPU_GENERIC, GR_CPU_AVX2, GR_CPU_AVX512, GR_CPU_AVX512BF16, GR_CPU_AMX, GR_CPU_LEVEL_COUNT } gr_cpu_level;
 
 /* X(NAME): tanh(x); max(x, 0); x Phi(x) with the normal distribution's Phi (Hendrycks & Gimpel 2016); that with tanh in
  * place of erf, which transformers calls gelu_new and gelu_pytorch_tanh; x sigmoid(x); x sigmoid(1.702 x). */
@@ -37,7 +37,7 @@ typedef struct gr_device {
 
 /* The context's device, made at the first call and owned by the context. */
 graft_status gr_device_get(graft_context *ctx, gr_device **out, graft_error *err);
-/* "avx512bf16" and so on. */
+/* "avx512bf16", "amx" and so on. */
 const char *gr_cpu_level_name(gr_cpu_level level);
 
 /* --- Attention over ragged sequences --------------------------------------------------------------------------- */

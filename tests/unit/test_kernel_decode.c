@@ -5,7 +5,7 @@
 static void levels_decode_the_same_bits(void **state) {
     (void)state;
     enum { N = 4 * 256 };
-    static const char *const levels[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    static const char *const levels[] = {"generic", "avx2", "avx512", "avx512bf16", "amx"};
     uint8_t bytes[8 * N];
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)gr_rng_u64(9, 1, i);
     for (size_t l = 0; l < GR_COUNT(levels); l++) {

@@ -6,7 +6,7 @@
  * the first that sees anything are left out. What is masked inside the rest has probability 0, which adds exactly
  * nothing (unless that key or value is not finite).
  *
- * Forward, per tile of 48 queries of one head: S = Q K^T; online softmax; O = O * factor + P V.
+ * Forward, per tile of queries of one head: S = Q K^T; online softmax; O = O * factor + P V.
  * Backward: P from lse; dV += P^T dO; dP = dO V^T; dS = P (dP - D) scale; dQ += dS K; dK += dS^T Q.
  * All heads that share a key/value head use the packed block of keys together. Memory: a constant part per thread, and
  * for the backward the float sums of dK and dV of one sequence and head. */
@@ -18,11 +18,13 @@
 enum {
     KEYS = GR_PANEL,     /* of a block */
     TILE = 48,           /* query rows of a tile: whole register tiles */
+    STEP = 32,           /* query rows of a tile on tile registers: a step, and the longest step of any level */
     CHUNK_ROWS = 18 * TILE, /* query rows, all heads of the group, that use a packed block before the next is packed */
     LANES = 16
 };
 
 static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
+static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 /* Query positions of a chunk. */
 static int64_t chunk_positions(const gr_attention *a) {
@@ -55,7 +57,8 @@ static void *carve(char *base, size_t *at, size_t bytes) {
 static space lay_out(const gr_attention *a, bool backward, int64_t max_keys, char *base) {
     const size_t group = (size_t)(a->n_heads / a->n_kv_heads), dim = (size_t)a->head_dim, f = sizeof(float);
     const size_t rows = (size_t)chunk_positions(a) * group, panels = (dim + GR_PANEL - 1) / GR_PANEL;
-    const size_t even = dim + (dim & 1), tile = TILE * KEYS * f, panel_bytes = panels * GR_PANEL * KEYS * f;
+    const size_t tile = TILE * KEYS * f, panel_bytes = panels * GR_PANEL * KEYS * f;
+    const size_t packed = GR_MAX((dim + (dim & 1)) * f, (dim + STEP - 1) / STEP * STEP * 2); /* a row of any level */
     space w;
     size_t at = 0;
     w.acc = carve(base, &at, rows * dim * f);
@@ -68,12 +71,12 @@ static space lay_out(const gr_attention *a, bool backward, int64_t max_keys, cha
     w.pt = carve(base, &at, backward ? tile : 0);
     w.keys = carve(base, &at, KEYS * dim * f);
     w.values = carve(base, &at, KEYS * dim * f);
-    w.k_t = carve(base, &at, even * KEYS * f);
-    w.v_t = carve(base, &at, backward ? even * KEYS * f : 0);
+    w.k_t = carve(base, &at, packed * KEYS);
+    w.v_t = carve(base, &at, backward ? packed * KEYS : 0);
     w.k_panels = carve(base, &at, backward ? panel_bytes : 0);
     w.v_panels = carve(base, &at, backward ? 0 : panel_bytes);
-    w.q_rows = carve(base, &at, rows * even * f);
-    w.do_rows = carve(base, &at, backward ? rows * even * f : 0);
+    w.q_rows = carve(base, &at, rows * packed);
+    w.do_rows = carve(base, &at, backward ? rows * packed : 0);
     w.q_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
     w.do_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
     w.dk = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
@@ -103,6 +106,7 @@ typedef struct item {
     const gr_attention_rows *rows;
     space w;
     int kv_head, group, dim;
+    int64_t tile;           /* query rows of a tile, at most TILE */
     int64_t q0, n_q;        /* the chunk, within the sequence's queries */
     int64_t key0, n_keys;   /* the block */
     int64_t key_pos;        /* position of its first key where all stand in order of position */
@@ -128,7 +132,7 @@ typedef struct operand {
 } operand;
 
 static operand rows_operand(const item *t, const void *where, int64_t ld, const char *packed, int h, int64_t i) {
-    int64_t size = (int64_t)gr_type_size(t->a->dt), dim = t->dim;
+    int64_t size = (int64_t)gr_type_size(t->a->dt), dim = round_up(t->dim, t->k->step);
     if (!t->k->pack_a[0]) return (operand){where, ld * size, size * t->k->step};
     return (operand){packed + ((int64_t)h * chunk_positions(t->a) + i) * dim * (int64_t)t->packed, dim * (int64_t)t->packed,
                      (int64_t)t->step_bytes};
@@ -162,14 +166,14 @@ static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
 
 /* Panels of n rows (along K) and head_dim columns. */
 static void pack_panels(const item *t, int64_t n, const void *from, int64_t ld, char *to) {
-    size_t panel = (size_t)(n + n % t->k->step) * GR_PANEL * t->packed;
+    size_t panel = (size_t)round_up(n, t->k->step) * GR_PANEL * t->packed;
     for (int64_t c = 0; c < t->dim; c += GR_PANEL, to += panel)
         t->k->pack_panel(n, GR_MIN(t->dim - c, (int64_t)GR_PANEL), gr_at_const(from, t->a->dt, c), ld, 1, to);
 }
 
 /* (m, dim) += A (m, n) * panels. */
 static void times_panels(const item *t, int64_t m, int64_t n, operand a, int64_t panel_rows, const char *panels, float *c) {
-    size_t panel = (size_t)(panel_rows + panel_rows % t->k->step) * GR_PANEL * t->packed;
+    size_t panel = (size_t)round_up(panel_rows, t->k->step) * GR_PANEL * t->packed;
     for (int64_t j = 0; j < t->dim; j += GR_PANEL, panels += panel)
         t->k->outer(m, GR_MIN(t->dim - j, (int64_t)GR_PANEL), n, a.a, a.row, a.step, panels, c + j, t->dim, true);
 }
@@ -189,21 +193,24 @@ static uint64_t seen_bits(const item *t, int64_t q_pos) {
     return bits;
 }
 
-/* What a tile of rows sees of the block: keys up to n; rows before `skip` see nothing. False: none sees anything. */
+/* What a tile of rows sees of the block: keys up to n, or `wide` in whole steps where the hardware takes nothing else; rows
+ * before `skip` see nothing. False: none sees anything. */
 typedef struct view {
     uint64_t seen[TILE];
-    int64_t n, skip;
+    int64_t n, wide, skip;
 } view;
 
 static bool look(const item *t, int64_t i, int64_t m, view *v) {
+    const int64_t steps = GR_MAX(t->k->step, 2);
     uint64_t all = 0;
     v->skip = m;
     for (int64_t r = 0; r < m; r++) {
         v->seen[r] = seen_bits(t, t->seq->q_pos + t->q0 + i + r);
         all |= v->seen[r];
-        if (v->seen[r] && v->skip == m) v->skip = r / 2 * 2; /* pairs of rows stay pairs */
+        if (v->seen[r] && v->skip == m) v->skip = r / steps * steps; /* what is multiplied together stays together */
     }
     v->n = all ? 64 - __builtin_clzll(all) : 0;
+    v->wide = t->k->tiles ? round_up(v->n, t->k->step) : v->n;
     return all != 0;
 }
 
@@ -258,7 +265,7 @@ static void pack_rows_of_chunk(const item *t, bool backward) {
     if (!t->k->pack_a[0]) return;
     int64_t chunk = chunk_positions(t->a);
     for (int h = 0; h < t->group; h++) {
-        size_t at = (size_t)(h * chunk * t->dim) * t->packed;
+        size_t at = (size_t)(h * chunk * round_up(t->dim, t->k->step)) * t->packed;
         t->k->pack_a[0](t->n_q, t->dim, q_at(t, h, 0), t->a->q_ld, t->w.q_rows + at);
         if (backward) t->k->pack_a[0](t->n_q, t->dim, dout_at(t, h, 0), t->a->dout_ld, t->w.do_rows + at);
     }
@@ -271,15 +278,15 @@ static void forward_tile(const item *t, int h, int64_t i, int64_t m) {
     if (!look(t, i, m, &v)) return;
     const operand q = rows_operand(t, q_at(t, h, i), t->a->q_ld, t->w.q_rows, h, i);
     const int64_t at = (int64_t)h * chunk_positions(t->a) + i, row_bytes = KEYS * (int64_t)t->packed;
-    t->k->outer(m, v.n, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, KEYS, false);
+    t->k->outer(m, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, KEYS, false);
     float *o = acc_at(t, h, i), piece[KEYS];
     for (int64_t r = 0; r < m; r++) {
         const float *bias = bias_of(t, h, t->seq->q_pos + t->q0 + i + r, piece);
-        float factor = t->rows->softmax_row(v.n, t->w.s + r * KEYS, v.seen[r], (float)t->a->scale, bias, t->w.max + at + r,
+        float factor = t->rows->softmax_row(v.wide, t->w.s + r * KEYS, v.seen[r], (float)t->a->scale, bias, t->w.max + at + r,
                                             t->w.lanes + (at + r) * LANES, t->w.p + r * row_bytes);
         for (int64_t c = 0; factor != 1.0f && c < t->dim; c++) o[r * t->dim + c] *= factor;
     }
-    times_panels(t, m, v.n, (operand){t->w.p, row_bytes, (int64_t)t->step_bytes}, t->n_keys, t->w.v_panels, o);
+    times_panels(t, m, v.wide, (operand){t->w.p, row_bytes, (int64_t)t->step_bytes}, t->n_keys, t->w.v_panels, o);
 }
 
 static void forward_store(const item *t, int h) {
@@ -306,7 +313,7 @@ static void forward_chunk(item *t) {
         t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
         view v;
         bool any = false;
-        for (int64_t i = 0; i < t->n_q && !any; i += TILE) any = look(t, i, GR_MIN(t->n_q - i, (int64_t)TILE), &v);
+        for (int64_t i = 0; i < t->n_q && !any; i += t->tile) any = look(t, i, GR_MIN(t->n_q - i, t->tile), &v);
         if (!any) continue;
         order_block(t);
         int64_t ld;
@@ -315,7 +322,7 @@ static void forward_chunk(item *t) {
         const void *values = gather(t, true, t->w.values, &ld);
         pack_panels(t, t->n_keys, values, ld, t->w.v_panels);
         for (int h = 0; h < t->group; h++)
-            for (int64_t i = 0; i < t->n_q; i += TILE) forward_tile(t, h, i, GR_MIN(t->n_q - i, (int64_t)TILE));
+            for (int64_t i = 0; i < t->n_q; i += t->tile) forward_tile(t, h, i, GR_MIN(t->n_q - i, t->tile));
     }
     for (int h = 0; h < t->group; h++) forward_store(t, h);
 }
@@ -329,14 +336,19 @@ static void transposed_times(const item *t, int64_t m, int64_t n, const char *p,
     operand a = {p + skip * row_bytes, (int64_t)t->packed, row_bytes};
     if (t->k->step > 1) {
         t->k->pack_a[1](n, m - skip, a.a, KEYS, t->w.pt);
-        a = (operand){t->w.pt, (int64_t)t->step_bytes, n * (int64_t)t->step_bytes};
+        if (t->k->tiles)
+            a = (operand){t->w.pt, round_up(m - skip, t->k->step) * (int64_t)t->packed, (int64_t)t->step_bytes};
+        else
+            a = (operand){t->w.pt, (int64_t)t->step_bytes, n * (int64_t)t->step_bytes};
     }
     /* panels start at the tile's first row; skip is a multiple of the step */
     times_panels(t, n, m - skip, a, panel_rows, panels + (size_t)skip * GR_PANEL * t->packed, c);
 }
 
-static size_t tile_panels_bytes(const item *t) {
-    return (size_t)((t->dim + GR_PANEL - 1) / GR_PANEL) * GR_PANEL * TILE * t->packed;
+/* Where the panels of the tile of rows from i on stand in q_panels and do_panels. */
+static size_t tile_panels_at(const item *t, int h, int64_t i) {
+    const size_t bytes = (size_t)((t->dim + GR_PANEL - 1) / GR_PANEL) * (size_t)(GR_PANEL * t->tile) * t->packed;
+    return (size_t)(h * (round_up(chunk_positions(t->a), t->tile) / t->tile) + i / t->tile) * bytes;
 }
 
 static void backward_tile(const item *t, int h, int64_t i, int64_t m) {
@@ -347,21 +359,21 @@ static void backward_tile(const item *t, int h, int64_t i, int64_t m) {
     const int64_t at = (int64_t)h * chunk_positions(a) + i;
     const operand q = rows_operand(t, q_at(t, h, i + skip), a->q_ld, t->w.q_rows, h, i + skip);
     const operand dout = rows_operand(t, dout_at(t, h, i + skip), a->dout_ld, t->w.do_rows, h, i + skip);
-    t->k->outer(live, v.n, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s + skip * KEYS, KEYS, false);
-    t->k->outer(live, v.n, t->dim, dout.a, dout.row, dout.step, t->w.v_t, t->w.dp + skip * KEYS, KEYS, false);
+    t->k->outer(live, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s + skip * KEYS, KEYS, false);
+    t->k->outer(live, v.wide, t->dim, dout.a, dout.row, dout.step, t->w.v_t, t->w.dp + skip * KEYS, KEYS, false);
     float piece[KEYS], dpiece[KEYS];
     for (int64_t r = skip; r < m; r++) {
         const int64_t q_pos = t->seq->q_pos + t->q0 + i + r;
         float lse = a->lse[(t->seq->q_begin + t->q0 + i + r) * a->n_heads + t->kv_head * t->group + h];
-        t->rows->grad_row(v.n, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], (float)a->scale, bias_of(t, h, q_pos, piece),
+        t->rows->grad_row(v.wide, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], (float)a->scale, bias_of(t, h, q_pos, piece),
                           lse, t->w.max[at + r], t->w.p + r * row_bytes, t->w.ds + r * row_bytes,
                           dbias_of(t, h, q_pos, dpiece));
         add_dbias(t, h, q_pos, dpiece);
     }
-    const size_t panels = ((size_t)h * (size_t)(chunk_positions(a) / TILE) + (size_t)(i / TILE)) * tile_panels_bytes(t);
+    const size_t panels = tile_panels_at(t, h, i);
     transposed_times(t, m, v.n, t->w.p, m, t->w.do_panels + panels, skip, t->w.dv + t->key0 * t->dim);
     transposed_times(t, m, v.n, t->w.ds, m, t->w.q_panels + panels, skip, t->w.dk + t->key0 * t->dim);
-    times_panels(t, live, v.n, (operand){t->w.ds + skip * row_bytes, row_bytes, (int64_t)t->step_bytes}, t->n_keys,
+    times_panels(t, live, v.wide, (operand){t->w.ds + skip * row_bytes, row_bytes, (int64_t)t->step_bytes}, t->n_keys,
                  t->w.k_panels, acc_at(t, h, i + skip));
 }
 
@@ -377,9 +389,9 @@ static void backward_prepare(const item *t) {
                                                              (int64_t)(t->kv_head * t->group + h) * t->dim);
             t->k->dot(1, 1, t->dim, dout_at(t, h, i), a->dout_ld, &out, t->w.max + h * chunk + i, 1, false);
         }
-        for (int64_t i = 0; i < t->n_q; i += TILE) {
-            size_t to = ((size_t)h * (size_t)(chunk / TILE) + (size_t)(i / TILE)) * tile_panels_bytes(t);
-            int64_t m = GR_MIN(t->n_q - i, (int64_t)TILE);
+        for (int64_t i = 0; i < t->n_q; i += t->tile) {
+            size_t to = tile_panels_at(t, h, i);
+            int64_t m = GR_MIN(t->n_q - i, t->tile);
             pack_panels(t, m, q_at(t, h, i), a->q_ld, t->w.q_panels + to);
             pack_panels(t, m, dout_at(t, h, i), a->dout_ld, t->w.do_panels + to);
         }
@@ -394,7 +406,7 @@ static void backward_chunk(item *t) {
         t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
         view v;
         bool any = false;
-        for (int64_t i = 0; i < t->n_q && !any; i += TILE) any = look(t, i, GR_MIN(t->n_q - i, (int64_t)TILE), &v);
+        for (int64_t i = 0; i < t->n_q && !any; i += t->tile) any = look(t, i, GR_MIN(t->n_q - i, t->tile), &v);
         if (!any) continue;
         order_block(t);
         int64_t ld;
@@ -404,7 +416,7 @@ static void backward_chunk(item *t) {
         const void *values = gather(t, true, t->w.values, &ld);
         t->k->pack_panel(t->dim, t->n_keys, values, 1, ld, t->w.v_t);
         for (int h = 0; h < t->group; h++)
-            for (int64_t i = 0; i < t->n_q; i += TILE) backward_tile(t, h, i, GR_MIN(t->n_q - i, (int64_t)TILE));
+            for (int64_t i = 0; i < t->n_q; i += t->tile) backward_tile(t, h, i, GR_MIN(t->n_q - i, t->tile));
     }
     for (int h = 0; h < t->group; h++)
         t->k->finish(t->n_q, t->dim, 1, acc_at(t, h, 0), t->dim, 0, a->dt,
@@ -447,9 +459,11 @@ typedef struct job {
     bool backward, shares;
 } job;
 
+static const gr_product_kernels *products(const job *j) { return gr_cpu(j->d)->products[gr_type_index(j->a->dt)]; }
+
 static item make_item(const job *j, int thread) {
     const gr_attention *a = j->a;
-    const gr_product_kernels *k = gr_cpu(j->d)->products[gr_type_index(a->dt)];
+    const gr_product_kernels *k = products(j);
     char *scratch = (char *)a->scratch + gr_bias_bytes(a);
     return (item){.a = a,
                   .k = k,
@@ -457,6 +471,7 @@ static item make_item(const job *j, int thread) {
                   .w = lay_out(a, j->backward, j->max_keys, scratch + j->per_thread * (size_t)thread),
                   .group = a->n_heads / a->n_kv_heads,
                   .dim = a->head_dim,
+                  .tile = k->tiles ? STEP : TILE,
                   .packed = k->packed_size,
                   .step_bytes = k->packed_size * (size_t)k->step};
 }
@@ -465,6 +480,8 @@ static item make_item(const job *j, int thread) {
 static void forward_item(void *arg, size_t begin, size_t end, int thread) {
     const job *j = arg;
     const int64_t chunk = chunk_positions(j->a);
+    const gr_product_kernels *k = products(j);
+    if (k->begin) k->begin();
     for (size_t i = begin; i < end; i++) {
         item t = make_item(j, thread);
         int64_t chunk_no = (int64_t)(i / (size_t)j->a->n_kv_heads);
@@ -475,6 +492,7 @@ static void forward_item(void *arg, size_t begin, size_t end, int thread) {
         t.n_q = GR_MIN(t.seq->q_len - t.q0, chunk);
         forward_chunk(&t);
     }
+    if (k->end) k->end();
 }
 
 void gr_attention_blocks(gr_device *d, const gr_attention *a) {
@@ -494,6 +512,8 @@ void gr_attention_blocks(gr_device *d, const gr_attention *a) {
 static void backward_item(void *arg, size_t begin, size_t end, int thread) {
     const job *j = arg;
     const size_t heads = (size_t)j->a->n_kv_heads;
+    const gr_product_kernels *k = products(j);
+    if (k->begin) k->begin();
     for (size_t i = begin; i < end; i++) {
         item t = make_item(j, thread);
         t.kv_head = (int)(i % heads);
@@ -503,6 +523,7 @@ static void backward_item(void *arg, size_t begin, size_t end, int thread) {
             backward_seq(&t);
         }
     }
+    if (k->end) k->end();
 }
 
 void gr_attention_backward_blocks(gr_device *d, const gr_attention *a) {

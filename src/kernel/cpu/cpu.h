@@ -86,6 +86,7 @@ void gr_cpu_fill_generic(gr_cpu_kernels *k);
 void gr_cpu_fill_avx2(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16(gr_cpu_kernels *k);
+void gr_cpu_fill_amx(gr_cpu_kernels *k);
 /* parts of these: products_*.c, attention_*.c, decode_*.c */
 void gr_cpu_fill_avx2_products(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_products(gr_cpu_kernels *k);

@@ -159,7 +159,7 @@ static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const 
 }
 
 /* Columns n0.. of rows k0.. of W (outer form, backward). Decodes whole blocks around the columns. */
-static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, void *panel,
+static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width_to, void *panel,
                          void *scratch) {
     const matrix_b *b = (const matrix_b *)base;
     const gr_matrix *w = b->w;
@@ -170,7 +170,7 @@ static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64
         const part *p = find_row(w, b->first + k0 + k, &row);
         decode(p, w->dt, row, from, width, gr_at(scratch, w->dt, k * width));
     }
-    b->k->pack_panel(kc, nc, gr_at_const(scratch, w->dt, n0 - from), width, 1, panel);
+    gr_product_pack(b->k, kc, nc, gr_at_const(scratch, w->dt, n0 - from), width, 1, width_to, panel);
 }
 
 /* Rows of the stored (in, out) matrix, across its parts (dot form, backward of a transposed matrix). */
@@ -187,7 +187,7 @@ static void input_rows(const gr_product_b *base, int64_t n0, int64_t nc, const v
 }
 
 /* Columns n0.. (outputs) of rows k0.. (inputs) of a transposed matrix (outer form, forward). */
-static void input_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, void *panel,
+static void input_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width, void *panel,
                         void *scratch) {
     const matrix_b *b = (const matrix_b *)base;
     const gr_matrix *w = b->w;
@@ -197,7 +197,7 @@ static void input_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_
         for (int64_t k = 0; begin < end && k < kc; k++)
             decode(&w->part[i], w->dt, k0 + k, begin - first, end - begin, gr_at(scratch, w->dt, k * nc + begin - n0));
     }
-    b->k->pack_panel(kc, nc, scratch, nc, 1, panel);
+    gr_product_pack(b->k, kc, nc, scratch, nc, 1, width, panel);
 }
 
 static matrix_b operand(const gr_matrix *w, bool dot) {

@@ -110,6 +110,7 @@ static void dot_item(void *arg, size_t begin, size_t end, int thread) {
 graft_status gr_product_dot(const gr_product *p, const gr_product_b *b, graft_error *err) {
     if (p->m <= 0 || p->n <= 0) return GRAFT_OK;
     job w = {.p = p, .b = b, .k = gr_cpu(p->d)->products[gr_type_index(p->dt)]};
+    if (w.k->tiles) return gr_product_tiles(p, b, true, err);
     dot_plan(&w);
     return run(&w, dot_item, err);
 }
@@ -148,7 +149,7 @@ static void outer_step(const job *w, int64_t i, int64_t m, int64_t j0, int64_t j
     }
     for (int64_t j = j0; j < j1; j += GR_PANEL) {
         int64_t n = GR_MIN(j1 - j, (int64_t)GR_PANEL);
-        w->b->panel(w->b, k, kc, j, n, panel, scratch);
+        w->b->panel(w->b, k, kc, j, n, GR_PANEL, panel, scratch);
         w->k->outer(m, n, kc, a, a_row, a_step, panel, gr_at(space, gr_param_type(p->dt), j - j0), w->cols, add);
     }
 }
@@ -175,6 +176,7 @@ static void outer_item(void *arg, size_t first, size_t last, int thread) {
 graft_status gr_product_outer(const gr_product *p, const gr_product_b *b, graft_error *err) {
     if (p->m <= 0 || p->n <= 0) return GRAFT_OK;
     job w = {.p = p, .b = b, .k = gr_cpu(p->d)->products[gr_type_index(p->dt)]};
+    if (w.k->tiles) return gr_product_tiles(p, b, false, err);
     outer_plan(&w);
     return run(&w, outer_item, err);
 }
@@ -196,12 +198,12 @@ static void memory_rows(const gr_product_b *base, int64_t n0, int64_t nc, const 
     for (int64_t j = 0; j < nc; j++) ptrs[j] = gr_at_const(b->b, b->dt, (n0 + j) * b->ld);
 }
 
-static void memory_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, void *panel,
+static void memory_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width, void *panel,
                          void *scratch) {
     (void)scratch;
     const memory_b *b = (const memory_b *)base;
     int64_t b_k = b->trans ? 1 : b->ld, b_j = b->trans ? b->ld : 1;
-    b->k->pack_panel(kc, nc, gr_at_const(b->b, b->dt, k0 * b_k + n0 * b_j), b_k, b_j, panel);
+    gr_product_pack(b->k, kc, nc, gr_at_const(b->b, b->dt, k0 * b_k + n0 * b_j), b_k, b_j, width, panel);
 }
 
 /* Below this the dot form would spend its time adding lanes. */

@@ -7,8 +7,9 @@
  * Outer form, C = A B with the rows of B running along N: panels of GR_PANEL columns of B, packed; the sum of one element
  * is one chain along K.
  *
- * In both the order depends on K (dot form) or on nothing (outer form), never on M, N, the place of the element or the
- * threads. */
+ * On tile registers (AMX) both forms are one: products_amx.c tells the sum, product_tiles.c is the driver.
+ *
+ * In all the the order depends on K (dot form) or on nothing, never on M, N, the place of the element or the threads. */
 #ifndef GR_KERNEL_CPU_PRODUCT_H
 #define GR_KERNEL_CPU_PRODUCT_H
 
@@ -16,8 +17,24 @@
 
 enum { GR_DOT_BLOCK = 2048, GR_PANEL = 64 };
 
+/* What products on tile registers need beside the block kernels. A panel of `width` columns (a multiple of 16) has `width`
+ * elements for each of k rounded up to whole steps; columns after n may be anything. */
+typedef struct gr_tile_kernels {
+    /* c (m, n) = or += A * panel; A's rows, a_row bytes apart, are readable up to whole steps and whole tiles of 16 rows. */
+    void (*multiply)(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel, int64_t width, void *c,
+                     int64_t ldc, bool add);
+    void (*pack)(int64_t k, int64_t n, const void *b, int64_t b_k, int64_t b_j, int64_t width, void *panel); /* as pack_panel */
+    void (*pack_rows)(int64_t k, int64_t n, const void *const *rows, int64_t width, void *panel); /* columns at rows[0..n-1] */
+    void (*turn)(int64_t m, int64_t n, const float *from, int64_t ld, float *to, int64_t to_ld); /* to = from^T, by squares of 16 */
+} gr_tile_kernels;
+
 /* "sum" is float, double for F64. Strides are in elements unless they are called bytes. */
 struct gr_product_kernels {
+    /* A thread calls begin before it uses the kernels and end after: the state of its tile registers. NULL: none. */
+    void (*begin)(void);
+    void (*end)(void);
+    const gr_tile_kernels *tiles; /* NULL: none. Then A is always packed, both ways to rows along K, of whole steps and
+                                   * rounded up to 16 rows; a_step means nothing; `dot` is not the sum of a product. */
     /* c[i][j] (sum) = or += sum over k of a[i][k] * b[j][k], k <= GR_DOT_BLOCK. b: n row pointers, aligned for the type. */
     void (*dot)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *const *b, void *c, int64_t ldc,
                 bool add);
@@ -45,10 +62,11 @@ typedef struct gr_product_b gr_product_b;
 struct gr_product_b {
     /* Dot form: pointers to rows n0..n0+nc-1 (K elements each), decoded into scratch or where they stand. */
     void (*rows)(const gr_product_b *b, int64_t n0, int64_t nc, const void **ptrs, void *scratch);
-    /* Outer form: packs columns n0..n0+nc-1 (nc <= GR_PANEL) of rows k0..k0+kc-1. */
-    void (*panel)(const gr_product_b *b, int64_t k0, int64_t kc, int64_t n0, int64_t nc, void *panel, void *scratch);
+    /* Outer form: packs columns n0..n0+nc-1 of rows k0..k0+kc-1 into a panel of `width` columns: GR_PANEL, or on tiles any. */
+    void (*panel)(const gr_product_b *b, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width, void *panel,
+                  void *scratch);
     size_t row_scratch;   /* bytes of scratch for one row of `rows` */
-    size_t panel_scratch; /* bytes of scratch for one element of a panel */
+    size_t panel_scratch; /* bytes of scratch for one element of a panel, at least GR_PANEL wide */
     int64_t column_block; /* outer form: columns that are decoded together, a multiple of GR_PANEL */
 };
 
@@ -69,5 +87,16 @@ typedef struct gr_product {
 
 graft_status gr_product_dot(const gr_product *p, const gr_product_b *b, graft_error *err);
 graft_status gr_product_outer(const gr_product *p, const gr_product_b *b, graft_error *err);
+/* Either, where the level has tile registers. */
+graft_status gr_product_tiles(const gr_product *p, const gr_product_b *b, bool dot, graft_error *err);
+
+/* The panel callback's last step. */
+static inline void gr_product_pack(const gr_product_kernels *k, int64_t kc, int64_t nc, const void *b, int64_t b_k, int64_t b_j,
+                                   int64_t width, void *panel) {
+    if (k->tiles)
+        k->tiles->pack(kc, nc, b, b_k, b_j, width, panel);
+    else
+        k->pack_panel(kc, nc, b, b_k, b_j, panel);
+}
 
 #endif
