@@ -13,7 +13,8 @@ another pass of the same model:
   labels: (B,T) or (B,U) of language models, -100 where ignored; (B) int64, one class a row; (B,L) float32, several
     classes a row; (B) float32, regression
   logits: rows of masked positions set to zero (seq2seq: by decoder_attention_mask); loss (1)
-  grad.NAME of every parameter, NAME as transformers has it (tied tensors under the first name)
+  grad.NAME of every parameter, NAME as transformers has it (tied tensors under the first name); what is zero but for
+    rounding, as the gradient of BERT's key biases, is written as zeros
   steps (20): losses of 20 steps of torch.optim.AdamW(lr 1e-2, weight_decay 0.01) on all parameters
   fill.ids, fill.scores (N,5): of masked language models, the five likeliest tokens and their probabilities at each
     visible mask token, in the order of the cells
@@ -42,10 +43,11 @@ The models are in evaluation mode: dropout is off.
   t5               T5ForConditionalGeneration as of v1.0: relu, tied, logits of the scaled hidden state; decoder
                    inputs are the labels shifted by one; golden.decoder: decoder_input_ids and decoder_attention_mask
                    given
-  t5_gated         as of v1.1 and Flan-T5: gated-gelu, lm_head of its own (tie_word_embeddings false); the shared
-                   table stands in the file three times, as in theirs; config.resaved.json is what transformers 5
-                   writes for the same model, tie_word_embeddings true beside scale_decoder_outputs false;
-                   golden.decoder as above
+  t5_even          the same with d_kv = d_model / num_heads, which peft's prefix tuning wants, and three layers
+  t5_gated         as of v1.1 and Flan-T5: gated-gelu, one encoder and two decoder layers, lm_head of its own
+                   (tie_word_embeddings false); the shared table stands in the file three times, as in theirs;
+                   config.resaved.json is what transformers 5 writes for the same model, tie_word_embeddings true
+                   beside scale_decoder_outputs false; golden.decoder as above
   generate.jsonl   one generation a line by transformers' generate: model (a path under tests/golden), options,
                    input_ids, sequences (what was added, up to and with the end token; of T5 without the start token),
                    scores of beams. float64 gives the same sequences."""
@@ -104,8 +106,11 @@ MODELS = {
     "roberta_cls": (tf.RobertaForSequenceClassification,
                     tf.RobertaConfig(**{**ROBERTA, "num_hidden_layers": 1}, num_labels=3), "bfloat16", "single"),
     "t5": (tf.T5ForConditionalGeneration, tf.T5Config(**T5), "bfloat16", "seq2seq"),
+    "t5_even": (tf.T5ForConditionalGeneration, tf.T5Config(**{**T5, "d_kv": 8, "d_ff": 24, "num_layers": 3}),
+                "bfloat16", "seq2seq"),
     "t5_gated": (tf.T5ForConditionalGeneration,
-                 tf.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False), "bfloat16", "seq2seq"),
+                 tf.T5Config(**{**T5, "num_layers": 1}, num_decoder_layers=2, feed_forward_proj="gated-gelu",
+                             tie_word_embeddings=False), "bfloat16", "seq2seq"),
 }
 GGUF = {  # file: (type of the 2-D tensors, output.weight)
     "g_gpt2_f16": ("F16", False),
@@ -142,7 +147,7 @@ def random_ids(shape, low, salt):
 
 def causal(config):
     """Rows: whole; padded left, whose first real token has a label; padded left and right with a prompt that has no
-    labels and a hole after which a token has a label (the reference takes logits of the masked token before such ones)."""
+    labels and a hole after which a token has a label (the reference takes logits of the masked token before such)."""
     ids = random_ids((3, 26), 3, 1)
     mask = torch.ones_like(ids)
     mask[1, :7] = 0
@@ -258,8 +263,15 @@ def hide(logits, batch):
     mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
     logits = logits.detach().clone()
     if mask is not None:
-        logits[mask == 0] = 0
+        logits[:, logits.shape[1] - mask.shape[1]:][mask == 0] = 0  # virtual tokens stand in front
     return logits
+
+
+def gradients(parameters):
+    """Those that are zero but for rounding, as zeros: nothing depends on the bias of a key that all tokens share."""
+    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in parameters}
+    largest = max(x.abs().max() for x in grads.values())
+    return {"grad." + n: keep(x if x.abs().max() > 1e-6 * largest else torch.zeros_like(x)) for n, x in grads.items()}
 
 
 def run(model, batch):
@@ -277,8 +289,7 @@ def run(model, batch):
     out.loss.backward()
     golden["logits"] = keep(hide(out.logits, batch))
     golden["loss"] = out.loss.detach().reshape(1).numpy()
-    for n, p in model.named_parameters():
-        golden["grad." + n] = keep(p.grad if p.grad is not None else torch.zeros_like(p))
+    golden.update(gradients(model.named_parameters()))
     masks = batch["input_ids"] == MASK
     if masks.any():
         if "attention_mask" in batch:
@@ -452,10 +463,13 @@ BEAMS = [  # options of generate
 
 
 def continuations(model, inputs, options):
+    """transformers sizes a decoder's cache by the encoder's layers: without one where they differ."""
+    layers = model.config.num_hidden_layers
+    cached = getattr(model.config, "num_decoder_layers", layers) == layers
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         out = model.generate(**inputs, do_sample=False, return_dict_in_generate=True, output_scores=True,
-                             pad_token_id=0, **options)
+                             pad_token_id=0, use_cache=cached, **options)
     start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     rows = []
     for row in out.sequences[:, start:].tolist():
@@ -474,7 +488,8 @@ def likely_end(model, inputs):
 def make_generate():
     lines = []
     for name, cls in (("families/gpt2", tf.GPT2LMHeadModel), ("models/llama", tf.LlamaForCausalLM),
-                      ("families/t5", tf.T5ForConditionalGeneration), ("families/t5_gated", tf.T5ForConditionalGeneration)):
+                      ("families/t5", tf.T5ForConditionalGeneration),
+                      ("families/t5_gated", tf.T5ForConditionalGeneration)):
         model = load(cls, pathlib.Path("tests/golden") / name).eval()
         exact = load(cls, pathlib.Path("tests/golden") / name).double().eval()
         for salt, length in ((20, 7), (21, 11)):
