@@ -74,6 +74,12 @@ def deltas():
         yield ("sc:" + name.lower()) if script else name, text
 
 
+def words():
+    """\\w of Rust's regular expressions: what Whitespace does not cut off a letter."""
+    pre = pre_tokenizers.Whitespace()
+    return {c for c in POINTS if len(pre.pre_tokenize_str("a" + chr(c) + "a")) == 1}
+
+
 def bert(**on):
     options = dict(clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False)
     options.update(on)
@@ -173,6 +179,7 @@ def main():
         f.write("/* Written by tools/make_unicode_tables.py: not to be edited. */\n#include \"text/unicode_tables.h\"\n\n")
         print("punctuation, digits", flush=True)
         write_set(f, "punctuation", removed(pre_tokenizers.Punctuation("removed")))
+        write_set(f, "word", words())
         write_set(f, "numeric", {c for c in POINTS if len(pre_tokenizers.Digits(False).pre_tokenize_str("a" + chr(c))) == 2})
         print("marks", flush=True)
         write_set(f, "mark", dropped(normalizers.StripAccents()))

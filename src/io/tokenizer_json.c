@@ -1,5 +1,7 @@
 /* tokenizer.json of the `tokenizers` library (format "1.0"). The vocabulary and the merges, nearly all of the file, are
  * pulled straight into the description; only the small components are kept as text. */
+#include <math.h>
+
 #include "base/json.h"
 #include "io/tokenizer_files.h"
 
@@ -87,10 +89,45 @@ static graft_status read_vocab_object(gr_tokenizer_spec *spec, gr_json_reader *r
     }
 }
 
+/* A number as the library reads it: the digits as an integer of 64 bits, rounded, then scaled by a power of ten, rounded
+ * again (serde_json without float_roundtrip). One score in twenty differs from the nearest double, and of two ways to cut
+ * a text whose sums agree but for the rounding another one would win. */
+static double read_score(const char *text, const char *end) {
+    const char *p = text + (*text == '-');
+    uint64_t digits = 0;
+    long exponent = 0;
+    bool point = false, full = false;
+    for (; p < end && ((*p >= '0' && *p <= '9') || *p == '.'); p++) {
+        if (*p == '.') {
+            point = true;
+            continue;
+        }
+        const uint64_t digit = (uint64_t)(*p - '0');
+        full |= digits > (UINT64_MAX - digit) / 10;
+        if (!full) digits = digits * 10 + digit;
+        exponent += !full && point ? -1 : full && !point ? 1 : 0;
+    }
+    if (p < end && (*p | 32) == 'e') {
+        const bool negative = *++p == '-';
+        long written = 0;
+        for (p += *p == '-' || *p == '+'; p < end && written < 9999; p++) written = written * 10 + (*p - '0');
+        exponent += negative ? -written : written;
+    }
+    double v = (double)digits;
+    for (; exponent < -308 && v != 0; exponent += 308) v /= 1e308;
+    char name[32];
+    double power = 1;
+    const int n = snprintf(name, sizeof name, "1e%ld", exponent < 0 ? -exponent : exponent);
+    gr_parse_double(name, (size_t)n, &power);
+    v = exponent < 0 ? v / power : v * power;
+    return *text == '-' ? -v : v;
+}
+
 /* [["piece", score], ...], as Unigram writes it. */
 static graft_status read_vocab_list(gr_tokenizer_spec *spec, gr_json_reader *r, gr_buf *buf, graft_error *err) {
     if (spec->vocab.n) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: byte %zu: a second 'vocab'", r->name, r->at);
     GR_TRY(gr_json_open(r, GR_JSON_ARRAY, err));
+    spec->vocab.last = true; /* as the library's map has it; its trainer may write a special token twice */
     size_t cap = 0;
     for (bool more;;) {
         GR_TRY(gr_json_next(r, &more, err));
@@ -104,7 +141,10 @@ static graft_status read_vocab_list(gr_tokenizer_spec *spec, gr_json_reader *r, 
         GR_TRY(gr_json_next(r, &end, err));
         GR_TRY(gr_json_read_text(r, &piece, err));
         GR_TRY(gr_json_next(r, &end, err));
+        gr_json_peek(r);
+        const size_t at = r->at;
         GR_TRY(gr_json_read_number(r, &score, err));
+        if (isfinite(score.d)) score.d = read_score(r->text + at, r->text + r->at);
         GR_TRY(gr_json_next(r, &end, err));
         if (end) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: byte %zu: a piece is not [text, score]", r->name, r->at);
         GR_TRY(meaning(&piece, buf, &text, &len, err));

@@ -133,6 +133,7 @@ static bool advance(gr_matcher_iter *it) {
         it->from = end;
         if ((it->no_special && t->special) || (t->single_word && !is_single_word(it, start, end))) continue;
         int32_t cp;
+        if (t->lstrip && start < it->done) start = it->done; /* what the token before it stripped */
         while (t->lstrip && start > it->done) {
             size_t before = char_before(it->text, start, &cp);
             if (!gr_cp_is_space(cp)) break;
@@ -143,6 +144,7 @@ static bool advance(gr_matcher_iter *it) {
             if (!gr_cp_is_space(cp)) break;
             end += n;
         }
+        if (start >= end) continue;
         it->id = t->id;
         it->start = start;
         it->end = end;

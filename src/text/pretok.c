@@ -284,11 +284,6 @@ static graft_status read_char(const gr_json_value *json, const char *key, int32_
     return GRAFT_OK;
 }
 
-static graft_status add_regex(gr_pretok *p, const char *pattern, behaviour b, bool invert, graft_error *err) {
-    GR_TRY(add(p, (stage){.kind = SPLIT_REGEX, .behaviour = b, .invert = invert}, err));
-    return gr_regex_new(p->a, pattern, strlen(pattern), GR_REGEX_PCRE, &p->stages[p->n - 1].regex, err);
-}
-
 static graft_status add_chars(gr_pretok *p, bool (*is_match)(int32_t cp), behaviour b, graft_error *err) {
     return add(p, (stage){.kind = SPLIT_CHARS, .behaviour = b, .is_match = is_match}, err);
 }
@@ -367,11 +362,11 @@ static graft_status build_unicode_scripts(gr_pretok *p, const gr_json_value *jso
     return add(p, (stage){.kind = SPLIT_SCRIPTS}, err);
 }
 
+/* \w+|[^\w\s]+ */
 static graft_status build_whitespace(gr_pretok *p, const gr_json_value *json, int depth, graft_error *err) {
     (void)json, (void)depth;
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
-#define SPACE "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-    return add_regex(p, "[" WORD "]+|[^" WORD SPACE "]+", REMOVED, true, err);
+    GR_TRY(add_chars(p, gr_cp_is_space, REMOVED, err));
+    return add_chars(p, gr_cp_is_word, CONTIGUOUS, err);
 }
 
 static graft_status build_whitespace_split(gr_pretok *p, const gr_json_value *json, int depth, graft_error *err) {

@@ -100,6 +100,12 @@ static graft_status make_added(graft_tokenizer *tok, const gr_tokenizer_spec *sp
     for (size_t i = 0; i < tok->n_added; i++)
         if (is_special_text(tok, tok->added[i].decoded, tok->added[i].decoded_len))
             tok->id_flags[tok->added[i].id] |= GR_ID_SKIPPED;
+    for (size_t id = 0; id < tok->vocab.n && tok->vocab.last; id++) { /* pieces behind another of the same text */
+        size_t len;
+        const char *text = gr_vocab_text(&tok->vocab, (int64_t)id, &len);
+        if (text && gr_vocab_find(&tok->vocab, text, len) != (int32_t)id && is_special_text(tok, text, len))
+            tok->id_flags[id] |= GR_ID_SKIPPED;
+    }
     return GRAFT_OK;
 }
 

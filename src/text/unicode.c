@@ -1,5 +1,5 @@
 /* Character classes: see unicode.h. The reference libraries carry Unicode tables of different years; what they see stands in
- * unicode_tables.c. Only the word class and ordinary lower case come from utf8proc. */
+ * unicode_tables.c. Only ordinary lower case comes from utf8proc. */
 #include <string.h>
 #include <utf8proc.h>
 
@@ -41,23 +41,7 @@ bool gr_cp_not_normalized(int32_t cp) { return cp >= 0x300 && is_in(gr_not_norma
 
 bool gr_cp_is_word(int32_t cp) {
     if (cp < 128) return (cp >= '0' && cp <= '9') || is_letter(cp) || cp == '_';
-    if (cp == 0x200C || cp == 0x200D) return true;
-    switch (utf8proc_category(cp)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
-    default: /* Other_Alphabetic symbols: circled and squared letters */
-        return (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) || (cp >= 0x1F150 && cp <= 0x1F169) ||
-               (cp >= 0x1F170 && cp <= 0x1F189);
-    }
+    return is_in(gr_word, gr_n_word, cp);
 }
 
 bool gr_cp_is_cjk(int32_t cp) {

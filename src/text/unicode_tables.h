@@ -19,8 +19,8 @@ typedef struct gr_category_items {
 } gr_category_items;
 
 /* Ascending, not touching. */
-extern const gr_range gr_punctuation[], gr_numeric[], gr_mark[], gr_nonspacing[], gr_other[];
-extern const size_t gr_n_punctuation, gr_n_numeric, gr_n_mark, gr_n_nonspacing, gr_n_other;
+extern const gr_range gr_punctuation[], gr_word[], gr_numeric[], gr_mark[], gr_nonspacing[], gr_other[];
+extern const size_t gr_n_punctuation, gr_n_word, gr_n_numeric, gr_n_mark, gr_n_nonspacing, gr_n_other;
 /* Characters that came after the reference's normalisation tables: no decomposition, no combining class. */
 extern const gr_range gr_not_normalized[];
 extern const size_t gr_n_not_normalized;

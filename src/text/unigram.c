@@ -122,10 +122,10 @@ static graft_status check_piece(const gr_token_model *m, const gr_tokenizer_spec
     size_t len;
     const char *text = gr_vocab_text(m->vocab, (int64_t)id, &len);
     if (!text) return gr_fail(err, GRAFT_ERR_FORMAT, "Unigram model: there is no piece %zu", id);
-    const int32_t first = gr_vocab_find(m->vocab, text, len);
-    if (first != (int32_t)id)
+    const int32_t found = gr_vocab_find(m->vocab, text, len);
+    if (found != (int32_t)id && m->kinds)
         return gr_fail(err, GRAFT_ERR_FORMAT, "Unigram model: pieces %d and %zu are both '%.80s'; expected each once",
-                       first, id, text);
+                       found, id, text);
     if (!isfinite(spec->scores[id]))
         return gr_fail(err, GRAFT_ERR_FORMAT, "Unigram model: the score of piece %zu '%.80s' is %g; expected a finite number",
                        id, text, spec->scores[id]);
@@ -160,7 +160,8 @@ static graft_status fill(gr_token_model *m, gr_tokenizer_spec *spec, graft_error
         GR_TRY(check_piece(m, spec, id, err));
         const char *text = gr_vocab_text(m->vocab, (int64_t)id, &len);
         const int kind = m->kinds ? spec->types[id] : GR_TOKEN_NORMAL;
-        if (kind == GR_TOKEN_NORMAL || kind == GR_TOKEN_USER_DEFINED)
+        const bool hidden = gr_vocab_find(m->vocab, text, len) != (int32_t)id; /* behind a later piece of the same text */
+        if (!hidden && (kind == GR_TOKEN_NORMAL || kind == GR_TOKEN_USER_DEFINED))
             GR_TRY(gr_trie_add(&m->trie, text, len, (int32_t)id, err));
         if (kind != GR_TOKEN_NORMAL) continue;
         worst = GR_MIN(worst, spec->scores[id]);

@@ -94,7 +94,7 @@ graft_status gr_vocab_index(gr_vocab *v, graft_error *err) {
         const gr_vocab_entry *e = &v->entries[id];
         if (e->len == UINT32_MAX) continue;
         size_t i = slot_of(v, v->texts.data + e->offset, e->len);
-        if (!slots[i]) slots[i] = (uint32_t)id + 1;
+        if (!slots[i] || v->last) slots[i] = (uint32_t)id + 1;
     }
     return GRAFT_OK;
 }

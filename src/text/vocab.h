@@ -16,6 +16,7 @@ typedef struct gr_vocab {
     size_t n_tokens; /* without holes */
     size_t expected; /* raises what ids are in proportion (set by those who know better) */
     size_t max_len;  /* of a token, in bytes */
+    bool last;       /* of equal texts the highest id is found, not the lowest */
     uint32_t *slots; /* id + 1, 0 empty */
     size_t n_slots;  /* a power of two, 0 before gr_vocab_index */
 } gr_vocab;
@@ -27,7 +28,7 @@ graft_status gr_vocab_reserve(gr_vocab *v, size_t n_tokens, size_t n_bytes, graf
 /* Gives `id` its text. An id twice is GRAFT_ERR_FORMAT. Ids may come in any order, but one far beyond the number of
  * tokens so far (a hostile file) is GRAFT_ERR_LIMIT. */
 graft_status gr_vocab_add(gr_vocab *v, int64_t id, const char *text, size_t len, graft_error *err);
-/* After the last gr_vocab_add, before the first gr_vocab_find. Of equal texts the lowest id is found. */
+/* After the last gr_vocab_add, before the first gr_vocab_find. */
 graft_status gr_vocab_index(gr_vocab *v, graft_error *err);
 int32_t gr_vocab_find(const gr_vocab *v, const char *text, size_t len); /* -1: none */
 const char *gr_vocab_text(const gr_vocab *v, int64_t id, size_t *len);  /* NULL: none; `len` may be NULL */
