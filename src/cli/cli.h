@@ -110,7 +110,7 @@ bool cli_print_completion(const char *shell, FILE *to);   /* bash, zsh, fish; fa
 /* Options that every command has; base[0] is always this struct and cli_common_group its table. */
 typedef struct cli_common {
     int threads;
-    const char *cpu;
+    const char *cpu, *device;
     int json, quiet, verbose;
 } cli_common;
 extern const cli_group cli_common_group;

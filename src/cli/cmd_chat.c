@@ -13,7 +13,7 @@ typedef struct chat_args {
 
 #define AT(field) offsetof(chat_args, field)
 static const cli_option chat_options[] = {
-    {.name = "system", .aliases = "system-prompt", .kind = CLI_TEXT, .offset = AT(system), .metavar = "TEXT", .help = "system message"},
+    {.name = "system", .aliases = "system-prompt sys", .kind = CLI_TEXT, .offset = AT(system), .metavar = "TEXT", .help = "system message"},
     {.name = "prompt", .letter = 'p', .kind = CLI_TEXT, .offset = AT(prompt), .metavar = "TEXT", .help = "say this, print the answer, and end"},
     {.name = "chat-template-file", .aliases = "chat-template-path", .kind = CLI_TEXT, .offset = AT(template_file), .metavar = "F", .help = "a Jinja file instead of the model's chat template"},
 };
@@ -39,7 +39,7 @@ typedef struct chat {
     graft_generate_options o;
     gr_buf messages; /* JSON objects, separated by commas */
     size_t system;   /* bytes of the system's message, which /clear keeps */
-    bool verbose, terminal;
+    bool verbose, terminal, json;
 } chat;
 
 static void add_message(chat *c, const char *role, const char *text, size_t len) {
@@ -101,6 +101,18 @@ static int print_piece(void *user, size_t sequence, const char *piece, size_t le
     return fflush(stdout) != 0;
 }
 
+static void print_json(const graft_generation *g, const graft_generate_stats *s) {
+    static const char *const finishes[] = {"stop", "length", "cancelled"};
+    gr_buf b;
+    gr_buf_init(&b, NULL);
+    gr_buf_add_text(&b, "{\"role\": \"assistant\", \"content\": ");
+    gr_json_add_text(&b, g->text, g->len);
+    gr_buf_add_format(&b, ", \"finish_reason\": \"%s\", \"prompt_tokens\": %zu, \"reused_tokens\": %zu, \"completion_tokens\": %zu}",
+                      finishes[g->finish], s->prompt_tokens, s->reused_tokens, s->new_tokens);
+    fwrite(b.data, 1, b.len, stdout);
+    gr_buf_free(&b);
+}
+
 static graft_status answer(chat *c, const char *text, size_t len, graft_error *err) {
     size_t before = c->messages.len;
     add_message(c, "user", text, len);
@@ -110,16 +122,17 @@ static graft_status answer(chat *c, const char *text, size_t len, graft_error *e
     graft_status st = gr_buf_status(&c->messages, err);
     if (st == GRAFT_OK) st = render(c, &ids, &n, err);
     graft_input_ids p = {.ids = ids, .n = st == GRAFT_OK ? n : 0};
-    if (st == GRAFT_OK) st = graft_generate(c->session, &p, 1, 1, &c->o, print_piece, c, &g, err);
+    if (st == GRAFT_OK) st = graft_generate(c->session, &p, 1, 1, &c->o, c->json ? NULL : print_piece, c, &g, err);
     gr_free(NULL, ids);
     if (st != GRAFT_OK) {
         c->messages.len = before;
         return st;
     }
+    graft_generate_stats s = graft_session_stats(c->session);
+    if (c->json) print_json(&g, &s);
     fputc('\n', stdout);
     add_message(c, "assistant", g.text, g.len);
     graft_generation_free(c->m.ctx, &g);
-    graft_generate_stats s = graft_session_stats(c->session);
     if (c->verbose)
         fprintf(stderr, "%zu prompt tokens (%zu reused) in %.3f s, %zu new in %.3f s\n", s.prompt_tokens, s.reused_tokens, s.prompt_seconds,
                 s.new_tokens, s.new_seconds);
@@ -196,6 +209,7 @@ static graft_status converse(chat *c, graft_context *ctx, cli_args *args, graft_
     GR_TRY(cli_sampling_finish(&c->m, args->base[3], &c->o, err));
     GR_TRY(graft_session_new(c->m.model, c->m.tok, &c->session, err));
     c->verbose = ((const cli_common *)args->base[0])->verbose != 0;
+    c->json = ((const cli_common *)args->base[0])->json != 0;
     c->terminal = cli_is_terminal(stdout);
     if (a->system) add_message(c, "system", a->system, strlen(a->system));
     c->system = c->messages.len;
@@ -221,7 +235,8 @@ const cli_command cli_command_chat = {
     .summary = "talk with a model",
     .synopsis = "-m M [--adapter DIR] [options]",
     .about = "A conversation in the terminal, with the model's own chat template. In the terminal /clear forgets it, /help "
-             "names what there is and /quit ends. Over a pipe each line of standard input is a turn.",
+             "names what there is and /quit ends. Over a pipe each line of standard input is a turn. "
+             "With --json an answer is a JSON object on a line.",
     .groups = {&cli_common_group, &cli_model_group, &chat_group, &cli_sampling_group},
     .n_groups = 4,
     .defaults = defaults,

@@ -15,7 +15,7 @@ typedef struct generate_args {
 #define AT(field) offsetof(generate_args, field)
 static const cli_option generate_options[] = {
     {.name = "prompt", .letter = 'p', .kind = CLI_LIST, .offset = AT(prompts), .offset_n = AT(n_prompts), .metavar = "TEXT", .help = "text to continue; repeatable"},
-    {.name = "file", .letter = 'f', .kind = CLI_TEXT, .offset = AT(file), .metavar = "F", .help = "take the prompt from a file; - is standard input"},
+    {.name = "file", .letter = 'f', .kind = CLI_TEXT, .offset = AT(file), .metavar = "F", .help = "take the prompt from a file, without a last newline; - is standard input"},
     {.name = "num-return-sequences", .kind = CLI_INT64, .offset = AT(n_return), .metavar = "N", .help = "continuations a prompt"},
     {.name = "echo", .kind = CLI_FLAG, .offset = AT(echo), .metavar = "", .help = "print the prompt too"},
 };
@@ -63,10 +63,12 @@ static graft_status print_json(const graft_generation *g, size_t n, size_t n_ret
 }
 
 static graft_status print_all(const generate_args *a, const char *const *texts, const graft_generation *g, size_t n, graft_error *err) {
+    const bool terminal = cli_is_terminal(stdout);
     for (size_t i = 0; i < n; i++) {
         if (n > 1) printf("%s--- %zu\n", i ? "\n" : "", i + 1);
         if (a->echo) fputs(texts[i / (size_t)a->n_return], stdout);
-        fwrite(g[i].text, 1, g[i].len, stdout);
+        if (terminal) cli_print_text(stdout, g[i].text, g[i].len);
+        else fwrite(g[i].text, 1, g[i].len, stdout);
         fputc('\n', stdout);
     }
     return cli_write_stdout("", 0, err);
@@ -86,6 +88,7 @@ static graft_status read_prompts(work *w, const generate_args *a, graft_error *e
     size_t file_len = 0;
     if (a->file && !strcmp(a->file, "-")) GR_TRY(cli_read_stdin(&w->file, &file_len, err));
     else if (a->file) GR_TRY(gr_read_file(NULL, a->file, (size_t)64 << 20, &w->file, &file_len, err));
+    if (file_len && w->file[file_len - 1] == '\n') w->file[--file_len] = '\0'; /* the end of a line of text, not a part of the prompt */
     w->n = a->n_prompts + (a->file != NULL);
     if (!w->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --prompt TEXT or --file F");
     if (a->n_return < 1 || a->n_return > 4096) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--num-return-sequences: expected 1 to 4096, found %lld", (long long)a->n_return);

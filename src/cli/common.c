@@ -11,6 +11,7 @@ static const cli_option common_options[] = {
     {.name = "threads", .letter = 't', .kind = CLI_INT, .offset = AT(threads), .metavar = "N", .help = "CPU threads; 0: one per available CPU"},
     {.name = "cpu", .kind = CLI_TEXT, .offset = AT(cpu), .metavar = "LEVEL", .choices = "generic avx2 avx512 avx512bf16 amx",
      .help = "highest instruction set to use (also GRAFT_CPU)"},
+    {.name = "device", .kind = CLI_TEXT, .offset = AT(device), .metavar = "D", .choices = "cpu", .help = "where to compute"},
     {.name = "json", .kind = CLI_FLAG, .offset = AT(json), .metavar = "", .help = "print facts as JSON"},
     {.name = "quiet", .letter = 'q', .kind = CLI_FLAG, .offset = AT(quiet), .metavar = "", .help = "no progress and no notes on standard error"},
     {.name = "verbose", .letter = 'v', .kind = CLI_FLAG, .offset = AT(verbose), .metavar = "", .help = "more notes on standard error"},
@@ -20,7 +21,7 @@ const cli_group cli_common_group = {"General", common_options, GR_COUNT(common_o
 
 #define AT(field) offsetof(cli_model_args, field)
 static const cli_option model_options[] = {
-    {.name = "model", .aliases = "model-name-or-path hf-repo", .letter = 'm', .kind = CLI_TEXT, .offset = AT(model), .metavar = "M",
+    {.name = "model", .aliases = "model-name-or-path hf-repo hf", .letter = 'm', .kind = CLI_TEXT, .offset = AT(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
     {.name = "adapter", .aliases = "lora peft", .kind = CLI_LIST, .offset = AT(adapters), .offset_n = offsetof(cli_model_args, n_adapters),
      .metavar = "DIR", .help = "adapter directory; DIR, NAME=DIR or NAME=DIR:SCALE"},

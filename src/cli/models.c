@@ -59,7 +59,7 @@ void cli_models_close(cli_models *m) {
 
 #define AT(field) offsetof(cli_sampling_args, field)
 static const cli_option sampling_options[] = {
-    {.name = "n-predict", .aliases = "max-new-tokens max-tokens", .letter = 'n', .kind = CLI_INT64, .offset = AT(n), .metavar = "N",
+    {.name = "n-predict", .aliases = "max-new-tokens max-tokens predict", .letter = 'n', .kind = CLI_INT64, .offset = AT(n), .metavar = "N",
      .help = "new tokens at most; -1: as many as the model has positions"},
     {.name = "greedy", .kind = CLI_FLAG, .offset = AT(greedy), .metavar = "", .help = "always the most likely token"},
     {.name = "do-sample", .kind = CLI_FLAG, .offset = AT(do_sample), .metavar = "", .help = "draw tokens even where the model's configuration does not ask for it"},

@@ -255,7 +255,8 @@ graft_status cli_set(cli_args *args, const char *name, const char *value, bool f
 
 static bool looks_like_option(const char *word) {
     if (word[0] != '-' || !word[1]) return false;
-    return !(isdigit((unsigned char)word[1]) || word[1] == '.'); /* -0.5 is a value */
+    if (isdigit((unsigned char)word[1]) || word[1] == '.') return false; /* -0.5 is a value */
+    return !word[strcspn(word, " \n\t")]; /* and so is what argparse takes for one: text with a space in it */
 }
 
 typedef struct cursor {
@@ -274,8 +275,10 @@ static graft_status take_option(cli_args *args, cursor *c, const found *f, const
         bool next = c->i < c->argc && strlen(c->argv[c->i]) > 1 && parse_bool(c->argv[c->i], &ignored);
         return store(args, f, next ? c->argv[c->i++] : "true", "command line", fresh, err);
     }
-    if (c->i >= c->argc || (looks_like_option(c->argv[c->i]) && strcmp(c->argv[c->i], "-") != 0))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "command line: --%s: expected a value (%s), found nothing", o->name, o->metavar);
+    if (c->i >= c->argc) return gr_fail(err, GRAFT_ERR_ARGUMENT, "command line: --%s: expected a value (%s), found nothing", o->name, o->metavar);
+    if (looks_like_option(c->argv[c->i]))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "command line: --%s: expected a value (%s), found %.60s; a value that begins with - is written --%s=VALUE",
+                       o->name, o->metavar, c->argv[c->i], o->name);
     GR_TRY(store(args, f, c->argv[c->i++], "command line", fresh, err));
     /* argparse's nargs="+": --target-modules q_proj v_proj */
     while (o->kind == CLI_LIST && o->comma && c->i < c->argc && !looks_like_option(c->argv[c->i]))
@@ -307,6 +310,9 @@ static graft_status take_short(cli_args *args, cursor *c, graft_error *err) {
     const char *word = c->argv[c->i++];
     if (word[1] == 'h' && !word[2]) return args->help = true, GRAFT_OK;
     found f;
+    const size_t n = strcspn(word + 1, "=");
+    if (n > 1 && find_name(args, word + 1, n, &f)) /* llama.cpp's -hf */
+        return take_option(args, c, &f, word[n + 1] ? word + n + 2 : NULL, err);
     if (!find_letter(args, word[1], &f))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "unknown option -%c; see graft %s --help", word[1], args->command->name);
     return take_option(args, c, &f, word[2] ? word + 2 + (word[2] == '=') : NULL, err);

@@ -11,13 +11,15 @@
 #define TEXTS(place, field) .kind = CLI_LIST, .offset = place(field.items), .offset_n = place(field.n), .comma = true
 
 static const cli_option model_options[] = {
-    {.name = "model", .aliases = "model-name-or-path hf-repo", .letter = 'm', .kind = CLI_TEXT, .offset = O(model), .metavar = "M",
+    {.name = "model", .aliases = "model-name-or-path hf-repo hf", .letter = 'm', .kind = CLI_TEXT, .offset = O(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
     {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning llama-adapter ln-tuning", .help = "what is trained"},
+    {.name = "use-peft", .kind = CLI_TRI, .offset = A(use_peft), .metavar = "", .help = "an adapter (as without it); --no-use-peft as --method full"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
      .help = "start from this adapter's weights, with its settings alone"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = O(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
      .help = "compute type; auto: bf16 where the CPU has it, else f32"},
+    {.name = "bf16", .kind = CLI_TRI, .offset = A(bf16), .metavar = "", .help = "as --dtype bf16, --no-bf16 as --dtype f32"},
     {.name = "output-dir", .letter = 'o', .kind = CLI_TEXT, .offset = O(output_dir), .metavar = "DIR", .help = "where the result and the checkpoints go"},
     {.name = "memory", .kind = CLI_SIZE, .offset = O(memory), .metavar = "SIZE", .help = "bytes the process may use; fewer records at a time and recomputation to fit"},
     {.name = "seed", .kind = CLI_INT64, .offset = O(seed), .metavar = "N", .help = "decides order, initial values and dropout"},
@@ -192,12 +194,26 @@ static graft_status read_report(cli_train_args *a, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* trl's own spellings of the compute type and of the method. */
+static graft_status read_spellings(cli_train_args *a, graft_error *err) {
+    a->o.dtype = cli_dtype_name(a->o.dtype);
+    const char *dtype = a->bf16 == 1 ? "bf16" : a->bf16 ? "f32" : a->o.dtype;
+    if (a->o.dtype && strcmp(dtype, a->o.dtype) != 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--bf16 %s: expected the same of --dtype, found %s", a->bf16 == 1 ? "true" : "false", a->o.dtype);
+    a->o.dtype = dtype;
+    const bool given = a->o.method != graft_sft_options_default().method, full = !strcmp(a->o.method, "full");
+    if (a->use_peft && given && full == (a->use_peft == 1))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--use-peft %s: expected the same of --method, found %s", a->use_peft == 1 ? "true" : "false", a->o.method);
+    if (a->use_peft == 2) a->o.method = "full";
+    return GRAFT_OK;
+}
+
 graft_status cli_train_finish(graft_context *ctx, cli_args *args, cli_train_args *a, graft_error *err) {
     a->o.no_shuffle = !a->o.no_shuffle;
     a->o.logging_strategy = strategy_of(a->logging_strategy);
     a->o.eval_strategy = strategy_of(a->eval_strategy);
     a->o.save_strategy = strategy_of(a->save_strategy);
-    a->o.dtype = cli_dtype_name(a->o.dtype);
+    GR_TRY(read_spellings(a, err));
     if (a->n_adapters > 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected one adapter to start from, found %zu", a->n_adapters);
     if (a->n_adapters) a->o.adapter = a->adapters[0];
     GR_TRY(read_pattern(args, "rank-pattern", a->rank_pattern, &a->o.lora.rank_pattern, &a->o.lora.n_rank_pattern, err));

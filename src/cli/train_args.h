@@ -14,6 +14,7 @@ typedef struct cli_train_args {
     const char *rank_pattern, *alpha_pattern; /* JSON objects */
     graft_texts layers, report_to;
     const char *jobs; /* a file */
+    int bf16, use_peft; /* 1 yes, 2 no, 0 not given */
 } cli_train_args;
 
 extern const cli_group cli_train_model_group, cli_train_data_group, cli_train_group, cli_train_lora_group, cli_train_method_group;

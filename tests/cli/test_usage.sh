@@ -147,5 +147,21 @@ done
 expect 1 'expected a prompt or a conversation' "$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/texts.jsonl" --metric rouge
 json=$("$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" --limit 1 --log-samples --metric f1 --json -n 2)
 [[ $json == *'"f1"'* && $json != *rougeL* ]] || fail "graft eval --log-samples: $json"
+
+# Spellings of trl, llama.cpp and argparse; values that begin with a dash.
+expect 0 '' "$GRAFT" generate -hf "$small" -p '- red' -predict 2 --device cpu
+expect 2 'found --greedy; a value that begins with - is written --prompt=VALUE' "$GRAFT" generate -m "$small" -p --greedy
+pairs=$SOURCE_DIR/tests/golden/train/pairs.jsonl
+expect 0 '' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p1" --max_steps 1 --use_peft true --bf16 false -q
+grep -q 'compute type | f32' "$tmp/p1/README.md" || fail "--bf16 false"
+expect 0 '' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p2" --max_steps 1 --use_peft false -q
+[ -e "$tmp/p2/model.safetensors" ] || fail "--use_peft false"
+expect 2 'expected the same of --dtype' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p3" --bf16 --dtype f32
+expect 2 'expected the same of --method' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p3" --method ia3 --no-use-peft
+# A file's last newline is the end of its line; an answer of graft chat as JSON.
+a=$(printf 'red\n' | "$GRAFT" generate -m "$small" -f - -n 3 --json) b=$("$GRAFT" generate -m "$small" -p red -n 3 --json)
+[ "${a%%prompt_per*}" = "${b%%prompt_per*}" ] || fail "graft generate --file: $a"
+json=$("$GRAFT" chat -m "$small" -p hi -n 3 --json)
+[[ $json == '{"role": "assistant", "content": "'*'"completion_tokens": 3}' ]] || fail "graft chat --json: $json"
 [ $failures -eq 0 ] && echo "all usage checks hold"
 exit $((failures > 0))
