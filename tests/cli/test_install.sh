@@ -8,7 +8,6 @@ trap 'rm -rf "$tmp"' EXIT
 cmake --install "$BUILD_DIR" --prefix "$tmp/usr" >/dev/null
 pc=$(find "$tmp/usr" -name graft.pc)
 lib=$(dirname "$(find "$tmp/usr" -name libgraft.so)")
-sed -i "s|^prefix=.*|prefix=$tmp/usr|" "$pc"
 export PKG_CONFIG_PATH=$(dirname "$pc") LD_LIBRARY_PATH=$lib
 cc -std=c17 -Wall -Wextra -Werror "$SOURCE_DIR/examples/finetune.c" $(pkg-config --cflags --libs graft) -o "$tmp/finetune"
 echo '#include <graft/graft.h>
@@ -17,6 +16,20 @@ if command -v c++ >/dev/null; then
   c++ -Wall -Wextra -Werror "$tmp/cxx.cc" $(pkg-config --cflags --libs graft) -o "$tmp/cxx"
   "$tmp/cxx"
 fi
+# Each header stands alone, in C and in C++.
+for header in "$tmp"/usr/include/graft/*.h; do
+  echo "#include <graft/$(basename "$header")>" >"$tmp/alone.c"
+  cp "$tmp/alone.c" "$tmp/alone.cc"
+  cc -std=c99 -Wall -Wextra -Wpedantic -Werror $(pkg-config --cflags graft) -fsyntax-only "$tmp/alone.c"
+  if command -v c++ >/dev/null; then c++ -std=c++11 -Wall -Wextra -Wpedantic -Werror $(pkg-config --cflags graft) -fsyntax-only "$tmp/alone.cc"; fi
+done
+# find_package
+mkdir "$tmp/consumer"
+cp "$SOURCE_DIR/examples/finetune.c" "$tmp/consumer"
+printf 'cmake_minimum_required(VERSION 3.16)\nproject(x C)\nfind_package(graft REQUIRED)\nadd_executable(x finetune.c)\ntarget_link_libraries(x graft::graft)\n' \
+  >"$tmp/consumer/CMakeLists.txt"
+cmake -S "$tmp/consumer" -B "$tmp/consumer/b" -DCMAKE_PREFIX_PATH="$tmp/usr" >/dev/null
+cmake --build "$tmp/consumer/b" >/dev/null
 # Nothing but the public interface is exported.
 ! nm -D --defined-only "$lib/libgraft.so" | awk '{print $3}' | grep -v '^graft_'
 "$tmp/usr/bin/graft" --version
