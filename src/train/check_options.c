@@ -77,6 +77,8 @@ static graft_status check_evaluation(const graft_sft_options *o, graft_error *er
                        o->logging_strategy == GRAFT_STRATEGY_BEST ? "logging_strategy" : "eval_strategy");
     if (needs && !evaluates)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected eval_strategy steps or epoch, found no", needs);
+    if (o->eval_data.n && !evaluates && !o->eval_on_start)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "eval_data: expected eval_strategy steps or epoch, found no: nothing would be evaluated");
     if ((needs || o->eval_on_start) && o->eval_data.n == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected eval_data, found none", needs ? needs : "eval_on_start");
     return GRAFT_OK;

@@ -158,6 +158,7 @@ expect 0 '' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p2" --max_steps 1 
 [ -e "$tmp/p2/model.safetensors" ] || fail "--use_peft false"
 expect 2 'expected the same of --dtype' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p3" --bf16 --dtype f32
 expect 2 'expected the same of --method' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p3" --method ia3 --no-use-peft
+expect 2 'eval_data: expected eval_strategy steps or epoch' "$GRAFT" sft -m "$small" --data "$pairs" --eval-data "$pairs" -o "$tmp/p3"
 # A file's last newline is the end of its line; an answer of graft chat as JSON.
 a=$(printf 'red\n' | "$GRAFT" generate -m "$small" -f - -n 3 --json) b=$("$GRAFT" generate -m "$small" -p red -n 3 --json)
 [ "${a%%prompt_per*}" = "${b%%prompt_per*}" ] || fail "graft generate --file: $a"

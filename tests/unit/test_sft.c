@@ -393,7 +393,7 @@ static graft_status one_step(const graft_allocator *a, void *arg) {
     graft_context_options co = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     sft_case c = *(sft_case *)arg;
     c.o.data = (graft_texts){((sft_case *)arg)->data, 1};
-    c.o.eval_data = (graft_texts){((sft_case *)arg)->eval, 1};
+    if (c.o.eval_strategy != GRAFT_STRATEGY_NO) c.o.eval_data = (graft_texts){((sft_case *)arg)->eval, 1};
     c.o.output_dir = ((sft_case *)arg)->output;
     graft_context *ctx;
     GR_TRY(graft_context_new(&co, &ctx, NULL));
