@@ -1,10 +1,8 @@
-/* graft_forward: one pass on given tensors, to be held against the reference library.
- *
- * Where the adapter has virtual input rows they stand in front of every row, and in its logits. */
-#include "adapter/forward.h"
-
+/* graft_forward: one pass on given tensors, to be held against the reference library. */
 #include <stdio.h>
 
+#include "adapter/forward.h"
+#include "adapter/method.h"
 #include "io/paths.h"
 #include "model/public.h"
 
@@ -47,53 +45,89 @@ static graft_status write_zeros(gr_safetensors_writer *w, int64_t n, graft_error
     return GRAFT_OK;
 }
 
-static graft_status write_floats(const forward_job *j, gr_safetensors_writer *w, const void *x, int64_t n, graft_error *err) {
+static graft_status write_floats(const forward_job *j, gr_safetensors_writer *w, gr_dtype dt, const void *x, int64_t n,
+                                 graft_error *err) {
     gr_device *dev = gr_model_device(j->m);
-    if (gr_model_param_dtype(j->m) == GR_F32) return gr_safetensors_write(w, x, (size_t)n * sizeof(float), err);
+    if (dt == GR_F32) return gr_safetensors_write(w, x, (size_t)n * sizeof(float), err);
     float part[256];
     for (int64_t i = 0; i < n; i += (int64_t)GR_COUNT(part)) {
         int64_t k = GR_MIN(n - i, (int64_t)GR_COUNT(part));
-        dev->k->convert(dev, GR_F64, (const double *)x + i, GR_F32, part, k);
+        dev->k->convert(dev, dt, (const char *)x + gr_dtype_bytes(dt, (size_t)i), GR_F32, part, k);
         GR_TRY(gr_safetensors_write(w, part, (size_t)k * sizeof *part, err));
     }
     return GRAFT_OK;
 }
 
-/* Logits token by token in the padded order, a few rows of the head at a time; masked cells get zeros. */
-static graft_status write_logits(forward_job *j, gr_tape *t, gr_safetensors_writer *w, graft_error *err) {
+/* Rows of the result for each cell of the padded input, of hidden states or a few of the head at a time; masked cells get
+ * zeros. */
+static graft_status write_cells(forward_job *j, gr_tape *t, gr_safetensors_writer *w, graft_error *err) {
     enum { ROWS = 64 };
-    int64_t vocab = gr_model_get_config(j->m)->vocab_size, next = 0, done = 0;
+    const gr_model_config *c = gr_model_get_config(j->m);
+    bool bare = c->task == GR_TASK_FEATURES;
+    int64_t width = bare ? c->hidden_size : c->vocab_size, begin = 0, done = 0;
     gr_pass_options o = {.hooks = gr_adapter_set_hooks(j->set)};
-    gr_var *hidden, *logits = NULL;
+    gr_var *hidden, *rows = NULL;
     GR_TRY(gr_pass_hidden(j->pass, t, &j->r.batch, &o, NULL, 0, &hidden, err));
     for (int64_t cell = 0; cell < j->in.rows * j->in.columns; cell++) {
-        bool visible = gr_padded_visible(&j->in, cell / j->in.columns, cell % j->in.columns);
-        bool here = next < j->r.batch.n_tokens && j->r.cell[next] == cell;
-        if (here && next >= done) {
-            gr_var_drop(logits);
-            int64_t n = GR_MIN(ROWS, j->r.batch.n_tokens - done);
-            GR_TRY(gr_pass_head(j->pass, hidden, done, n, &logits, err));
-            done += n;
+        int64_t token = gr_padded_visible(&j->in, cell / j->in.columns, cell % j->in.columns) ? j->r.token[cell] : -1;
+        if (token < 0) {
+            GR_TRY(write_zeros(w, width, err));
+            continue;
         }
-        if (here && visible) {
-            const gr_array *x = gr_var_array(logits);
-            int64_t row = next - (done - x->shape.d[0]);
-            const char *at = (const char *)x->data + gr_dtype_bytes(x->dtype, (size_t)(row * vocab));
-            GR_TRY(write_floats(j, w, at, vocab, err));
-        } else
-            GR_TRY(write_zeros(w, vocab, err));
-        next += here;
+        while (token >= done) {
+            int64_t n = GR_MIN(ROWS, j->r.batch.n_tokens - done);
+            begin = done;
+            done += n;
+            gr_var_drop(rows);
+            rows = NULL;
+            if (bare)
+                begin = 0;
+            else
+                GR_TRY(gr_pass_head(j->pass, hidden, begin, n, &rows, err));
+        }
+        const gr_array *x = gr_var_array(bare ? hidden : rows);
+        GR_TRY(write_floats(j, w, x->dtype, (const char *)x->data + gr_dtype_bytes(x->dtype, (size_t)((token - begin) * width)),
+                            width, err));
     }
-    gr_var_drop(logits);
+    gr_var_drop(rows);
     gr_var_drop(hidden);
     return GRAFT_OK;
 }
 
-static graft_status declare(const forward_job *j, gr_safetensors_writer *w, graft_error *err) {
+/* Logits of the classification, or what the pooler makes, a row each. */
+static graft_status write_rows(forward_job *j, gr_tape *t, gr_safetensors_writer *w, graft_error *err) {
+    gr_pass_options o = {.hooks = gr_adapter_set_hooks(j->set)};
+    bool bare = gr_model_get_config(j->m)->task == GR_TASK_FEATURES;
+    const gr_class_targets *g = &j->r.targets;
+    gr_var *y;
+    GR_TRY((bare ? gr_pass_pooled : gr_pass_logits)(j->pass, t, &j->r.batch, &o, g->rows, g->n, &y, err));
+    const gr_array *x = gr_var_array(y);
+    GR_TRY(write_floats(j, w, x->dtype, x->data, x->shape.d[0] * x->shape.d[1], err));
+    gr_var_drop(y);
+    return GRAFT_OK;
+}
+
+/* What comes out beside the gradients. */
+enum { OUT_CELLS, OUT_ROWS, OUT_LOSS, OUTPUTS };
+
+static int list_outputs(const forward_job *j, int *out) {
+    gr_task task = gr_model_get_config(j->m)->task;
+    int n = 0;
+    if (task != GR_TASK_SEQ_CLS) out[n++] = OUT_CELLS;
+    if (task == GR_TASK_SEQ_CLS || (task == GR_TASK_FEATURES && gr_model_has_pooler(j->m))) out[n++] = OUT_ROWS;
+    if (j->r.n_labels) out[n++] = OUT_LOSS;
+    return n;
+}
+
+static graft_status declare(const forward_job *j, const int *outputs, int n_outputs, gr_safetensors_writer *w, graft_error *err) {
     char name[400];
-    gr_shape logits = gr_shape3(j->in.rows, j->in.columns, gr_model_get_config(j->m)->vocab_size), one = gr_shape1(1);
-    GR_TRY(gr_safetensors_declare(w, "logits", GR_F32, &logits, err));
-    if (j->r.n_labels) GR_TRY(gr_safetensors_declare(w, "loss", GR_F32, &one, err));
+    const gr_model_config *c = gr_model_get_config(j->m);
+    bool bare = c->task == GR_TASK_FEATURES;
+    const gr_shape shapes[OUTPUTS] = {gr_shape3(j->in.rows, j->in.columns, bare ? c->hidden_size : c->vocab_size),
+                                      gr_shape2(j->in.rows, bare ? c->hidden_size : c->n_labels), gr_shape1(1)};
+    const char *const names[OUTPUTS] = {bare ? "last_hidden_state" : "logits", bare ? "pooler_output" : "logits", "loss"};
+    for (int i = 0; i < n_outputs; i++)
+        GR_TRY(gr_safetensors_declare(w, names[outputs[i]], GR_F32, &shapes[outputs[i]], err));
     for (size_t i = 0; j->backward && i < gr_adapter_n_params(j->set, j->adapter); i++) {
         const gr_param *p = gr_adapter_param(j->set, j->adapter, i);
         snprintf(name, sizeof name, "grad.%s", p->name);
@@ -104,19 +138,23 @@ static graft_status declare(const forward_job *j, gr_safetensors_writer *w, graf
 
 static graft_status write_all(forward_job *j, gr_tape *t, gr_safetensors_writer *w, graft_error *err) {
     const size_t *order;
-    size_t others = j->r.n_labels ? 2 : 1, n = others + (j->backward ? gr_adapter_n_params(j->set, j->adapter) : 0);
+    int outputs[OUTPUTS], n_outputs = list_outputs(j, outputs);
+    size_t others = (size_t)n_outputs, n = others + (j->backward ? gr_adapter_n_params(j->set, j->adapter) : 0);
     float loss = (float)j->loss;
-    GR_TRY(declare(j, w, err));
+    GR_TRY(declare(j, outputs, n_outputs, w, err));
     GR_TRY(gr_safetensors_writer_begin(w, &order, err));
     for (size_t i = 0; i < n; i++) {
-        if (order[i] == 0)
-            GR_TRY(write_logits(j, t, w, err));
-        else if (order[i] < others)
-            GR_TRY(gr_safetensors_write(w, &loss, sizeof loss, err));
-        else {
+        if (order[i] >= others) {
             const gr_param *p = gr_adapter_param(j->set, j->adapter, order[i] - others);
-            GR_TRY(write_floats(j, w, p->grad, p->n, err));
+            GR_TRY(write_floats(j, w, p->dtype, p->grad, p->n, err));
+            continue;
         }
+        switch (outputs[order[i]]) {
+        case OUT_CELLS: GR_TRY(write_cells(j, t, w, err)); break;
+        case OUT_ROWS: GR_TRY(write_rows(j, t, w, err)); break;
+        default: GR_TRY(gr_safetensors_write(w, &loss, sizeof loss, err));
+        }
+        gr_tape_reset(t);
     }
     return GRAFT_OK;
 }
@@ -156,8 +194,8 @@ static graft_status run_forward(forward_job *j, const graft_forward_options *o, 
     gr_safetensors *f;
     GR_TRY(gr_safetensors_open(j->a, o->input, &f, err));
     graft_status st;
-    GR_GO(done, gr_padded_read(gr_safetensors_tensors(f), o->input, gr_adapter_n_virtual(j->set, j->adapter), &j->in, err));
-    GR_GO(done, gr_ragged_fill(j->a, &j->r, &j->in, j->adapter, err));
+    GR_GO(done, gr_padded_read(gr_safetensors_tensors(f), o->input, j->m, gr_adapter_n_virtual(j->set, j->adapter), &j->in, err));
+    GR_GO(done, gr_ragged_fill(j->a, &j->r, j->m, &j->in, j->adapter, err));
     if (j->backward && !j->r.n_labels)
         GR_GO(done, gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: gradients need 'labels' that are not all ignored", o->input));
     GR_GO(done, gr_pool_new(j->a, 0, false, &j->pool, err));

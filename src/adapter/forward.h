@@ -7,25 +7,33 @@
 typedef struct gr_padded {
     int64_t rows, columns; /* columns with the virtual ones */
     int64_t ahead;         /* virtual columns */
-    const gr_named_tensor *ids, *mask, *labels, *positions;
+    const gr_named_tensor *ids, *mask, *labels, *positions, *types;
+    bool shifted;    /* a label is what follows a token */
+    bool per_row;    /* labels are of rows: classes or numbers */
+    bool encodes;    /* tokens see all of their row */
 } gr_padded;
 
 typedef struct gr_ragged {
     gr_batch batch;
-    int32_t *ids, *positions, *labels, *cell; /* cell: row * columns + column of each token */
+    gr_class_targets targets; /* a row each; its rows are those of the pooler too */
+    int32_t *ids, *positions, *types, *labels;
+    int32_t *token; /* of each cell (row * columns + column), -1: none */
     int32_t *bounds, *start, *parent, *rope_length;
-    float *weight;
+    int32_t *pooled, *classes;
+    float *weight, *values;
     bool *blind;
-    int64_t n_labels;
+    int64_t n_labels; /* tokens, or rows, with a label */
 } gr_ragged;
 
 /* Finds and checks the inputs; `ahead`: virtual columns in front of each row. `path` stands in errors. */
-graft_status gr_padded_read(const gr_tensor_list *list, const char *path, int64_t ahead, gr_padded *in, graft_error *err);
+graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
+                            graft_error *err);
 /* Whether cell (row, c) takes part. */
 bool gr_padded_visible(const gr_padded *in, int64_t row, int64_t c);
 
 /* Free it whatever is returned. */
-graft_status gr_ragged_fill(const graft_allocator *a, gr_ragged *r, const gr_padded *in, int32_t adapter, graft_error *err);
+graft_status gr_ragged_fill(const graft_allocator *a, gr_ragged *r, const gr_model *m, const gr_padded *in, int32_t adapter,
+                            graft_error *err);
 void gr_ragged_free(const graft_allocator *a, gr_ragged *r);
 
 #endif

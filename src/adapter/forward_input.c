@@ -3,7 +3,8 @@
  * The reference pads: masked tokens stand in the row but are seen by nobody. Here they are left out, and each row becomes
  * the runs of its visible tokens, every run continuing the one before at its own place, so that positions, windows and
  * causality are those of the padded row. One thing of the padding reaches the reference's loss: logits at a masked
- * position count where the next token has a label. Such positions are computed too, as tokens that nobody sees. */
+ * position count where the next token has a label, and a classification may take a masked token's hidden state. Such
+ * positions are computed too, as tokens that nobody sees. Where tokens see all of their row it is one sequence. */
 #include "adapter/forward.h"
 
 /* --- Input -------------------------------------------------------------------------------------------------------------------------- */
@@ -36,12 +37,32 @@ static graft_status find_input(const gr_tensor_list *list, const char *path, con
     return GRAFT_OK;
 }
 
-graft_status gr_padded_read(const gr_tensor_list *list, const char *path, int64_t ahead, gr_padded *in, graft_error *err) {
-    *in = (gr_padded){.ahead = ahead};
+/* Labels of rows: one class each, or floats, one a row or one a label of the model. */
+static graft_status find_row_labels(const gr_tensor_list *list, const char *path, const gr_model *m, gr_padded *in, graft_error *err) {
+    const gr_named_tensor *t = gr_tensor_list_find(list, "labels");
+    const int64_t n = gr_model_get_config(m)->n_labels;
+    const gr_shape flat = gr_shape1(in->rows), wide = gr_shape2(in->rows, n);
+    char found[GR_SHAPE_TEXT];
+    if (!t) return GRAFT_OK;
+    const bool floats = t->view.dtype == GR_F32;
+    if (!floats) GR_TRY(find_input(list, path, "labels", &flat, &t, err));
+    if (floats && !gr_shape_equal(&t->view.shape, &wide) && !(n == 1 && gr_shape_equal(&t->view.shape, &flat)))
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: 'labels' has shape %s, expected [%lld, %lld]", path,
+                       gr_shape_format(&t->view.shape, found, sizeof found), (long long)in->rows, (long long)n);
+    in->labels = t;
+    return GRAFT_OK;
+}
+
+graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
+                            graft_error *err) {
+    const gr_model_config *c = gr_model_get_config(m);
+    *in = (gr_padded){.ahead = ahead, .shifted = !c->bidirectional, .per_row = c->task == GR_TASK_SEQ_CLS,
+                      .encodes = c->bidirectional};
     for (size_t i = 0; i < list->n; i++) {
         const char *n = list->items[i].name;
-        if (strcmp(n, "input_ids") != 0 && strcmp(n, "attention_mask") != 0 && strcmp(n, "labels") != 0 &&
-            strcmp(n, "position_ids") != 0)
+        bool labels = strcmp(n, "labels") == 0 && c->task != GR_TASK_FEATURES;
+        bool types = strcmp(n, "token_type_ids") == 0 && c->type_vocab_size;
+        if (strcmp(n, "input_ids") != 0 && strcmp(n, "attention_mask") != 0 && strcmp(n, "position_ids") != 0 && !labels && !types)
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: this model takes no '%s'", path, n);
     }
     GR_TRY(find_input(list, path, "input_ids", NULL, &in->ids, err));
@@ -53,7 +74,11 @@ graft_status gr_padded_read(const gr_tensor_list *list, const char *path, int64_
         return gr_fail(err, GRAFT_ERR_LIMIT, "%s: 'input_ids' of %lld x %lld", path, (long long)in->rows,
                        (long long)in->columns);
     GR_TRY(find_input(list, path, "attention_mask", &shape, &in->mask, err));
-    GR_TRY(find_input(list, path, "labels", &shape, &in->labels, err));
+    if (in->per_row)
+        GR_TRY(find_row_labels(list, path, m, in, err));
+    else
+        GR_TRY(find_input(list, path, "labels", &shape, &in->labels, err));
+    GR_TRY(find_input(list, path, "token_type_ids", &shape, &in->types, err));
     GR_TRY(find_input(list, path, "position_ids", &shape, &in->positions, err));
     if (in->positions && ahead)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'position_ids' cannot be given to an adapter with virtual tokens",
@@ -74,31 +99,60 @@ bool gr_padded_visible(const gr_padded *in, int64_t row, int64_t c) {
 /* --- The ragged form ------------------------------------------------------------------------------------------------------------------ */
 
 void gr_ragged_free(const graft_allocator *a, gr_ragged *r) {
-    void *const all[] = {r->ids, r->positions, r->labels, r->cell, r->bounds, r->start, r->parent, r->rope_length,
-                         r->weight, r->blind};
+    void *const all[] = {r->ids, r->positions, r->types, r->labels, r->token, r->bounds, r->start, r->parent, r->rope_length,
+                         r->pooled, r->classes, r->weight, r->values, r->blind};
     for (size_t i = 0; i < GR_COUNT(all); i++) gr_free(a, all[i]);
 }
 
-static graft_status alloc_ragged(const graft_allocator *a, gr_ragged *r, int64_t n, graft_error *err) {
-    int32_t **const ints[] = {&r->ids, &r->positions, &r->labels, &r->cell, &r->bounds, &r->start, &r->parent,
-                              &r->rope_length};
+static graft_status alloc_ragged(const graft_allocator *a, gr_ragged *r, int64_t n, int64_t n_values, graft_error *err) {
+    int32_t **const ints[] = {&r->ids, &r->positions, &r->types, &r->labels, &r->token, &r->bounds, &r->start, &r->parent,
+                              &r->rope_length, &r->pooled, &r->classes};
     for (size_t i = 0; i < GR_COUNT(ints); i++)
         if (!(*ints[i] = gr_calloc(a, (size_t)n + 1, sizeof(int32_t)))) return gr_fail_memory(err);
     r->weight = gr_calloc(a, (size_t)n + 1, sizeof *r->weight);
+    r->values = gr_calloc(a, (size_t)n_values + 1, sizeof *r->values);
     r->blind = gr_calloc(a, (size_t)n + 1, sizeof *r->blind);
-    return r->weight && r->blind ? GRAFT_OK : gr_fail_memory(err);
+    return r->weight && r->values && r->blind ? GRAFT_OK : gr_fail_memory(err);
 }
 
-static void add_token(gr_ragged *r, const gr_padded *in, int64_t row, int64_t column, int32_t label) {
-    int64_t cell = row * in->columns + column, at = r->batch.n_tokens++;
-    int64_t id = column < in->ahead ? 0 : input_at(in, in->ids, row, column);
-    r->ids[at] = id < 0 || id > INT32_MAX ? INT32_MAX : (int32_t)id; /* refused by the batch's check */
-    if (column < in->ahead) r->ids[at] = (int32_t)(-1 - column);
-    r->positions[at] = (int32_t)column;
-    if (in->positions) r->positions[at] = (int32_t)input_at(in, in->positions, row, column);
-    r->labels[at] = label;
-    r->cell[at] = (int32_t)cell;
-    r->n_labels += label >= 0;
+/* One row of the input with what is computed from it. */
+typedef struct row_view {
+    const gr_padded *in;
+    int64_t row;
+    int32_t *ids, *positions, *labels; /* a number a column; virtual ids are negative */
+    int64_t pooled;                    /* the column that a pooler takes, -1: there is none */
+} row_view;
+
+static graft_status view_row(row_view *v, const gr_model *m, graft_error *err) {
+    const gr_padded *in = v->in;
+    for (int64_t c = 0; c < in->columns; c++) {
+        int64_t id = c < in->ahead ? -1 - c : input_at(in, in->ids, v->row, c), at = c + in->shifted, label = -100;
+        /* Ids that are none are refused by the batch's check. */
+        v->ids[c] = c >= in->ahead && (id < 0 || id > INT32_MAX) ? INT32_MAX : (int32_t)id;
+        if (in->labels && !in->per_row && at < in->columns && at >= in->ahead) label = input_at(in, in->labels, v->row, at);
+        if (label > INT32_MAX || (label < 0 && label != -100))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels[%lld][%lld] is %lld, expected a token id or -100", (long long)v->row,
+                           (long long)(at - in->ahead), (long long)label);
+        v->labels[c] = (int32_t)label;
+    }
+    gr_model_fill_positions(m, v->ids, in->columns, in->ahead > 0, 0, v->positions);
+    for (int64_t c = 0; in->positions && c < in->columns; c++) v->positions[c] = (int32_t)input_at(in, in->positions, v->row, c);
+    gr_task task = gr_model_get_config(m)->task;
+    bool pools = task == GR_TASK_SEQ_CLS || task == GR_TASK_FEATURES;
+    v->pooled = pools ? gr_model_pooled_token(m, v->ids, in->columns, in->ahead > 0) : -1;
+    return GRAFT_OK;
+}
+
+static void add_token(gr_ragged *r, const row_view *v, int64_t column) {
+    const gr_padded *in = v->in;
+    int64_t at = r->batch.n_tokens++;
+    r->ids[at] = v->ids[column];
+    r->positions[at] = v->positions[column];
+    if (in->types && column >= in->ahead) r->types[at] = (int32_t)input_at(in, in->types, v->row, column);
+    r->labels[at] = v->labels[column];
+    r->token[v->row * in->columns + column] = (int32_t)at;
+    r->n_labels += v->labels[column] >= 0;
+    if (column == v->pooled) r->pooled[v->row] = (int32_t)at;
     r->bounds[r->batch.n_seqs] = (int32_t)r->batch.n_tokens;
 }
 
@@ -110,47 +164,99 @@ static void begin_sequence(gr_ragged *r, int64_t column, int32_t parent, bool bl
     r->blind[s] = blind;
 }
 
-static graft_status fill_row(gr_ragged *r, const gr_padded *in, int64_t row, graft_error *err) {
-    int32_t run = -1;      /* the last run of visible tokens */
-    int64_t run_end = -1;  /* the column after it */
-    for (int64_t c = 0; c < in->columns; c++) {
-        int64_t label = -100;
-        bool visible = gr_padded_visible(in, row, c);
-        if (in->labels && c + 1 < in->columns && c + 1 >= in->ahead) label = input_at(in, in->labels, row, c + 1);
-        if (label > INT32_MAX || (label < 0 && label != -100))
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels[%lld][%lld] is %lld, expected a token id or -100",
-                           (long long)row, (long long)(c + 1 - in->ahead), (long long)label);
+static bool is_wanted(const row_view *v, int64_t c) { return v->labels[c] >= 0 || c == v->pooled; }
+
+static void fill_row(gr_ragged *r, const row_view *v) {
+    int32_t run = -1;     /* the last run of visible tokens */
+    int64_t run_end = -1; /* the column after it */
+    for (int64_t c = 0; c < v->in->columns; c++) {
+        bool visible = gr_padded_visible(v->in, v->row, c);
         if (visible && run_end != c) {
             begin_sequence(r, c, run, false);
             run = r->batch.n_seqs - 1;
-        } else if (!visible && label >= 0)
+        } else if (!visible && is_wanted(v, c))
             begin_sequence(r, c, run, true);
-        if (visible || label >= 0) add_token(r, in, row, c, (int32_t)label);
+        if (visible || is_wanted(v, c)) add_token(r, v, c);
         if (visible) run_end = c + 1;
     }
+}
+
+/* Places do not matter where nothing is hidden by them: the visible tokens are one sequence, hidden ones stand behind it. */
+static void fill_encoded_row(gr_ragged *r, const row_view *v) {
+    int32_t run = -1;
+    for (int hidden = 0; hidden < 2; hidden++)
+        for (int64_t c = 0; c < v->in->columns; c++) {
+            if (gr_padded_visible(v->in, v->row, c) == hidden || (hidden && !is_wanted(v, c))) continue;
+            if (hidden || run < 0) begin_sequence(r, c, run, hidden);
+            if (!hidden && run < 0) run = r->batch.n_seqs - 1;
+            add_token(r, v, c);
+        }
+}
+
+static graft_status fill_targets(gr_ragged *r, const gr_model *m, const gr_padded *in, graft_error *err) {
+    const gr_model_config *c = gr_model_get_config(m);
+    gr_class_targets *g = &r->targets;
+    *g = (gr_class_targets){.n = in->rows, .rows = r->pooled, .weight = r->weight};
+    if (!in->labels || !in->per_row) return GRAFT_OK;
+    const gr_tensor_view *v = &in->labels->view;
+    bool floats = v->dtype == GR_F32;
+    gr_problem problem = gr_problem_of(c, floats);
+    if (floats == (problem == GR_PROBLEM_SINGLE))
+        return gr_fail(err, GRAFT_ERR_FORMAT, "'labels' has type %s, expected %s for %s", gr_dtype_name(v->dtype),
+                       floats ? "I64" : "F32", gr_problem_name(problem));
+    for (int64_t i = 0; i < in->rows; i++) {
+        int64_t label = floats ? 0 : integer_at(v, i);
+        if (label >= c->n_labels || (label < 0 && label != -100))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels[%lld] is %lld, expected a class below %d, or -100", (long long)i,
+                           (long long)label, c->n_labels);
+        r->classes[i] = (int32_t)label;
+        r->n_labels += label >= 0;
+    }
+    if (floats) memcpy(r->values, v->data, (size_t)in->rows * (size_t)c->n_labels * sizeof *r->values);
+    g->problem = problem;
+    g->classes = floats ? NULL : r->classes;
+    g->values = floats ? r->values : NULL;
     return GRAFT_OK;
 }
 
+static graft_status fill_rows(const graft_allocator *a, gr_ragged *r, const gr_model *m, const gr_padded *in, graft_error *err) {
+    int32_t *scratch = gr_calloc(a, 3 * (size_t)in->columns, sizeof *scratch);
+    graft_status st = scratch ? GRAFT_OK : gr_fail_memory(err);
+    row_view v = {.in = in, .ids = scratch, .positions = scratch + in->columns, .labels = scratch + 2 * in->columns};
+    for (; st == GRAFT_OK && v.row < in->rows; v.row++) {
+        st = view_row(&v, m, err);
+        if (st == GRAFT_OK) (in->encodes ? fill_encoded_row : fill_row)(r, &v);
+    }
+    gr_free(a, scratch);
+    return st;
+}
+
 /* The reference computes dynamic scaling for the longest position of the whole batch. */
-graft_status gr_ragged_fill(const graft_allocator *a, gr_ragged *r, const gr_padded *in, int32_t adapter, graft_error *err) {
+graft_status gr_ragged_fill(const graft_allocator *a, gr_ragged *r, const gr_model *m, const gr_padded *in, int32_t adapter,
+                            graft_error *err) {
+    int64_t cells = in->rows * in->columns;
     *r = (gr_ragged){0};
-    GR_TRY(alloc_ragged(a, r, in->rows * in->columns, err));
-    for (int64_t row = 0; row < in->rows; row++) GR_TRY(fill_row(r, in, row, err));
+    GR_TRY(alloc_ragged(a, r, cells, in->per_row ? in->rows * gr_model_get_config(m)->n_labels : 0, err));
+    for (int64_t i = 0; i < cells; i++) r->token[i] = -1;
+    GR_TRY(fill_rows(a, r, m, in, err));
     if (!r->batch.n_tokens) return gr_fail(err, GRAFT_ERR_ARGUMENT, "attention_mask hides every token");
+    GR_TRY(fill_targets(r, m, in, err));
     int64_t longest = in->columns;
-    for (int64_t i = 0; in->positions && i < in->rows * in->columns; i++) /* nothing is virtual then */
+    for (int64_t i = 0; in->positions && i < cells; i++) /* nothing is virtual then */
         longest = GR_MAX(i ? longest : 0, integer_at(&in->positions->view, i) + 1);
     for (int s = 0; s < r->batch.n_seqs; s++) r->rope_length[s] = (int32_t)GR_MIN(longest, INT32_MAX);
-    for (int64_t i = 0; i < r->batch.n_tokens; i++) r->weight[i] = 1.0f / (float)r->n_labels;
+    for (int64_t i = 0; i < GR_MAX(r->batch.n_tokens, in->rows); i++) r->weight[i] = 1.0f / (float)r->n_labels;
     r->batch.bounds = r->bounds;
     r->batch.ids = r->ids;
     r->batch.positions = r->positions;
+    r->batch.token_types = in->types ? r->types : NULL;
     r->batch.seq_start = r->start;
     r->batch.parent = r->parent;
     r->batch.blind = r->blind;
     r->batch.rope_length = r->rope_length;
     r->batch.one_adapter = adapter;
-    r->batch.labels = r->labels;
+    r->batch.labels = in->per_row ? NULL : r->labels;
+    r->batch.targets = in->labels && in->per_row ? &r->targets : NULL;
     r->batch.weight = r->weight;
     return GRAFT_OK;
 }

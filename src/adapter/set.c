@@ -140,15 +140,13 @@ graft_status gr_adapter_add_encoder(gr_adapter *a, const char *name, gr_param *p
 }
 
 int gr_adapter_depth(const gr_model *m, const gr_site *s) {
-    if (s->role == GR_ROLE_EMBED) return -1;
+    if (s->below) return -1;
     return s->layer >= 0 ? s->layer : gr_model_get_config(m)->n_layers;
 }
 
 static int depth_of_tensor(const gr_model *m, const char *tensor) {
-    const char *dot = strrchr(tensor, '.');
-    char module[300];
-    snprintf(module, sizeof module, "%.*s", (int)(dot ? dot - tensor : 0), tensor);
-    const gr_site *s = gr_model_find_site(m, module);
+    bool bias;
+    const gr_site *s = gr_model_site_of_tensor(m, tensor, &bias);
     return s ? gr_adapter_depth(m, s) : -1;
 }
 

@@ -61,7 +61,7 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
     out->n_tokens += d->n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
     out->n_labels += (uint64_t)loss.n_labels;
     out->n_correct += (uint64_t)loss.n_correct;
-    gr_var_drop(loss.var);
+    gr_loss_drop(&loss);
     gr_tape_reset(r->tape);
     return GRAFT_OK;
 }
@@ -186,6 +186,7 @@ graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_
     graft_eval_result r = {.loss = NAN, .perplexity = NAN, .token_accuracy = NAN, .exact_match = NAN, .rouge1 = NAN, .rouge2 = NAN,
                            .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN};
     int32_t adapter;
+    GR_TRY(gr_model_want_causal(m->model, "evaluation", err));
     GR_TRY(adapter_index(m, options->generate.adapter, &adapter, err));
     bool twice = options->what & GRAFT_EVAL_LOSS && options->what & GRAFT_EVAL_GENERATES;
     off_t start = twice ? lseek(STDIN_FILENO, 0, SEEK_CUR) : 0;

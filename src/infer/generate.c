@@ -74,6 +74,7 @@ graft_status graft_sampling_default(const graft_model *m, graft_sampling *out, g
 }
 
 graft_status graft_session_new(graft_model *m, const graft_tokenizer *tok, graft_session **out, graft_error *err) {
+    GR_TRY(gr_model_want_causal(m->model, "generation", err));
     const graft_allocator *a = gr_allocator(m->ctx);
     graft_session *s = gr_calloc(a, 1, sizeof *s);
     if (!s) return gr_fail_memory(err);

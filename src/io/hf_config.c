@@ -112,6 +112,7 @@ graft_status gr_model_config_from_json(const graft_allocator *a, const char *nam
     refuse_unknown_kinds(&f);
     read_dtype(&f, &c);
     if (f.st == GRAFT_OK) types[c.type].read(&f, &c);
+    gr_config_read_task(&f, &c);
     GR_GO(done, f.st);
     GR_GO(done, gr_model_config_check(name, &c, err));
     *out = c;

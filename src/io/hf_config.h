@@ -49,6 +49,24 @@ typedef struct gr_rope_config {
 typedef enum gr_hidden_act { GR_ACT_SILU, GR_ACT_GELU, GR_ACT_GELU_TANH, GR_ACT_RELU, GR_ACT_TANH } gr_hidden_act;
 const char *gr_hidden_act_name(gr_hidden_act act);
 
+/* What stands on top of the layers, by the class in `architectures` or as it is asked for. */
+typedef enum gr_task {
+    GR_TASK_CAUSAL_LM,
+    GR_TASK_MASKED_LM,
+    GR_TASK_SEQ_CLS, /* classes or numbers of a whole sequence */
+    GR_TASK_FEATURES, /* hidden states */
+    GR_TASK_UNKNOWN   /* architectures names a head that is none of these */
+} gr_task;
+const char *gr_task_name(gr_task task); /* peft's: "CAUSAL_LM", ...; "MASKED_LM", which peft has no name for */
+
+/* Of GR_TASK_SEQ_CLS; AUTO: regression with one label, else by the records. */
+struct gr_model_config;
+typedef enum gr_problem { GR_PROBLEM_AUTO, GR_PROBLEM_SINGLE, GR_PROBLEM_MULTI, GR_PROBLEM_REGRESSION } gr_problem;
+/* As a classification's labels say where its configuration says nothing: numbers, or a class. */
+gr_problem gr_problem_of(const struct gr_model_config *config, bool numbers);
+const char *gr_problem_name(gr_problem problem); /* "single_label_classification", ...; AUTO: NULL */
+
+enum { GR_MAX_LABELS = 65536 };
 enum { GR_MAX_EOS = 16, GR_MAX_LAYERS = 1024, GR_MAX_HEAD_DIM = 4096 };
 
 typedef struct gr_model_config {
@@ -69,6 +87,13 @@ typedef struct gr_model_config {
     double attention_dropout, initializer_range;
     double embedding_dropout, hidden_dropout; /* of what enters the layers; of what each part of a layer adds */
     bool scale_attention, scale_attention_by_layer; /* gpt2: by 1 / sqrt(head_dim); also by 1 / (layer + 1) */
+    gr_task task;
+    int n_labels; /* of GR_TASK_SEQ_CLS */
+    gr_problem problem;
+    double classifier_dropout;
+    int64_t type_vocab_size;  /* bert, roberta: token types; else 0 */
+    bool positions_after_pad; /* roberta: tokens that are no pads count from pad_token_id + 1, pads have its position */
+    bool bidirectional;       /* a token sees all of its sequence */
     int64_t bos_token_id, pad_token_id; /* -1: none */
     int n_eos;
     int64_t eos_token_ids[GR_MAX_EOS];
@@ -84,6 +109,17 @@ graft_status gr_model_config_of(const graft_allocator *a, const gr_weights *w, g
 graft_status gr_model_config_from_json(const graft_allocator *a, const char *name, const char *text, size_t len,
                                        gr_model_config *out, graft_error *err);
 graft_status gr_model_config_from_gguf(const gr_gguf *g, gr_model_config *out, graft_error *err);
+
+/* Names of the classes, as id2label has them; LABEL_i where it names none. */
+typedef struct gr_labels {
+    int n;
+    const char **names;
+} gr_labels;
+/* Of a classifier's config.json; GGUF metadata names none. Everything lies in the arena. */
+graft_status gr_labels_load(const graft_allocator *a, gr_arena *arena, const gr_weights *w, const gr_model_config *config,
+                            gr_labels *out, graft_error *err);
+graft_status gr_labels_from_json(gr_arena *arena, const char *name, const char *text, size_t len, int n_labels,
+                                 gr_labels *out, graft_error *err);
 
 /* config.json text that transformers loads as the same model (freed with gr_free). Weights are named `dtype`. */
 graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *config, gr_dtype dtype,

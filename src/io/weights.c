@@ -191,7 +191,11 @@ const gr_weight *gr_weights_find(const gr_weights *w, const char *name) {
 
 graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shape *shape, const gr_weight **out,
                             graft_error *err) {
-    const gr_weight *found = gr_weights_find(w, name);
+    return gr_weights_check(w, name, gr_weights_find(w, name), shape, out, err);
+}
+
+graft_status gr_weights_check(const gr_weights *w, const char *name, const gr_weight *found, const gr_shape *shape,
+                              const gr_weight **out, graft_error *err) {
     char expected[GR_SHAPE_TEXT], given[GR_SHAPE_TEXT];
     if (!found) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: tensor %s is missing", w->path, name);
     gr_shape stored = shape ? *shape : found->view.shape;

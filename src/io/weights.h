@@ -42,6 +42,9 @@ const gr_weight *gr_weights_find(const gr_weights *w, const char *name); /* NULL
  * found. */
 graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shape *shape, const gr_weight **out,
                             graft_error *err);
+/* The same of one that was found by another name (NULL: absent). */
+graft_status gr_weights_check(const gr_weights *w, const char *name, const gr_weight *found, const gr_shape *shape,
+                              const gr_weight **out, graft_error *err);
 
 /* Names. Both return false when there is no counterpart; `out` gets at most `size` bytes with the NUL. `arch`: the file's
  * general.architecture. */

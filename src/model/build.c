@@ -3,6 +3,7 @@
  * mapped in their stored format. */
 #include <stdio.h>
 
+#include "io/paths.h"
 #include "model/family.h"
 #include "quant/quant.h"
 
@@ -63,22 +64,48 @@ graft_status gr_weight_decode_all(const graft_allocator *a, const gr_weight *w, 
     return st;
 }
 
-/* Files of the bare base model leave the family's prefix out. */
-static const char *name_in_file(const gr_model *m, const char *name) {
+/* The name of a norm's tensor in files of the first transformers; false: it is none. */
+static bool old_name(const char *name, char *out, size_t size) {
+    static const char *const pairs[][2] = {{"LayerNorm.weight", "LayerNorm.gamma"}, {"LayerNorm.bias", "LayerNorm.beta"}};
+    for (size_t i = 0; i < GR_COUNT(pairs); i++) {
+        if (!gr_ends_with(name, pairs[i][0])) continue;
+        int n = snprintf(out, size, "%.*s%s", (int)(strlen(name) - strlen(pairs[i][0])), name, pairs[i][1]);
+        return n > 0 && (size_t)n < size;
+    }
+    return false;
+}
+
+/* A weight by the model's name for it. Files of the bare base model leave the family's prefix out, and a bare base model may
+ * be read from files that have it. */
+static const gr_weight *weight_in_file(const gr_model *m, const char *name) {
     const char *prefix = m->family->prefix;
     size_t n = prefix ? strlen(prefix) : 0;
-    if (!n || strncmp(name, prefix, n) != 0 || gr_weights_find(m->weights, name)) return name;
-    return gr_weights_find(m->weights, name + n) ? name + n : name;
+    char longer[512], old[512];
+    const char *names[3] = {name, n && strncmp(name, prefix, n) == 0 ? name + n : NULL, NULL};
+    if (n && !names[1] && snprintf(longer, sizeof longer, "%s%s", prefix, name) < (int)sizeof longer) names[2] = longer;
+    const gr_weight *w = NULL;
+    for (int i = 0; i < 3 && !w; i++) {
+        if (!names[i]) continue;
+        w = gr_weights_find(m->weights, names[i]);
+        if (!w && old_name(names[i], old, sizeof old)) w = gr_weights_find(m->weights, old);
+    }
+    return w;
 }
 
 graft_status gr_model_file_weight(const gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
                                   graft_error *err) {
-    return gr_weights_get(m->weights, name_in_file(m, name), shape, out, err);
+    const gr_weight *w = weight_in_file(m, name);
+    for (size_t i = 0; !w && i < m->n_fresh; i++)
+        if (strcmp(m->fresh[i].name, name) == 0) w = &m->fresh[i];
+    return gr_weights_check(m->weights, name, w, shape, out, err);
 }
 
-static graft_status find_weight(const gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
+bool gr_model_has_weight(const gr_model *m, const char *name) { return weight_in_file(m, name) != NULL; }
+
+static graft_status find_weight(gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
                                 graft_error *err) {
     const gr_weight *w;
+    if (m->may_make && !weight_in_file(m, name)) GR_TRY(gr_model_make_weight(m, name, shape, err));
     GR_TRY(gr_model_file_weight(m, name, shape, &w, err));
     if (!gr_can_dequantize(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, expected numbers that are weights",
@@ -107,31 +134,42 @@ static graft_status new_matrix(gr_model *m, const gr_matrix_spec *spec, gr_matri
     return GRAFT_OK;
 }
 
-static graft_status add_tensor(gr_model *m, const gr_site *site, const char *kind, const char **out, graft_error *err) {
-    size_t n = strlen(site->name);
-    char *name = gr_arena_alloc(&m->names, n + strlen(kind) + 1);
-    if (!name) return gr_fail_memory(err);
-    memcpy(name, site->name, n);
-    memcpy(name + n, kind, strlen(kind) + 1);
+static graft_status enter_tensor(gr_model *m, const gr_site *site, const char *name, graft_error *err) {
     GR_TRY(gr_grow(m->a, (void **)&m->tensors, &m->cap_tensors, m->n_tensors + 1, sizeof *m->tensors, err));
     GR_TRY(gr_map_set(&m->site_of_tensor, name, strlen(name), site->index, err));
     m->tensors[m->n_tensors++] = name;
-    *out = name;
     return GRAFT_OK;
+}
+
+static graft_status add_tensor(gr_model *m, const gr_site *site, const char *kind, const char **out, graft_error *err) {
+    *out = strcmp(kind, ".bias") == 0 ? site->bias_tensor : site->weight_tensor;
+    return enter_tensor(m, site, *out, err);
+}
+
+static const char *tensor_name(gr_model *m, const char *site, const char *kind) {
+    size_t n = strlen(site);
+    char *name = gr_arena_alloc(&m->names, n + strlen(kind) + 1);
+    if (!name) return NULL;
+    memcpy(name, site, n);
+    memcpy(name + n, kind, strlen(kind) + 1);
+    return name;
 }
 
 static graft_status add_site(gr_model *m, gr_role role, int layer, const char *name, int64_t in, int64_t out,
                              bool bias, gr_site **site, graft_error *err) {
     char full[256];
     int n = layer < 0 ? snprintf(full, sizeof full, "%s", name)
-                      : snprintf(full, sizeof full, "%s.%d.%s", m->family->layers, layer, name);
+                      : snprintf(full, sizeof full, "%s.%d.%s", m->layers, layer, name);
     if (n < 0 || (size_t)n >= sizeof full) return gr_fail(err, GRAFT_ERR_INTERNAL, "module name '%s' is too long", name);
     GR_TRY(gr_grow(m->a, (void **)&m->sites, &m->cap_sites, m->n_sites + 1, sizeof *m->sites, err));
     gr_site *s = gr_arena_alloc(&m->names, sizeof *s);
     char *copy = gr_arena_strndup(&m->names, full, (size_t)n);
     if (!s || !copy) return gr_fail_memory(err);
     *s = (gr_site){.index = (int)m->n_sites, .role = role, .layer = layer, .name = copy, .in = in, .out = out,
-                   .bias = bias, .module = -1};
+                   .bias = bias, .module = -1, .below = layer < 0 && !m->has_layers,
+                   .weight_tensor = tensor_name(m, copy, ".weight"), .bias_tensor = tensor_name(m, copy, ".bias")};
+    if (!s->weight_tensor || !s->bias_tensor) return gr_fail_memory(err);
+    m->has_layers |= layer >= 0;
     GR_TRY(gr_map_set(&m->site_of_name, copy, (size_t)n, s->index, err));
     m->sites[m->n_sites++] = s;
     *site = s;
@@ -243,7 +281,7 @@ graft_status gr_build_table(gr_model *m, const char *name, int64_t rows, int64_t
 
 /* Of a tied pair the file may hold either one alone. */
 static const char *tied_name(const gr_model *m, const char *name, const char *other) {
-    return gr_weights_find(m->weights, name_in_file(m, name)) || !gr_weights_find(m->weights, other) ? name : other;
+    return weight_in_file(m, name) || !gr_weights_find(m->weights, other) ? name : other;
 }
 
 graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, int64_t size, graft_error *err) {
@@ -297,10 +335,10 @@ graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vo
     gr_matrix_spec spec = {.name = name, .n_parts = 1, .dt = m->dtype};
     GR_TRY(add_site(m, GR_ROLE_HEAD, -1, name, in, vocab, false, &s, err));
     l.site[0] = s;
-    const gr_weight *w = gr_weights_find(m->weights, "lm_head.weight");
+    const gr_weight *w = weight_in_file(m, s->weight_tensor);
     if (tied && w && w != m->embedding_weight) {
         gr_shape shape = gr_shape2(vocab, in);
-        GR_TRY(find_weight(m, "lm_head.weight", &shape, &w, err));
+        GR_TRY(find_weight(m, s->weight_tensor, &shape, &w, err));
         GR_TRY(same_values(m->a, m->embedding_weight, w, &tied, err));
         if (!tied)
             gr_log(m->ctx, GRAFT_LOG_WARNING,
@@ -316,4 +354,37 @@ graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vo
     }
     m->modules.head = l;
     return GRAFT_OK;
+}
+
+graft_status gr_build_head_bias(gr_model *m, const char *tensor, const char *other, graft_error *err) {
+    gr_linear *l = &m->modules.head;
+    gr_site *s = m->sites[l->site[0]->index];
+    char *name = gr_arena_strndup(&m->names, tensor, strlen(tensor));
+    const gr_weight *w;
+    gr_shape shape = gr_shape1(l->out);
+    if (!name) return gr_fail_memory(err);
+    s->bias = true;
+    s->bias_tensor = name;
+    GR_TRY(enter_tensor(m, s, name, err));
+    GR_TRY(find_weight(m, other && !weight_in_file(m, name) && weight_in_file(m, other) ? other : name, &shape, &w, err));
+    GR_TRY(new_vector(m, l->out, &l->bias, err));
+    m->n_params += l->out;
+    return gr_weight_decode_all(m->a, w, m->param_dtype, l->bias, err);
+}
+
+graft_status gr_build_classifier(gr_model *m, const char *name, int64_t in, bool bias, graft_error *err) {
+    char tensor[300];
+    bool made = m->may_make;
+    m->may_make = m->make_head;
+    graft_status st = gr_build_head(m, name, in, m->config.n_labels, false, err);
+    snprintf(tensor, sizeof tensor, "%s.bias", name);
+    if (st == GRAFT_OK && bias) st = gr_build_head_bias(m, tensor, NULL, err);
+    m->may_make = made;
+    return st;
+}
+
+graft_status gr_build_top(gr_model *m, const char *name, graft_error *err) {
+    const gr_model_config *c = &m->config;
+    if (c->task == GR_TASK_SEQ_CLS) return gr_build_classifier(m, "score", c->hidden_size, false, err);
+    return gr_build_head(m, name, c->hidden_size, c->vocab_size, c->tie_word_embeddings, err);
 }

@@ -24,6 +24,14 @@ graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, in
 graft_status gr_build_table(gr_model *m, const char *name, int64_t rows, int64_t size, graft_error *err);
 /* `tied`: the head has the embedding's matrix, unless the file holds a head of other values. */
 graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vocab, bool tied, graft_error *err);
+/* A bias of the head, by the name of its tensor; `other` (NULL: none): what files may call it. */
+graft_status gr_build_head_bias(gr_model *m, const char *tensor, const char *other, graft_error *err);
+/* A head over the labels of a classification. */
+graft_status gr_build_classifier(gr_model *m, const char *name, int64_t in, bool bias, graft_error *err);
+/* What a decoder has on top: the language model's head by this name, or "score" over the labels. */
+graft_status gr_build_top(gr_model *m, const char *name, graft_error *err);
+/* fresh.c: a tensor that the files lack. */
+graft_status gr_model_make_weight(gr_model *m, const char *name, const gr_shape *shape, graft_error *err);
 
 /* --- Running ------------------------------------------------------------------------------------------------------------ */
 
@@ -32,9 +40,11 @@ typedef struct gr_family {
     const char *layers; /* names of modules within layer l begin with LAYERS.l. */
     /* What files of the bare base model leave out in front of names ("transformer."); NULL: nothing. */
     const char *prefix;
-    /* Last parts of names of tensors that are constants and are not read, ended by NULL; NULL: none. */
+    /* Last parts of names of tensors that are not read (constants, other heads), first parts with a * behind them; ended by
+     * NULL; NULL: none. */
     const char *const *ignored;
     bool padding_idx; /* the pad that config.json names trains nothing in the table of tokens */
+    uint32_t tasks;   /* bit GR_TASK_...: the heads that it has */
     bool (*handles)(gr_model_type type);
     /* Layer l's modules are to follow those of layer l-1. */
     graft_status (*build)(gr_model *m, const gr_model_config *c, graft_error *err);
@@ -57,6 +67,13 @@ struct gr_model {
     gr_model_config config;
     gr_weights *weights;
     const gr_family *family;
+    const char *layers; /* the family's, unless its build says otherwise */
+    gr_labels labels;   /* of a classification, in `names` */
+    gr_weight *fresh;   /* what the files lack; see gr_model_options.task */
+    size_t n_fresh, cap_fresh;
+    uint64_t seed;
+    bool make_head, may_make; /* parts of the head may be made; the part that is being built may */
+    bool has_layers;
     gr_dtype dtype, param_dtype;
     gr_modules modules; /* norms and fused biases are owned, see `vectors` */
     gr_site **sites;    /* in `names` */
@@ -91,9 +108,9 @@ static inline gr_shape gr_weight_shape(const gr_weight *w) {
 /* A weight of the files by the model's name for it; see gr_family.prefix. */
 graft_status gr_model_file_weight(const gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
                                   graft_error *err);
-/* The site of a tensor name, and whether it is its bias. NULL when absent. */
+/* Whether the files have it. */
+bool gr_model_has_weight(const gr_model *m, const char *name);
 graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_weight **out, graft_error *err);
-const gr_site *gr_model_site_of_tensor(const gr_model *m, const char *name, bool *bias);
 
 /* The activation function of a configuration. */
 gr_activation gr_act_of(gr_hidden_act act);
@@ -106,6 +123,8 @@ gr_run *gr_pass_run_wanted(gr_pass *p); /* the wanted rows; the same where all a
 const int32_t *gr_pass_positions(const gr_pass *p); /* of every token */
 /* A table of positions ends: every token's must be below n. */
 graft_status gr_pass_check_positions(const gr_pass *p, int64_t n, graft_error *err);
+/* Token type of every token, 0 where the batch says nothing. */
+graft_status gr_pass_token_types(gr_pass *p, const int32_t **out, graft_error *err);
 /* Switches the tape to the row groups of a run. */
 void gr_pass_use(gr_pass *p, gr_run *run);
 /* Keeps the wanted rows of *x, whose reference is taken over; a copy of nothing where all are wanted. */

@@ -33,7 +33,7 @@ static graft_status build(gr_model *m, const gr_model_config *c, graft_error *er
     GR_TRY(gr_build_table(m, "transformer.wpe", c->max_position_embeddings, c->hidden_size, err));
     for (int l = 0; l < c->n_layers; l++) GR_TRY(build_layer(m, c, l, err));
     GR_TRY(gr_build_layernorm(m, -1, "transformer.ln_f", c->hidden_size, err));
-    return gr_build_head(m, "lm_head", c->hidden_size, c->vocab_size, c->tie_word_embeddings, err);
+    return gr_build_top(m, "lm_head", err);
 }
 
 static uint64_t stream(int layer, int which) {
@@ -109,6 +109,7 @@ const gr_family gr_family_gpt2 = {.name = "gpt2",
                                   .layers = "transformer.h",
                                   .prefix = "transformer.",
                                   .ignored = ignored,
+                                  .tasks = 1u << GR_TASK_CAUSAL_LM | 1u << GR_TASK_SEQ_CLS,
                                   .handles = handles,
                                   .build = build,
                                   .enter = enter,

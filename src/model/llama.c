@@ -47,7 +47,7 @@ static graft_status build(gr_model *m, const gr_model_config *c, graft_error *er
     GR_TRY(gr_build_embedding(m, "model.embed_tokens", c->vocab_size, c->hidden_size, err));
     for (int l = 0; l < c->n_layers; l++) GR_TRY(build_layer(m, c, l, err));
     GR_TRY(gr_build_norm(m, -1, "model.norm", c->hidden_size, err));
-    return gr_build_head(m, "lm_head", c->hidden_size, c->vocab_size, c->tie_word_embeddings, err);
+    return gr_build_top(m, "lm_head", err);
 }
 
 static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_error *err) {
@@ -108,6 +108,7 @@ const gr_family gr_family_llama = {.name = "llama",
                                    .layers = "model.layers",
                                    .prefix = "model.",
                                    .padding_idx = true,
+                                   .tasks = 1u << GR_TASK_CAUSAL_LM | 1u << GR_TASK_SEQ_CLS,
                                    .handles = handles,
                                    .build = build,
                                    .layer = layer,

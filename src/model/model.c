@@ -25,6 +25,8 @@ void gr_model_close(gr_model *m) {
     gr_free(m->a, m->sites);
     gr_free(m->a, m->tensors);
     gr_free(m->a, m->freq_factors);
+    for (size_t i = 0; i < m->n_fresh; i++) gr_free_aligned(m->a, (void *)(uintptr_t)m->fresh[i].view.data);
+    gr_free(m->a, m->fresh);
     gr_map_free(&m->site_of_name);
     gr_map_free(&m->site_of_tensor);
     gr_arena_free(&m->names);
@@ -67,10 +69,14 @@ static graft_status read_freq_factors(gr_model *m, graft_error *err) {
 /* Whether the family knows a tensor as a constant, or as one of its modules without the family's prefix. */
 static bool is_expected(const gr_model *m, const char *name) {
     const char *prefix = m->family->prefix, *const *ignored = m->family->ignored;
+    size_t n_prefix = prefix ? strlen(prefix) : 0;
     char full[512];
     if (gr_map_get_text(&m->site_of_tensor, name, NULL)) return true;
-    for (; ignored && *ignored; ignored++)
-        if (gr_ends_with(name, *ignored)) return true;
+    if (n_prefix && strncmp(name, prefix, n_prefix) == 0 && gr_map_get_text(&m->site_of_tensor, name + n_prefix, NULL)) return true;
+    for (; ignored && *ignored; ignored++) {
+        size_t n = strlen(*ignored);
+        if ((*ignored)[n - 1] == '*' ? strncmp(name, *ignored, n - 1) == 0 : gr_ends_with(name, *ignored)) return true;
+    }
     int n = prefix ? snprintf(full, sizeof full, "%s%s", prefix, name) : -1;
     return n >= 0 && (size_t)n < sizeof full && gr_map_get_text(&m->site_of_tensor, full, NULL);
 }
@@ -105,6 +111,37 @@ static graft_status refuse_adapter(const graft_allocator *a, const char *path, g
     return st;
 }
 
+/* The head: the one that the configuration names, or the one that is asked for, whose weights may be missing then. */
+static graft_status choose_task(gr_model *m, const gr_model_options *o, graft_error *err) {
+    gr_model_config *c = &m->config;
+    if (o && o->has_task) {
+        m->make_head = true;
+        m->seed = o->seed;
+        if (c->task != o->task) c->problem = GR_PROBLEM_AUTO;
+        c->task = o->task;
+        if (o->n_labels) c->n_labels = o->n_labels;
+        if (o->n_labels && o->problem) c->problem = o->problem;
+    }
+    if (!(m->family->tasks >> c->task & 1))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a %s model has no head for the task %s here",
+                       gr_weights_path(m->weights), gr_model_type_name(c->type), gr_task_name(c->task));
+    if (c->task != GR_TASK_SEQ_CLS) return GRAFT_OK;
+    if (o && o->n_labels && o->labels) {
+        m->labels = (gr_labels){o->n_labels, gr_arena_alloc(&m->names, (size_t)o->n_labels * sizeof *m->labels.names)};
+        if (!m->labels.names) return gr_fail_memory(err);
+        for (int i = 0; i < o->n_labels; i++)
+            if (!(m->labels.names[i] = gr_arena_strndup(&m->names, o->labels[i], strlen(o->labels[i])))) return gr_fail_memory(err);
+        return GRAFT_OK;
+    }
+    return gr_labels_load(m->a, &m->names, m->weights, c, &m->labels, err);
+}
+
+static void warn_fresh(const gr_model *m) {
+    for (size_t i = 0; i < m->n_fresh; i++)
+        gr_log(m->ctx, GRAFT_LOG_INFO, "%s: tensor '%s' is missing and begins with initial values", gr_weights_path(m->weights),
+               m->fresh[i].name);
+}
+
 static graft_status open_model(gr_model *m, const char *path, const gr_model_options *o, graft_error *err) {
     GR_TRY(gr_device_get(m->ctx, &m->dev, err));
     GR_TRY(choose_dtype(m, o, err));
@@ -112,8 +149,11 @@ static graft_status open_model(gr_model *m, const char *path, const gr_model_opt
     GR_TRY(gr_weights_open(m->a, path, &m->weights, err));
     GR_TRY(gr_model_config_of(m->a, m->weights, &m->config, err));
     GR_TRY(find_family(m, err));
+    GR_TRY(choose_task(m, o, err));
+    m->layers = m->family->layers;
     GR_TRY(m->family->build(m, &m->config, err));
     GR_TRY(read_freq_factors(m, err));
+    warn_fresh(m);
     warn_unused(m);
     return GRAFT_OK;
 }
@@ -151,10 +191,17 @@ const gr_site *gr_model_embedding_site(const gr_model *m) { return m->modules.em
 
 const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s) {
     if (s->role == GR_ROLE_HEAD) return &m->modules.head;
-    bool other = s->role == GR_ROLE_NORM || s->role == GR_ROLE_TABLE || s->module < 0;
+    bool other = s->role == GR_ROLE_EMBED || s->role == GR_ROLE_NORM || s->role == GR_ROLE_TABLE || s->module < 0;
     return other ? NULL : &m->modules.linears[s->module];
 }
 
+graft_status gr_model_want_causal(const gr_model *m, const char *what, graft_error *err) {
+    if (m->config.task == GR_TASK_CAUSAL_LM) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s needs a model that continues texts, found the task %s of a %s model",
+                   gr_model_path(m), what, gr_task_name(m->config.task), gr_model_type_name(m->config.type));
+}
+
+const gr_labels *gr_model_labels(const gr_model *m) { return &m->labels; }
 bool gr_model_head_is_tied(const gr_model *m) { return m->head_tied; }
 int64_t gr_model_n_params(const gr_model *m) { return m->n_params; }
 size_t gr_model_n_tensors(const gr_model *m) { return m->n_tensors; }
@@ -202,7 +249,7 @@ graft_status gr_model_tensor_shape(const gr_model *m, const char *name, gr_shape
 graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_weight **out, graft_error *err) {
     bool bias;
     const gr_site *s = gr_model_site_of_tensor(m, name, &bias);
-    if (s && (s->role == GR_ROLE_EMBED || (s->role == GR_ROLE_HEAD && m->head_tied))) {
+    if (s && !bias && (s->role == GR_ROLE_EMBED || (s->role == GR_ROLE_HEAD && m->head_tied))) {
         *out = m->embedding_weight;
         return GRAFT_OK;
     }

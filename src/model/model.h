@@ -15,6 +15,15 @@ typedef struct gr_model gr_model;
 typedef struct gr_model_options {
     bool has_dtype; /* false: BF16 where the CPU multiplies it in hardware, else F32 */
     gr_dtype dtype; /* compute type: F32, BF16; F64 in tests of the portable kernels */
+    /* false: the task that config.json names. Where a task is asked for, parts of its head that the files lack get initial
+     * values from `seed`. */
+    bool has_task;
+    gr_task task;
+    uint64_t seed;
+    /* Of GR_TASK_SEQ_CLS; 0: as config.json says. `labels`: n_labels names, NULL: config.json's. */
+    int n_labels;
+    const char *const *labels;
+    gr_problem problem;
 } gr_model_options;
 
 /* `path`: a Hugging Face directory or a .gguf file. `options` may be NULL. Errors: an unknown family, a missing tensor
@@ -35,10 +44,17 @@ int64_t gr_model_kv_width(const gr_model *m);     /* elements of one K (or V) ro
 size_t gr_model_n_sites(const gr_model *m);
 const gr_site *gr_model_site(const gr_model *m, size_t i);             /* in the order of the reference's modules */
 const gr_site *gr_model_find_site(const gr_model *m, const char *name); /* NULL when absent */
+/* The site of a tensor name, and whether it is its bias. NULL when absent. */
+const gr_site *gr_model_site_of_tensor(const gr_model *m, const char *name, bool *bias);
 const gr_site *gr_model_embedding_site(const gr_model *m);             /* of tokens */
 /* The product that a site is a part of; NULL: none (an embedding, a norm). */
 const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s);
 bool gr_model_head_is_tied(const gr_model *m);
+const gr_labels *gr_model_labels(const gr_model *m); /* of a classification; else n is 0 */
+/* GRAFT_ERR_UNSUPPORTED unless the model continues texts; `what` needs that. */
+graft_status gr_model_want_causal(const gr_model *m, const char *what, graft_error *err);
+/* Whether the files lack a tensor, so that it has initial values. */
+bool gr_model_is_fresh(const gr_model *m, const char *tensor);
 int64_t gr_model_n_params(const gr_model *m); /* elements of all tensors, tied ones once */
 
 /* Packs now what passes will need (memory is then known and no step pays), and what that takes. `from`: the lowest
@@ -90,6 +106,14 @@ typedef struct gr_pass_options {
     const void *hidden;    /* (n_tokens, hidden size) in the compute type, as gr_pass_trunk gave them */
 } gr_pass_options;
 
+/* Positions of the tokens of one sequence, or of a padded row, as the reference counts them; `first`: of the first token,
+ * where pads do not count (roberta) of the first that is none. `has_virtual`: it begins with virtual tokens, and then pads
+ * count too. */
+void gr_model_fill_positions(const gr_model *m, const int32_t *ids, int64_t n, bool has_virtual, int32_t first, int32_t *out);
+/* The token of a sequence (of a padded row) whose hidden state a classification head takes: the first one of an encoder, of a
+ * decoder the last that is no pad. */
+int64_t gr_model_pooled_token(const gr_model *m, const int32_t *ids, int64_t n, bool has_virtual);
+
 graft_status gr_pass_new(gr_model *m, gr_pass **out, graft_error *err);
 void gr_pass_free(gr_pass *p);
 
@@ -109,19 +133,28 @@ graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
 /* Logits of rows begin .. begin+n-1 of hidden states that gr_pass_hidden of this pass gave last. */
 graft_status gr_pass_head(gr_pass *p, gr_var *hidden, int64_t begin, int64_t n, gr_var **out, graft_error *err);
 
+/* What the pooler of a bare encoder makes of these rows, (n_rows, hidden). */
+graft_status gr_pass_pooled(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                            int64_t n_rows, gr_var **out, graft_error *err);
+bool gr_model_has_pooler(const gr_model *m);
+
 typedef struct gr_loss {
-    gr_var *var;           /* shape (1): sum of weight * loss over the labels, the root for gr_tape_backward. The caller
-                              drops it */
+    gr_var *var;           /* shape (1): sum of weight * loss over the labels, the root for gr_tape_backward */
+    gr_var *logits;        /* of a classification, (n_rows, labels) F32 (F64); else NULL */
     double sum;            /* sum of the losses without weights, in row order */
-    int64_t n_labels, n_correct; /* tokens with a label, and those whose label has the largest logit */
-    int64_t n_rows;        /* = n_labels; what follows is borrowed until the next use of the pass */
+    int64_t n_labels, n_correct; /* tokens (sequences) with a label, and those whose label has the largest logit; of several
+                                    labels: where all are right */
+    int64_t n_rows;        /* n_labels; of a classification all sequences; what follows is borrowed until the next use of the pass */
     const int32_t *rows;   /* the tokens with a label */
     const double *losses;  /* of each */
     const int32_t *correct;
 } gr_loss;
 
-/* Cross-entropy of batch->labels through the fused head: no (tokens, vocab) matrix is held. In a dry tape the numbers
- * are zero. No label at all is GRAFT_ERR_ARGUMENT. */
+/* Drops the two variables. */
+void gr_loss_drop(gr_loss *l);
+
+/* Cross-entropy of batch->labels through the fused head: no (tokens, vocab) matrix is held; or the loss of batch->targets. In
+ * a dry tape the numbers are zero. No label at all is GRAFT_ERR_ARGUMENT. */
 graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, gr_loss *out,
                           graft_error *err);
 /* Bytes that the pass holds itself (position tables, row lists). */

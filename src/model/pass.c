@@ -88,6 +88,25 @@ graft_status gr_pass_logits(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
     return GRAFT_OK;
 }
 
+bool gr_model_has_pooler(const gr_model *m) {
+    const gr_modules *mods = &m->modules;
+    return m->config.task == GR_TASK_FEATURES && mods->linears[mods->n_linears - 1].site[0]->role == GR_ROLE_DENSE;
+}
+
+graft_status gr_pass_pooled(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
+                            int64_t n_rows, gr_var **out, graft_error *err) {
+    gr_var *h, *y;
+    if (!gr_model_has_pooler(p->model))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model has no pooler", gr_model_path(p->model));
+    GR_TRY(gr_pass_hidden(p, t, b, o, rows, n_rows, &h, err));
+    gr_run *run = gr_pass_run_wanted(p);
+    GR_TRY(gr_nn_linear(run, &p->modules->linears[p->modules->n_linears - 1], h, &y, err));
+    gr_var_drop(h);
+    GR_TRY(gr_nn_activate(run, GR_ACTIVATION_TANH, &y, NULL, err));
+    *out = y;
+    return GRAFT_OK;
+}
+
 graft_status gr_pass_head(gr_pass *p, gr_var *hidden, int64_t begin, int64_t n, gr_var **out, graft_error *err) {
     int32_t *rows;
     GR_TRY(gr_pass_reserve(p, GR_PASS_HEAD_ROWS, (size_t)n * sizeof *rows, (void **)&rows, err));
@@ -117,11 +136,53 @@ static graft_status collect_labels(gr_pass *p, const gr_batch *b, int32_t **rows
     return GRAFT_OK;
 }
 
+/* Sums over the rows of a loss. */
+static void tally_rows(gr_pass *p, gr_loss *out) {
+    for (int64_t i = 0; i < out->n_rows; i++) {
+        out->sum += p->losses[i];
+        out->n_correct += p->hits[i];
+    }
+}
+
+static graft_status class_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, gr_loss *out,
+                               graft_error *err) {
+    static const gr_class_loss kinds[] = {[GR_PROBLEM_SINGLE] = GR_CLASS_LOSS_CROSS_ENTROPY,
+                                          [GR_PROBLEM_MULTI] = GR_CLASS_LOSS_BCE,
+                                          [GR_PROBLEM_REGRESSION] = GR_CLASS_LOSS_MSE};
+    const gr_class_targets *g = b->targets;
+    gr_var *logits, *loss;
+    if (!g || g->n <= 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "no sequence of the batch has a label");
+    GR_TRY(gr_pass_reserve(p, GR_PASS_LOSSES, (size_t)g->n * sizeof *p->losses, (void **)&p->losses, err));
+    GR_TRY(gr_pass_reserve(p, GR_PASS_HITS, (size_t)g->n * sizeof *p->hits, (void **)&p->hits, err));
+    memset(p->losses, 0, (size_t)g->n * sizeof *p->losses);
+    memset(p->hits, 0, (size_t)g->n * sizeof *p->hits);
+    GR_TRY(gr_pass_logits(p, t, b, o, g->rows, g->n, &logits, err));
+    gr_class_loss_params params = {.kind = kinds[g->problem], .labels = g->classes, .targets = g->values, .weight = g->weight,
+                                   .losses = p->losses, .hits = p->hits};
+    GR_TRY(gr_tape_apply(t, &gr_op_class_loss, &logits, 1, &params, &loss, err));
+    gr_loss result = {.var = loss, .n_labels = g->n, .n_rows = g->n, .rows = g->rows, .losses = p->losses, .correct = p->hits};
+    for (int64_t i = 0; g->classes && i < g->n; i++) result.n_labels -= g->classes[i] < 0;
+    tally_rows(p, &result);
+    result.logits = logits;
+    *out = result;
+    return GRAFT_OK;
+}
+
+void gr_loss_drop(gr_loss *l) {
+    gr_var_drop(l->var);
+    gr_var_drop(l->logits);
+    l->var = l->logits = NULL;
+}
+
 graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, gr_loss *out,
                           graft_error *err) {
+    if (p->model->config.task == GR_TASK_SEQ_CLS) return class_loss(p, t, b, o, out, err);
+    if (p->model->config.task == GR_TASK_FEATURES)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a model without a head has no loss", gr_model_path(p->model));
     int32_t *rows = NULL;
     int64_t n = 0;
-    gr_var *h, *in[2 + 2 * GR_HEAD_UPDATES] = {NULL}, *loss;
+    enum { INPUTS = 3 + 2 * GR_HEAD_UPDATES };
+    gr_var *h, *in[INPUTS] = {NULL}, *loss;
     gr_head_update updates[GR_HEAD_UPDATES];
     int n_updates;
     GR_TRY(collect_labels(p, b, &rows, &n, err));
@@ -136,13 +197,11 @@ graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pa
     }
     gr_cross_entropy_params params = {.head = head->matrix, .labels = p->labels, .weight = p->weights,
                                       .losses = p->losses, .hits = p->hits};
-    GR_TRY(gr_tape_apply(t, &gr_op_cross_entropy_head, in, 2 + 2 * n_updates, &params, &loss, err));
-    for (int i = 0; i < 2 + 2 * n_updates; i++) gr_var_drop(in[i]);
+    GR_TRY(gr_nn_head_bias(gr_pass_run_wanted(p), head, &in[INPUTS - 1], err));
+    GR_TRY(gr_tape_apply(t, &gr_op_cross_entropy_head, in, INPUTS, &params, &loss, err));
+    for (int i = 0; i < INPUTS; i++) gr_var_drop(in[i]);
     gr_loss result = {.var = loss, .n_labels = n, .n_rows = n, .rows = rows, .losses = p->losses, .correct = p->hits};
-    for (int64_t i = 0; i < n; i++) {
-        result.sum += p->losses[i];
-        result.n_correct += p->hits[i];
-    }
+    tally_rows(p, &result);
     *out = result;
     return GRAFT_OK;
 }

@@ -28,6 +28,8 @@ typedef enum gr_pass_array {
     GR_PASS_LOSSES,
     GR_PASS_HITS,
     GR_PASS_HEAD_ROWS,
+    GR_PASS_TOKEN_TYPES,
+    GR_PASS_POOLED,
     GR_PASS_ARRAYS
 } gr_pass_array;
 

@@ -61,6 +61,17 @@ graft_status gr_pass_check_positions(const gr_pass *p, int64_t n, graft_error *e
     return GRAFT_OK;
 }
 
+graft_status gr_pass_token_types(gr_pass *p, const int32_t **out, graft_error *err) {
+    const gr_batch *b = p->batch;
+    int32_t *types;
+    *out = b->token_types;
+    if (*out) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_TOKEN_TYPES, (size_t)b->n_tokens * sizeof *types, (void **)&types, err));
+    memset(types, 0, (size_t)b->n_tokens * sizeof *types);
+    *out = types;
+    return GRAFT_OK;
+}
+
 void gr_pass_use(gr_pass *p, gr_run *run) { gr_tape_set_groups(p->tape, p->batch->n_seqs, run->bounds); }
 
 graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err) {
@@ -163,15 +174,43 @@ static graft_status fill_sequences(gr_pass *p, graft_error *err) {
 
 /* --- Positions ------------------------------------------------------------------------------------------------------------ */
 
+int64_t gr_model_pooled_token(const gr_model *m, const int32_t *ids, int64_t n, bool has_virtual) {
+    const gr_model_config *c = &m->config;
+    if (c->bidirectional) return 0;
+    if (has_virtual || c->pad_token_id < 0) return n - 1;
+    for (int64_t i = n; i-- > 0;)
+        if (ids[i] != c->pad_token_id) return i;
+    return 0;
+}
+
+void gr_model_fill_positions(const gr_model *m, const int32_t *ids, int64_t n, bool has_virtual, int32_t first, int32_t *out) {
+    const gr_model_config *c = &m->config;
+    if (!c->positions_after_pad) {
+        for (int64_t i = 0; i < n; i++) out[i] = first + (int32_t)i;
+        return;
+    }
+    int32_t pad = (int32_t)c->pad_token_id, place = pad + first;
+    for (int64_t i = 0; i < n; i++) {
+        bool counts = has_virtual || !ids || ids[i] != pad;
+        out[i] = counts ? ++place : pad;
+    }
+}
+
 static graft_status fill_positions(gr_pass *p, graft_error *err) {
     const gr_batch *b = p->batch;
     int32_t *positions;
     p->positions = b->positions;
     if (b->positions && !p->all.prefix_bounds) return GRAFT_OK;
     GR_TRY(gr_pass_reserve(p, GR_PASS_POSITIONS, (size_t)b->n_tokens * sizeof *positions, (void **)&positions, err));
-    for (int s = 0; s < b->n_seqs; s++)
-        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++)
-            positions[i] = prefix_of(p, s) + (b->positions ? b->positions[i] : p->starts[s] + i - b->bounds[s]);
+    const gr_hooks *h = p->options.hooks;
+    for (int s = 0; s < b->n_seqs; s++) {
+        int32_t begin = b->bounds[s], end = b->bounds[s + 1];
+        bool has_virtual = h && h->n_virtual && h->n_virtual(h->self, gr_batch_adapter(b, s)) > 0;
+        const int32_t *ids = b->ids && !gr_tape_is_dry(p->tape) ? b->ids + begin : NULL;
+        if (!b->positions)
+            gr_model_fill_positions(p->model, ids, end - begin, has_virtual, prefix_of(p, s) + p->starts[s], positions + begin);
+        for (int32_t i = begin; b->positions && i < end; i++) positions[i] = prefix_of(p, s) + b->positions[i];
+    }
     p->positions = positions;
     return GRAFT_OK;
 }

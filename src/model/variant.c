@@ -75,7 +75,7 @@ static graft_status copy_modules(gr_variant *v, graft_error *err) {
 static graft_status place(gr_variant *v, gr_param *p, const gr_site *s, bool bias, graft_error *err) {
     gr_modules *mods = &v->modules;
     bool head = s->role == GR_ROLE_HEAD;
-    if (head && v->model->head_tied && !v->untied)
+    if (head && !bias && v->model->head_tied && !v->untied)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "tensor '%s' is tied to the embedding: name that instead", p->name);
     gr_param **slot;
     if (s->role == GR_ROLE_EMBED)
@@ -215,7 +215,8 @@ typedef graft_status (*matrix_fn)(void *arg, gr_matrix *w, bool backward, graft_
 static graft_status each_matrix(const gr_modules *mods, int from, matrix_fn each, void *arg, graft_error *err) {
     for (int i = 0; i < mods->n_linears; i++) {
         const gr_linear *l = &mods->linears[i];
-        GR_TRY(each(arg, l->matrix, l->site[0]->layer >= from, err));
+        int layer = l->site[0]->layer;
+        GR_TRY(each(arg, l->matrix, layer < 0 ? from < GR_NO_BACKWARD : layer >= from, err));
     }
     return each(arg, mods->head.matrix, from < GR_NO_BACKWARD, err);
 }

@@ -5,6 +5,7 @@
 #ifndef GR_NN_BATCH_H
 #define GR_NN_BATCH_H
 
+#include "io/hf_config.h"
 #include "kernel/kernel.h"
 
 /* Where keys and values of new tokens go: n rows at k and v, lds in elements, in the compute type. */
@@ -28,6 +29,16 @@ typedef struct gr_kv {
     const gr_kv_layer *layers;
 } gr_kv;
 
+/* What a classification head is to say of sequences. */
+typedef struct gr_class_targets {
+    int64_t n;
+    const int32_t *rows;    /* n tokens of the batch, ascending: whose hidden states the head takes */
+    gr_problem problem;     /* SINGLE, MULTI or REGRESSION */
+    const int32_t *classes; /* n, of SINGLE; < 0: none */
+    const float *values;    /* (n, labels), of the others: 0 and 1, or numbers */
+    const float *weight;    /* n: factor of each one's loss; NULL: 1 */
+} gr_class_targets;
+
 typedef struct gr_batch {
     int64_t n_tokens;
     int n_seqs;
@@ -35,6 +46,7 @@ typedef struct gr_batch {
     const int32_t *ids;        /* n_tokens, 0 <= id < vocab; -1 - i: row i of the adapter's virtual input rows (see n_virtual in
                                   gr_hooks) */
     const int32_t *positions;  /* n_tokens, for position embedding; NULL: counted from seq_start of each sequence */
+    const int32_t *token_types; /* n_tokens, of models that have token types; NULL: all 0 */
     const int32_t *seq_start;  /* n_seqs: place of the first token within its sequence, for masks and windows; NULL:
                                   0, or where the history ends */
     const int32_t *parent;     /* n_seqs: an earlier sequence of the batch that this one continues (it sees all of the
@@ -49,6 +61,7 @@ typedef struct gr_batch {
 
     /* Losses. */
     const int32_t *labels;     /* n_tokens, the id that is to follow each token (shifted already), < 0: none */
+    const gr_class_targets *targets; /* of a model that classifies, in place of labels; NULL: none */
     const float *weight;       /* n_tokens: factor of each token's loss; NULL: 1 */
 
     /* Dropout: active where `training`. */

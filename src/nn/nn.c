@@ -3,7 +3,7 @@
 
 const char *gr_role_name(gr_role role) {
     static const char *const names[GR_ROLE_COUNT] = {"embed", "q", "k", "v", "o", "gate", "up", "down", "norm", "head", "qkv",
-                                                    "table"};
+                                                    "table", "dense"};
     return (unsigned)role < GR_ROLE_COUNT ? names[role] : "?";
 }
 
@@ -105,6 +105,13 @@ graft_status gr_nn_head_updates(gr_run *run, const gr_linear *head, gr_var *x, g
     return h && h->head ? h->head(h->self, run, head, x, out, n, err) : GRAFT_OK;
 }
 
+graft_status gr_nn_head_bias(gr_run *run, const gr_linear *head, gr_var **out, graft_error *err) {
+    *out = NULL;
+    if (head->bias_param[0]) return gr_nn_leaf(run->tape, head->bias_param[0], out, err);
+    return head->bias ? gr_nn_constant(run->tape, gr_param_dtype(gr_matrix_dtype(head->matrix)), head->out, head->bias, out, err)
+                      : GRAFT_OK;
+}
+
 /* Some rows of *x in its place. */
 static graft_status pick(gr_run *run, gr_var **x, int64_t n, const int32_t *rows, graft_error *err) {
     gr_gather_rows_params params = {.n = n, .rows = rows};
@@ -128,6 +135,7 @@ graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t
     GR_TRY(gr_tape_apply(run->tape, &gr_op_linear, in, in[1] ? 2 : 1, &params, &y, err));
     gr_var_drop(in[0]);
     gr_var_drop(in[1]);
+    GR_TRY(add_bias(run, head, &y, err));
     for (int i = 0; i < n_updates; i++) {
         if (n >= 0) GR_TRY(pick(run, &updates[i].u, n, rows, err));
         gr_var *low[3] = {y, updates[i].u, updates[i].b};
@@ -182,7 +190,7 @@ graft_status gr_nn_activate(gr_run *run, gr_activation f, gr_var **up, const gr_
     gr_var *in[1] = {*up};
     GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_activation, in, 1, &params, up, err));
     const gr_hooks *h = run->hooks;
-    return h && h->scale ? h->scale(h->self, run, down, true, up, err) : GRAFT_OK;
+    return h && h->scale && down ? h->scale(h->self, run, down, true, up, err) : GRAFT_OK;
 }
 
 graft_status gr_nn_dropout(gr_run *run, double p, uint64_t stream, gr_var **x, graft_error *err) {

@@ -60,6 +60,8 @@ graft_status gr_nn_linear(gr_run *run, const gr_linear *l, gr_var *x, gr_var **o
 /* What the hooks add to the head for rows x; see gr_hooks.head. */
 graft_status gr_nn_head_updates(gr_run *run, const gr_linear *head, gr_var *x, gr_head_update *out, int *n,
                                 graft_error *err);
+/* A leaf over the head's bias; *out is NULL where it has none. */
+graft_status gr_nn_head_bias(gr_run *run, const gr_linear *head, gr_var **out, graft_error *err);
 /* Logits in F32 (F64) of rows begin .. begin+n-1 of x, which are the rows in flight; n < 0: of all. `rows`: room for n
  * numbers, until the backward is done. */
 graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t begin, int64_t n, int32_t *rows,
@@ -72,7 +74,8 @@ graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err);
 
 /* SwiGLU over fused (gate, up) rows, with the hooks' scale of the down projection's input. */
 graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
-/* The same of a plain activation function over up rows, in place; takes over the caller's reference to *up. */
+/* The same of a plain activation function over up rows, in place; takes over the caller's reference to *up.
+ * `down` NULL: no down projection follows. */
 graft_status gr_nn_activate(gr_run *run, gr_activation f, gr_var **up, const gr_linear *down, graft_error *err);
 
 /* Dropout of the rows in flight while training, in place. `stream` tells it from others of the pass. */

@@ -20,6 +20,7 @@ typedef enum gr_role {
     GR_ROLE_HEAD,
     GR_ROLE_QKV,   /* q, k and v in one module, in this order along the output */
     GR_ROLE_TABLE, /* rows looked up by something else than tokens: positions */
+    GR_ROLE_DENSE, /* a product between the layers and the head */
     GR_ROLE_COUNT
 } gr_role;
 /* "q", "gate", "embed", ... */
@@ -34,6 +35,8 @@ typedef struct gr_site {
     int64_t in, out;  /* weight is (out, in); (rows, size) for the embedding and tables; norms: in = out = size, weight (out) */
     bool bias;
     bool transposed;  /* the weight is (in, out), as gpt2 has it */
+    bool below;       /* outside the layers, in front of them */
+    const char *weight_tensor, *bias_tensor; /* names, whether there is one or not */
     int module, part; /* gr_modules: linears[module] (its part `part`), norms[module], tables[module]; -1: the embedding or
                          the head */
 } gr_site;

@@ -1,15 +1,16 @@
-/* Head and loss in one: logits = x W^T + sum_i u_i B_i^T, loss = sum_r weight_r (log sum_v exp logit_rv - logit_r,label(r)).
- * dlogits = weight (softmax - onehot); dx = dlogits W; dW = dlogits^T x; du_i = dlogits B_i; dB_i = dlogits^T u_i.
+/* Head and loss in one: logits = x W^T + b + sum_i u_i B_i^T, loss = sum_r weight_r (log sum_v exp logit_rv - logit_r,label(r)).
+ * dlogits = weight (softmax - onehot); dx = dlogits W; dW = dlogits^T x; du_i = dlogits B_i; dB_i = dlogits^T u_i;
+ * db = sum over rows of dlogits.
  *
  * Logits of all rows would be the largest thing in memory (rows x vocabulary), so rows go through in chunks, their gradients
  * a slab of the vocabulary at a time, and since
  * the gradient of the loss needs nothing that comes later but one factor, dx is made in the same go, while the logits are
- * there (as in Liger Kernel, Hsu et al. 2024, arXiv 2410.10989). A trained head, or one with low-rank updates, differs: its gradient has to be added to
+ * there (as in Liger Kernel, Hsu et al. 2024, arXiv 2410.10989). A trained head or bias, or a head with low-rank updates, differs: its gradient has to be added to
  * the parameter group by group, with the factor known, so that the bits do not depend on how a batch is split; then both
  * gradients are made in the backward from logits computed a second time. */
 #include "op/common.h"
 
-enum { LOGIT_BYTES = 48 << 20, MIN_CHUNK = 64, MAX_CHUNK = 256, PAIRS = 3 };
+enum { LOGIT_BYTES = 48 << 20, MIN_CHUNK = 64, MAX_CHUNK = 256, PAIRS = 3, BIAS = 8 };
 /* dlogits are made and used so many columns at a time, while they and the rows of W are in the cache. */
 enum { SLAB = 4096 };
 
@@ -19,7 +20,7 @@ static bool has_pair(const gr_op_call *c, int i) { return 3 + 2 * i < c->n_in &&
 static bool deferred(const gr_op_call *c) {
     bool updates = false;
     for (int i = 0; i < PAIRS; i++) updates |= has_pair(c, i);
-    return (c->wants & 2) != 0 || (updates && c->wants != 0);
+    return (c->wants & (2 | 1u << BIAS)) != 0 || (updates && c->wants != 0);
 }
 
 static int64_t chunk_of(const gr_op_call *c) {
@@ -42,13 +43,14 @@ static graft_status shape(gr_op_call *c, graft_error *err) {
         GR_TRY(gr_op_want(c, 2 + 2 * i, "update's u", gr_shape2(gr_rows(&c->in[0]), gr_cols(&c->in[3 + 2 * i])), err));
         GR_TRY(gr_op_want_type(c, 2 + 2 * i, "update's u", dt, err));
     }
+    if (gr_op_has(c, BIAS)) GR_TRY(gr_op_want_parameter(c, BIAS, "bias", gr_shape1(vocab), dt, err));
     c->out[0] = (gr_array){GR_F64, gr_shape1(1), NULL};
     c->out[1] = (gr_array){dt, gr_shape2(deferred(c) ? 0 : gr_rows(&c->in[0]), cols), NULL}; /* dx with factor 1 */
     return GRAFT_OK;
 }
 
 static void saves(const gr_op_call *c, uint32_t *in, uint32_t *out) {
-    *in = deferred(c) ? 0xFDu : 0;
+    *in = deferred(c) ? 0x1FDu : 0;
     *out = deferred(c) ? 0 : 2;
 }
 
@@ -117,13 +119,14 @@ static graft_status run_chunk(const gr_op_call *c, const space *s, int64_t begin
         GR_TRY(gr_gemm(c->dev, false, true, n, vocab, rank, 1, dt, gr_op_at(c->in[2 + 2 * i].data, dt, begin * rank), rank,
                        s->b[i], rank, 1, wide, s->logits, s->ld, err));
     }
+    if (gr_op_has(c, BIAS)) c->dev->k->bias_add(c->dev, wide, n, vocab, s->logits, s->ld, c->in[BIAS].data);
     c->dev->k->cross_entropy(c->dev, n, vocab, wide, s->logits, s->ld, p->labels + begin, s->loss, s->hit, s->lse);
     return GRAFT_OK;
 }
 
 /* Where the gradients of one chunk go; data NULL: not wanted. Rows of dx and du are those of the chunk. */
 typedef struct target {
-    void *dx, *dw, *du[PAIRS], *db[PAIRS];
+    void *dx, *dw, *bias, *du[PAIRS], *db[PAIRS];
     bool add_dx, add_du[PAIRS];
 } target;
 
@@ -142,6 +145,7 @@ static graft_status slab_gradients(const gr_op_call *c, const space *s, const ta
     if (to->dw)
         GR_TRY(gr_gemm(c->dev, true, false, width, cols, n, 1, dt, dlogits, ld, gr_op_at(c->in[0].data, dt, begin * cols),
                        cols, 1, wide, gr_op_at(to->dw, wide, v * cols), cols, err));
+    if (to->bias) c->dev->k->column_sum(c->dev, dt, n, width, dlogits, ld, gr_op_at(to->bias, wide, v));
     for (int i = 0; i < PAIRS; i++) {
         if (!has_pair(c, i)) continue;
         int64_t rank = gr_cols(&c->in[3 + 2 * i]);
@@ -217,7 +221,7 @@ static graft_status backward_deferred(gr_op_call *c, double factor, graft_error 
         for (int64_t begin = range.begin; begin < range.end; begin += s.chunk) {
             int64_t n = GR_MIN(s.chunk, range.end - begin);
             target to = {.dx = gr_op_at(c->din[0].data, dt, begin * gr_cols(&c->in[0])), .dw = c->din[1].data,
-                         .add_dx = c->add[0]};
+                         .bias = c->din[BIAS].data, .add_dx = c->add[0]};
             for (int i = 0; i < PAIRS; i++) {
                 if (!has_pair(c, i)) continue;
                 int u = 2 + 2 * i;
@@ -247,8 +251,8 @@ const gr_op gr_op_cross_entropy_head = {.name = "cross_entropy_head",
                                         .forward = forward,
                                         .backward = backward,
                                         .scratch = scratch,
-                                        .save_in = 0xFDu,
+                                        .save_in = 0x1FDu,
                                         .save_out = 2,
                                         .saves = saves,
-                                        .parameters = 0xAAu,
+                                        .parameters = 0x1AAu,
                                         .adds = 0x55u};

@@ -199,11 +199,11 @@ typedef struct gr_gather_rows_params {
     const int32_t *rows;
 } gr_gather_rows_params;
 
-/* gr_op_cross_entropy_head: sum over r of weight[r] * -log softmax(x[r] W^T + sum_i u_i[r] B_i^T)[label[r]], chunk by chunk
- * of rows, so that logits are never held for more than a chunk. in 0: x (R,C); in 1 (optional): the head's weight (V,C) as
+/* gr_op_cross_entropy_head: sum over r of weight[r] * -log softmax(x[r] W^T + b + sum_i u_i[r] B_i^T)[label[r]], chunk by
+ * chunk of rows, so that logits are never held for more than a chunk. in 0: x (R,C); in 1 (optional): the head's weight (V,C) as
  * a parameter, only its gradient matters; in 2 + 2i and in 3 + 2i (optional, i < 3): u_i (R,r_i) and B_i (V,r_i), parameter:
- * low-rank updates of the head. out: (1) F64. Rows whose label is negative count nothing.
- * The gradient of x is made in the forward, where the logits are; with a trainable head or updates of it the backward makes
+ * low-rank updates of the head; in 8 (optional): b (V), parameter. out: (1) F64. Rows whose label is negative count nothing.
+ * The gradient of x is made in the forward, where the logits are; with a trainable head or bias, or updates, the backward makes
  * them again. */
 typedef struct gr_cross_entropy_params {
     gr_matrix *head;

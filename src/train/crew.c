@@ -158,7 +158,7 @@ static graft_status run(gr_crew *c, gr_crew_item *items, const gr_batch *b, graf
         count(c, items, b, &loss);
         st = gr_tape_backward(c->tape, loss.var, NULL, err);
     }
-    gr_var_drop(loss.var);
+    gr_loss_drop(&loss);
     gr_tape_reset(c->tape);
     return st;
 }

@@ -259,7 +259,7 @@ static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool
         graft_status st = gr_pass_loss(e->pass, tape, &micro, &po, &loss, err);
         if (st == GRAFT_OK) st = count(e, b, from, &micro, &loss, tally, err);
         if (st == GRAFT_OK && train) st = gr_tape_backward(tape, loss.var, NULL, err);
-        gr_var_drop(loss.var);
+        gr_loss_drop(&loss);
         gr_tape_reset(tape);
         GR_TRY(st);
     }

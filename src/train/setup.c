@@ -62,6 +62,7 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     gr_trainer_progress(t, GRAFT_TRAIN_LOADING, 0, 0);
     if (!t->base || !t->base->model) GR_TRY(gr_model_open(t->ctx, o->model, &mo, t->base ? &t->base->model : &t->model, err));
     if (t->base) t->model = t->base->model;
+    GR_TRY(gr_model_want_causal(t->model, "fine-tuning", err));
     if (!t->base || !t->base->set) GR_TRY(gr_adapter_set_new(t->model, t->base ? &t->base->set : &t->set, err));
     if (t->base) t->set = t->base->set;
     const gr_model_config *c = gr_model_get_config(t->model);

@@ -16,8 +16,8 @@ static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, int i, gr_va
     }
     gr_cross_entropy_params p = {.labels = labels, .weight = weight, .chunk = 4, .losses = losses, .hits = hits};
     GR_TRY(op_matrix(b, &op_cases_cross_entropy_head[i], 1, 1, NULL, &p.head, err));
-    static const int n_in[] = {1, 2, 4, 6};
-    gr_var *to[6] = {in[0], i == 1 ? in[1] : NULL, in[2], in[3], in[4], in[5]};
+    static const int n_in[] = {1, 2, 4, 6, 9, 9};
+    gr_var *to[9] = {in[0], i == 1 || i == 5 ? in[1] : NULL, in[2], in[3], in[4], in[5], NULL, NULL, in[8]};
     return op_apply(b, t, &gr_op_cross_entropy_head, to, n_in[i], &p, out, err);
 }
 
@@ -33,6 +33,13 @@ static graft_status updated(op_batch *b, gr_tape *t, gr_var *const *in, gr_var *
 }
 static graft_status updated_twice(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **out, graft_error *err) {
     return run(b, t, in, 3, out, err);
+}
+
+static graft_status biased(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **out, graft_error *err) {
+    return run(b, t, in, 4, out, err);
+}
+static graft_status biased_trained(op_batch *b, gr_tape *t, gr_var *const *in, gr_var **out, graft_error *err) {
+    return run(b, t, in, 5, out, err);
 }
 
 const op_case op_cases_cross_entropy_head[] = {
@@ -56,6 +63,17 @@ const op_case op_cases_cross_entropy_head[] = {
      .in = {{OP_ROWS, 0, K, 0}, {OP_FROZEN, VOCAB, K, 0}, {OP_ROWS, 0, 3, 0}, {OP_FROZEN, VOCAB, 3, 0}, {OP_ROWS, 0, 2, 0},
             {OP_PARAM, VOCAB, 2, 0}},
      .apply = updated_twice,
+     .scalar = true},
+    {.name = "cross_entropy_head, frozen, with a bias",
+     .op = &gr_op_cross_entropy_head,
+     .in = {[0] = {OP_ROWS, 0, K, 0}, [1] = {OP_FROZEN, VOCAB, K, 0}, [8] = {OP_FROZEN, VOCAB, 0, 0}},
+     .apply = biased,
+     .scalar = true},
+    {.name = "cross_entropy_head, trained with its bias, updated",
+     .op = &gr_op_cross_entropy_head,
+     .in = {[0] = {OP_ROWS, 0, K, 0}, [1] = {OP_PARAM, VOCAB, K, 0}, [2] = {OP_ROWS, 0, 3, 0}, [3] = {OP_PARAM, VOCAB, 3, 0},
+            [8] = {OP_PARAM, VOCAB, 0, 0}},
+     .apply = biased_trained,
      .scalar = true},
     {0},
 };

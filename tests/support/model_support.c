@@ -22,6 +22,28 @@ graft_model *test_load(graft_context *ctx, const char *path, graft_dtype dtype) 
     return m;
 }
 
+static double largest_of(const gr_tensor_view *v) {
+    double largest = 0;
+    for (size_t i = 0; i < v->bytes / 4; i++) {
+        float x;
+        memcpy(&x, (const char *)v->data + i * 4, 4);
+        largest = fmax(largest, fabs(x));
+    }
+    return largest;
+}
+
+double test_largest_gradient(const gr_tensor_list *golden) {
+    double largest = 0;
+    for (size_t i = 0; i < golden->n; i++)
+        if (strncmp(golden->items[i].name, "grad.", 5) == 0) largest = fmax(largest, largest_of(&golden->items[i].view));
+    return largest;
+}
+
+double test_gradient_error(const gr_tensor_view *golden, const gr_tensor_view *ours, size_t stride, double largest) {
+    double own = largest_of(golden), worst = test_worst_error(golden, ours, stride);
+    return own < 1e-6 * largest ? worst * fmax(own, 1e-30) / largest : worst;
+}
+
 double test_worst_error(const gr_tensor_view *golden, const gr_tensor_view *ours, size_t stride) {
     const char *g = golden->data, *o = ours->data;
     size_t n = golden->bytes / 4, m = ours->bytes / 4;
@@ -48,11 +70,15 @@ double test_scalar(const gr_tensor_list *list, const char *name) {
 
 const char *test_write_inputs(const gr_tensor_list *golden) {
     static char path[1100];
-    const char *const inputs[] = {"input_ids", "attention_mask", "labels"};
-    gr_named_tensor t[3];
-    for (int i = 0; i < 3; i++) t[i] = *gr_tensor_list_find(golden, inputs[i]);
+    static const char *const inputs[] = {"input_ids", "attention_mask", "token_type_ids", "labels"};
+    gr_named_tensor t[GR_COUNT(inputs)];
+    size_t n = 0;
+    for (size_t i = 0; i < GR_COUNT(inputs); i++) {
+        const gr_named_tensor *found = gr_tensor_list_find(golden, inputs[i]);
+        if (found) t[n++] = *found;
+    }
     snprintf(path, sizeof path, "%s/in.safetensors", test_temp_dir());
-    assert_ok(gr_safetensors_save(NULL, path, t, 3, NULL, &err));
+    assert_ok(gr_safetensors_save(NULL, path, t, n, NULL, &err));
     return path;
 }
 

@@ -16,6 +16,9 @@ graft_model *test_load(graft_context *ctx, const char *path, graft_dtype dtype);
 
 /* Largest error relative to the golden's largest magnitude; the golden holds every stride-th element of `ours`. */
 double test_worst_error(const gr_tensor_view *golden, const gr_tensor_view *ours, size_t stride);
+/* The same of a gradient, relative to the largest of all where it is zero but for rounding. */
+double test_gradient_error(const gr_tensor_view *golden, const gr_tensor_view *ours, size_t stride, double largest);
+double test_largest_gradient(const gr_tensor_list *golden);
 double test_scalar(const gr_tensor_list *list, const char *name);
 /* Copies the inputs of a golden into a file of their own under the temporary folder; the path lives until the next call. */
 const char *test_write_inputs(const gr_tensor_list *golden);

@@ -100,7 +100,7 @@ static void wrong_models_are_named(void **state) {
         {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", GRAFT_ERR_NOT_FOUND, "model.layers.2.", "damaged"},
         {"\"intermediate_size\": 48", "\"intermediate_size\": 64", GRAFT_ERR_MISMATCH, "gate_proj.weight", "[64, 32]"},
         {"\"vocab_size\": 96", "\"vocab_size\": 95", GRAFT_ERR_MISMATCH, "embed_tokens", "[95, 32]"},
-        {"\"model_type\": \"llama\"", "\"model_type\": \"bert\"", GRAFT_ERR_UNSUPPORTED, "bert", "config.json"},
+        {"\"model_type\": \"llama\"", "\"model_type\": \"bloom\"", GRAFT_ERR_UNSUPPORTED, "bloom", "config.json"},
         {"\"attention_bias\": false", "\"attention_bias\": true", GRAFT_ERR_NOT_FOUND, "q_proj.bias", "damaged"},
     };
     char from[1100], to[1100];

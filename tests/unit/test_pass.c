@@ -308,7 +308,7 @@ static void gradients_are_derivatives(void **state) {
         test_batch b;
         double slope = 0, difference = 0;
         const char *config = v == 2 ? ends_config : v % 2 ? adapter_config : "{\"peft_type\": \"FULL\"}";
-        assert_ok(gr_model_open(ctx, test_model_path(variants[v]), &(gr_model_options){true, GR_F64}, &m, &err));
+        assert_ok(gr_model_open(ctx, test_model_path(variants[v]), &(gr_model_options){.has_dtype = true, .dtype = GR_F64}, &m, &err));
         assert_ok(gr_adapter_set_new(m, &set, &err));
         assert_ok(gr_adapter_set_create(set, "a", config, strlen(config), 3, &index, &err));
         test_fill_batch(&b, gr_model_get_config(m)->vocab_size, 4, lengths, seeds);
