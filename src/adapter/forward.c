@@ -14,8 +14,8 @@ typedef struct forward_job {
     const graft_allocator *a;
     int adapter; /* -1: none */
     bool backward;
-    gr_padded in;
-    gr_ragged r;
+    gr_padded in, source_in;
+    gr_ragged r, source; /* source: of an encoder-decoder */
     gr_pass *pass;
     gr_pool *pool;
     double loss;
@@ -194,8 +194,13 @@ static graft_status run_forward(forward_job *j, const graft_forward_options *o, 
     gr_safetensors *f;
     GR_TRY(gr_safetensors_open(j->a, o->input, &f, err));
     graft_status st;
-    GR_GO(done, gr_padded_read(gr_safetensors_tensors(f), o->input, j->m, gr_adapter_n_virtual(j->set, j->adapter), &j->in, err));
+    GR_GO(done, gr_padded_read(gr_safetensors_tensors(f), o->input, j->m, gr_adapter_n_virtual(j->set, j->adapter), &j->in,
+                               &j->source_in, err));
     GR_GO(done, gr_ragged_fill(j->a, &j->r, j->m, &j->in, j->adapter, err));
+    if (j->source_in.ids) {
+        GR_GO(done, gr_ragged_fill(j->a, &j->source, j->m, &j->source_in, j->adapter, err));
+        GR_GO(done, gr_ragged_read(&j->r, &j->in, &j->source, err));
+    }
     if (j->backward && !j->r.n_labels)
         GR_GO(done, gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: gradients need 'labels' that are not all ignored", o->input));
     GR_GO(done, gr_pool_new(j->a, 0, false, &j->pool, err));
@@ -212,6 +217,7 @@ done:
     gr_pass_free(j->pass);
     gr_pool_free(j->pool);
     gr_ragged_free(j->a, &j->r);
+    gr_ragged_free(j->a, &j->source);
     gr_safetensors_close(f);
     return st;
 }

@@ -4,6 +4,7 @@
 
 #include "adapter/method.h"
 
+/* The decoder's side of an encoder-decoder is padded input too: without ids these are its labels, moved by one. */
 typedef struct gr_padded {
     int64_t rows, columns; /* columns with the virtual ones */
     int64_t ahead;         /* virtual columns */
@@ -11,6 +12,7 @@ typedef struct gr_padded {
     bool shifted;    /* a label is what follows a token */
     bool per_row;    /* labels are of rows: classes or numbers */
     bool encodes;    /* tokens see all of their row */
+    int32_t first_id, pad_id; /* where ids is NULL */
 } gr_padded;
 
 typedef struct gr_ragged {
@@ -20,20 +22,24 @@ typedef struct gr_ragged {
     int32_t *token; /* of each cell (row * columns + column), -1: none */
     int32_t *bounds, *start, *parent, *rope_length;
     int32_t *pooled, *classes;
+    int32_t *first, *reads; /* the first sequence of each row; of a target, that of its source's row */
     float *weight, *values;
     bool *blind;
     int64_t n_labels; /* tokens, or rows, with a label */
 } gr_ragged;
 
-/* Finds and checks the inputs; `ahead`: virtual columns in front of each row. `path` stands in errors. */
+/* Finds and checks the inputs; `ahead`: virtual columns in front of each row. `path` stands in errors. Of an encoder-decoder
+ * `source` has what the encoder reads and `in` the decoder's side; else `source` is left empty. */
 graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
-                            graft_error *err);
+                            gr_padded *source, graft_error *err);
 /* Whether cell (row, c) takes part. */
 bool gr_padded_visible(const gr_padded *in, int64_t row, int64_t c);
 
 /* Free it whatever is returned. */
 graft_status gr_ragged_fill(const graft_allocator *a, gr_ragged *r, const gr_model *m, const gr_padded *in, int32_t adapter,
                             graft_error *err);
+/* Makes `targets` read the rows of `source`. */
+graft_status gr_ragged_read(gr_ragged *targets, const gr_padded *in, const gr_ragged *source, graft_error *err);
 void gr_ragged_free(const graft_allocator *a, gr_ragged *r);
 
 #endif

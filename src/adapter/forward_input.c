@@ -53,18 +53,15 @@ static graft_status find_row_labels(const gr_tensor_list *list, const char *path
     return GRAFT_OK;
 }
 
-graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
-                            graft_error *err) {
-    const gr_model_config *c = gr_model_get_config(m);
-    *in = (gr_padded){.ahead = ahead, .shifted = !c->bidirectional, .per_row = c->task == GR_TASK_SEQ_CLS,
-                      .encodes = c->bidirectional};
-    for (size_t i = 0; i < list->n; i++) {
-        const char *n = list->items[i].name;
-        bool labels = strcmp(n, "labels") == 0 && c->task != GR_TASK_FEATURES;
-        bool types = strcmp(n, "token_type_ids") == 0 && c->type_vocab_size;
-        if (strcmp(n, "input_ids") != 0 && strcmp(n, "attention_mask") != 0 && strcmp(n, "position_ids") != 0 && !labels && !types)
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: this model takes no '%s'", path, n);
-    }
+static bool is_input(const gr_model_config *c, const char *name) {
+    bool decoder = strcmp(name, "decoder_input_ids") == 0 || strcmp(name, "decoder_attention_mask") == 0;
+    if (strcmp(name, "labels") == 0) return c->task != GR_TASK_FEATURES;
+    if (strcmp(name, "token_type_ids") == 0) return c->type_vocab_size;
+    if (strcmp(name, "position_ids") == 0 || decoder) return decoder == (c->n_encoder_layers > 0);
+    return strcmp(name, "input_ids") == 0 || strcmp(name, "attention_mask") == 0;
+}
+
+static graft_status read_ids(const gr_tensor_list *list, const char *path, int64_t ahead, gr_padded *in, graft_error *err) {
     GR_TRY(find_input(list, path, "input_ids", NULL, &in->ids, err));
     if (!in->ids) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: no 'input_ids'", path);
     gr_shape shape = in->ids->view.shape;
@@ -73,7 +70,45 @@ graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const 
     if (in->rows < 1 || in->columns < 1 || in->rows > INT32_MAX / (in->columns + ahead) / 2)
         return gr_fail(err, GRAFT_ERR_LIMIT, "%s: 'input_ids' of %lld x %lld", path, (long long)in->rows,
                        (long long)in->columns);
-    GR_TRY(find_input(list, path, "attention_mask", &shape, &in->mask, err));
+    in->columns += ahead;
+    return find_input(list, path, "attention_mask", &shape, &in->mask, err);
+}
+
+/* The decoder's side. */
+static graft_status read_targets(const gr_tensor_list *list, const char *path, const gr_model_config *c, const gr_padded *source,
+                                 gr_padded *in, graft_error *err) {
+    *in = (gr_padded){.first_id = (int32_t)c->decoder_start_token_id, .pad_id = (int32_t)c->pad_token_id};
+    GR_TRY(find_input(list, path, "decoder_input_ids", NULL, &in->ids, err));
+    GR_TRY(find_input(list, path, "labels", in->ids ? &in->ids->view.shape : NULL, &in->labels, err));
+    const gr_named_tensor *either = in->ids ? in->ids : in->labels;
+    if (!either) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected 'labels' or 'decoder_input_ids'", path);
+    gr_shape shape = either->view.shape;
+    GR_TRY(find_input(list, path, "decoder_attention_mask", &shape, &in->mask, err));
+    in->rows = shape.d[0];
+    in->columns = shape.d[1];
+    if (in->rows != source->rows || in->columns < 1 || in->columns > INT32_MAX / in->rows / 2)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: '%s' of %lld x %lld beside 'input_ids' of %lld rows", path, either->name,
+                       (long long)in->rows, (long long)in->columns, (long long)source->rows);
+    if (!in->ids && in->pad_id < 0)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model has no pad_token_id to stand for ignored labels", path);
+    return GRAFT_OK;
+}
+
+graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
+                            gr_padded *source, graft_error *err) {
+    const gr_model_config *c = gr_model_get_config(m);
+    *source = (gr_padded){.ahead = ahead};
+    for (size_t i = 0; i < list->n; i++)
+        if (!is_input(c, list->items[i].name))
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: this model takes no '%s'", path, list->items[i].name);
+    if (c->n_encoder_layers) {
+        GR_TRY(read_ids(list, path, ahead, source, err));
+        return read_targets(list, path, c, source, in, err);
+    }
+    *in = (gr_padded){.ahead = ahead, .shifted = !c->bidirectional, .per_row = c->task == GR_TASK_SEQ_CLS,
+                      .encodes = c->bidirectional};
+    GR_TRY(read_ids(list, path, ahead, in, err));
+    gr_shape shape = in->ids->view.shape;
     if (in->per_row)
         GR_TRY(find_row_labels(list, path, m, in, err));
     else
@@ -83,7 +118,6 @@ graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const 
     if (in->positions && ahead)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'position_ids' cannot be given to an adapter with virtual tokens",
                        path);
-    in->columns += ahead;
     return GRAFT_OK;
 }
 
@@ -100,13 +134,13 @@ bool gr_padded_visible(const gr_padded *in, int64_t row, int64_t c) {
 
 void gr_ragged_free(const graft_allocator *a, gr_ragged *r) {
     void *const all[] = {r->ids, r->positions, r->types, r->labels, r->token, r->bounds, r->start, r->parent, r->rope_length,
-                         r->pooled, r->classes, r->weight, r->values, r->blind};
+                         r->pooled, r->classes, r->first, r->reads, r->weight, r->values, r->blind};
     for (size_t i = 0; i < GR_COUNT(all); i++) gr_free(a, all[i]);
 }
 
 static graft_status alloc_ragged(const graft_allocator *a, gr_ragged *r, int64_t n, int64_t n_values, graft_error *err) {
     int32_t **const ints[] = {&r->ids, &r->positions, &r->types, &r->labels, &r->token, &r->bounds, &r->start, &r->parent,
-                              &r->rope_length, &r->pooled, &r->classes};
+                              &r->rope_length, &r->pooled, &r->classes, &r->first, &r->reads};
     for (size_t i = 0; i < GR_COUNT(ints); i++)
         if (!(*ints[i] = gr_calloc(a, (size_t)n + 1, sizeof(int32_t)))) return gr_fail_memory(err);
     r->weight = gr_calloc(a, (size_t)n + 1, sizeof *r->weight);
@@ -123,10 +157,17 @@ typedef struct row_view {
     int64_t pooled;                    /* the column that a pooler takes, -1: there is none */
 } row_view;
 
+/* The token of a column that is not virtual. */
+static int64_t id_at(const gr_padded *in, int64_t row, int64_t column) {
+    if (in->ids) return input_at(in, in->ids, row, column);
+    int64_t id = column ? input_at(in, in->labels, row, column - 1) : in->first_id;
+    return id == -100 ? in->pad_id : id;
+}
+
 static graft_status view_row(row_view *v, const gr_model *m, graft_error *err) {
     const gr_padded *in = v->in;
     for (int64_t c = 0; c < in->columns; c++) {
-        int64_t id = c < in->ahead ? -1 - c : input_at(in, in->ids, v->row, c), at = c + in->shifted, label = -100;
+        int64_t id = c < in->ahead ? -1 - c : id_at(in, v->row, c), at = c + in->shifted, label = -100;
         /* Ids that are none are refused by the batch's check. */
         v->ids[c] = c >= in->ahead && (id < 0 || id > INT32_MAX) ? INT32_MAX : (int32_t)id;
         if (in->labels && !in->per_row && at < in->columns && at >= in->ahead) label = input_at(in, in->labels, v->row, at);
@@ -224,6 +265,7 @@ static graft_status fill_rows(const graft_allocator *a, gr_ragged *r, const gr_m
     graft_status st = scratch ? GRAFT_OK : gr_fail_memory(err);
     row_view v = {.in = in, .ids = scratch, .positions = scratch + in->columns, .labels = scratch + 2 * in->columns};
     for (; st == GRAFT_OK && v.row < in->rows; v.row++) {
+        r->first[v.row] = r->batch.n_seqs;
         st = view_row(&v, m, err);
         if (st == GRAFT_OK) (in->encodes ? fill_encoded_row : fill_row)(r, &v);
     }
@@ -258,5 +300,19 @@ graft_status gr_ragged_fill(const graft_allocator *a, gr_ragged *r, const gr_mod
     r->batch.labels = in->per_row ? NULL : r->labels;
     r->batch.targets = in->labels && in->per_row ? &r->targets : NULL;
     r->batch.weight = r->weight;
+    return GRAFT_OK;
+}
+
+graft_status gr_ragged_read(gr_ragged *targets, const gr_padded *in, const gr_ragged *source, graft_error *err) {
+    int s = 0;
+    for (int64_t row = 0; row < in->rows; row++) {
+        int end = row + 1 < in->rows ? targets->first[row + 1] : targets->batch.n_seqs;
+        int32_t first = source->first[row], next = row + 1 < in->rows ? source->first[row + 1] : source->batch.n_seqs;
+        if (first == next && s < end)
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "attention_mask hides every token of row %lld", (long long)row);
+        for (; s < end; s++) targets->reads[s] = first;
+    }
+    targets->batch.source = &source->batch;
+    targets->batch.reads = targets->reads;
     return GRAFT_OK;
 }

@@ -32,6 +32,8 @@ static const char *const known[] = {"adapter_layers", "adapter_len", "auto_mappi
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     struct llama_adapter *s = a->state;
     int n = gr_model_get_config(a->model)->n_layers;
+    if (gr_model_get_config(a->model)->n_encoder_layers)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: ADAPTION_PROMPT is for decoders without an encoder", a->where);
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
     GR_TRY(gr_config_common(a, json, &s->common, err));
     GR_TRY(gr_config_text(a, json, "target_modules", &s->target, err));

@@ -10,7 +10,7 @@ static bool ends_with(const char *text, const char *tail) {
 }
 
 static bool is_linear(const gr_site *s) {
-    return s->role != GR_ROLE_NORM && s->role != GR_ROLE_EMBED && s->role != GR_ROLE_TABLE;
+    return s->role != GR_ROLE_NORM && !gr_site_is_table(s);
 }
 
 /* "all-linear" becomes the last names of all products but the head, sorted, which mean the same modules. Without
@@ -132,6 +132,15 @@ static graft_status check_patterns(gr_adapter *a, const char *key, gr_lora_patte
     return GRAFT_OK;
 }
 
+/* The reference wraps the module of that name; encoder and decoder go on with tables of their own, so that what it trains
+ * reaches nothing. */
+static graft_status refuse_shared(gr_adapter *a, const gr_site *s, graft_error *err) {
+    if (!gr_model_get_config(a->model)->n_encoder_layers) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                   "%s: '%s' is the table that encoder and decoder share: it can be trained with method full only", a->where,
+                   s->name);
+}
+
 graft_status gr_lora_find_targets(gr_adapter *a, gr_lora_config *c, bool fresh, const gr_site ***out, size_t *n,
                                   graft_error *err) {
     const char **modules;
@@ -147,10 +156,11 @@ graft_status gr_lora_find_targets(gr_adapter *a, gr_lora_config *c, bool fresh, 
         GR_TRY(is_target(a, c, modules[i], &sel, &target, err));
         if (!target) continue;
         const gr_site *s = gr_model_find_site(a->model, modules[i]);
-        if (!s || s->role == GR_ROLE_NORM || s->role == GR_ROLE_TABLE)
+        if (!s || (!is_linear(s) && s->role != GR_ROLE_EMBED))
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                            "%s: target module '%s' is neither a linear layer nor the embedding of tokens, which is what %s can adapt",
                            a->where, modules[i], a->method->peft_type);
+        if (s->role == GR_ROLE_EMBED) GR_TRY(refuse_shared(a, s, err));
         if (c->ensure_weight_tying && gr_model_head_is_tied(a->model) && !(is_linear(s) && s->role != GR_ROLE_HEAD))
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: ensure_weight_tying is not supported where LoRA adapts '%s'",
                            a->where, modules[i]);
@@ -225,6 +235,7 @@ graft_status gr_lora_find_extra(gr_adapter *a, const gr_lora_config *c, const gr
         bool whole = saved_whole(&c->modules_to_save, s->name, used);
         head_named |= whole && s->role == GR_ROLE_HEAD;
         embedding_named |= whole && s->role == GR_ROLE_EMBED;
+        if (whole && s->role == GR_ROLE_EMBED) GR_TRY(refuse_shared(a, s, err));
         for (int bias = 0; bias <= s->bias; bias++) {
             const char *tensor = gr_adapter_text(a, err, "%s.%s", s->name, bias ? "bias" : "weight"), *name;
             if (!tensor) return GRAFT_ERR_MEMORY;

@@ -110,6 +110,10 @@ graft_status gr_adapter_build(gr_adapter *a, const char *config, size_t len, boo
 graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err);
 bool gr_adapter_has_encoder(const gr_adapter *a);
 void gr_adapter_fill_hooks(gr_adapter_set *s); /* hooks.c */
+/* uses.c: in front of a step's passes, behind them, and in the end. */
+graft_status gr_adapter_part_gradients(gr_adapter *a, graft_error *err);
+void gr_adapter_join_gradients(gr_adapter *a);
+void gr_adapter_free_gradients(gr_adapter *a);
 
 gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index); /* NULL when there is none */
 

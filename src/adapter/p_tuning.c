@@ -32,6 +32,7 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     const gr_model_config *c = gr_model_get_config(a->model);
     const char *type = "MLP";
     GR_TRY(gr_prompt_read(a, json, fresh, known, c->n_heads, c->hidden_size, err));
+    s->p.n_rows = s->p.n_tokens * s->p.n_submodules;
     s->n_layers = 2;
     GR_TRY(gr_config_text(a, json, "encoder_reparameterization_type", &type, err));
     GR_TRY(gr_config_int(a, json, "encoder_hidden_size", 1, 1 << 24, &s->hidden, err));
@@ -87,7 +88,7 @@ static graft_status add_direction(gr_adapter *a, int64_t layer, int reverse, uin
 static graft_status make_encoder(gr_adapter *a, uint64_t seed, graft_error *err) {
     struct p_tuning *s = a->state;
     int64_t d = s->p.token_dim, h = s->hidden;
-    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(s->p.n_tokens, d), GR_INIT_NORMAL, 1, -1, seed,
+    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(s->p.n_rows, d), GR_INIT_NORMAL, 1, -1, seed,
                                    &s->embedding, err));
     if (!s->lstm) return add_mlp(a, (const int64_t[]){d, h, h, d}, MLP_LAYERS, seed, err);
     if (!(s->layers = gr_arena_alloc(&a->arena, (size_t)s->n_layers * sizeof *s->layers))) return gr_fail_memory(err);

@@ -7,6 +7,7 @@
 
 struct prefix_tuning {
     gr_prompt p;
+    int layer; /* the lowest that has rows */
     int64_t hidden; /* encoder_hidden_size */
     bool projection;
     const char *init;
@@ -26,6 +27,11 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     GR_TRY(gr_config_text(a, json, "init_weights", &s->init, err));
     if (s->init && strcmp(s->init, "zero") != 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: init_weights '%s', expected zero or null", a->where, s->init);
+    const gr_model_config *c = gr_model_get_config(a->model);
+    s->layer = c->n_encoder_layers;
+    if (c->n_layers - c->n_encoder_layers != s->p.n_layers)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: prefixes are shaped for %lld layers, but the decoder has %d", a->where,
+                       (long long)s->p.n_layers, c->n_layers - c->n_encoder_layers);
     if (s->projection && !s->hidden)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prefix_projection needs 'encoder_hidden_size'", a->where);
     return GRAFT_OK;
@@ -50,11 +56,11 @@ static graft_status make_encoder(gr_adapter *a, uint64_t seed, graft_error *err)
     bool zero = s->init != NULL;
     gr_encoder_init last = zero ? GR_INIT_ZERO : GR_INIT_UNIFORM;
     double in1 = 1 / sqrt((double)dim), in2 = 1 / sqrt((double)h);
-    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(n, dim), GR_INIT_NORMAL, 1, 0, seed, &s->embedding, err));
-    GR_TRY(gr_prompt_encoder_param(a, "transform.0.weight", gr_shape2(h, dim), GR_INIT_UNIFORM, in1, 0, seed, &s->w1, err));
-    GR_TRY(gr_prompt_encoder_param(a, "transform.0.bias", gr_shape1(h), GR_INIT_UNIFORM, in1, 0, seed, &s->b1, err));
-    GR_TRY(gr_prompt_encoder_param(a, "transform.2.weight", gr_shape2(width, h), last, in2, 0, seed, &s->w2, err));
-    return gr_prompt_encoder_param(a, "transform.2.bias", gr_shape1(width), last, in2, 0, seed, &s->b2, err);
+    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(n, dim), GR_INIT_NORMAL, 1, s->layer, seed, &s->embedding, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.0.weight", gr_shape2(h, dim), GR_INIT_UNIFORM, in1, s->layer, seed, &s->w1, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.0.bias", gr_shape1(h), GR_INIT_UNIFORM, in1, s->layer, seed, &s->b1, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.2.weight", gr_shape2(width, h), last, in2, s->layer, seed, &s->w2, err));
+    return gr_prompt_encoder_param(a, "transform.2.bias", gr_shape1(width), last, in2, s->layer, seed, &s->b2, err);
 }
 
 /* An adapter that is only used needs no encoder: its file has the rows. */
@@ -63,7 +69,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     GR_TRY(read_config(a, config, fresh, err));
     bool encoder = s->projection && a->trainable;
     if (encoder) GR_TRY(make_encoder(a, seed, err));
-    GR_TRY(gr_prompt_rows(a, s->p.token_dim * 2 * s->p.n_layers, encoder ? encode : NULL, 0, err));
+    GR_TRY(gr_prompt_rows(a, s->p.token_dim * 2 * s->p.n_layers, encoder ? encode : NULL, s->layer, err));
+    /* See block_of. */
+    if (s->p.n_submodules == 2 && s->p.n_layers % 2 == 0) s->p.rows->n_uses = 2;
     if (fresh && !encoder && !s->init) gr_adapter_fill(s->p.rows, seed, true, 1);
     a->n_prefix = (int)s->p.n_tokens;
     return GRAFT_OK;
@@ -93,6 +101,10 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_close(b);
 }
 
+/* Which layer's keys and values in the file stand in front of `layer`. Of an encoder-decoder the reference splits them as if the
+ * cross-attention had rows of its own, and each layer takes every second layer's, again from the first on. */
+static int64_t block_of(const gr_prompt *p, int layer) { return p->n_submodules * layer % p->n_layers; }
+
 /* Every sequence has a copy of the rows, so that their gradients are summed sequence after sequence. */
 static graft_status kv_rows(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
                             graft_error *err) {
@@ -104,8 +116,9 @@ static graft_status kv_rows(gr_adapter *a, gr_run *run, const gr_run_adapter *ro
     gr_var **to[2] = {k, v};
     for (int i = 0; i < 2; i++) {
         gr_var *in[2] = {*to[i], NULL};
-        params.offset = 2 * layer + i;
-        GR_TRY(gr_tape_leaf(run->tape, &table, p->rows->grad, &in[1], err));
+        params.offset = 2 * block_of(p, layer) + i;
+        void *grad = gr_param_grad(p->rows, p->n_submodules * layer >= p->n_layers);
+        GR_TRY(gr_tape_leaf(run->tape, &table, grad, &in[1], err));
         GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_put_rows, in, 2, &params, to[i], err));
         gr_var_drop(in[1]);
     }

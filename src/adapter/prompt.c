@@ -9,7 +9,9 @@ graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh
                             int64_t dim, graft_error *err) {
     gr_prompt *p = a->state;
     const gr_model_config *c = gr_model_get_config(a->model);
-    *p = (gr_prompt){.token_dim = dim, .n_heads = heads, .n_layers = c->n_layers, .n_submodules = 1};
+    /* The reference counts the layers of the encoder, and makes rows for both parts unless it is told otherwise. */
+    const int layers = c->n_encoder_layers ? c->n_encoder_layers : c->n_layers, parts = c->n_encoder_layers ? 2 : 1;
+    *p = (gr_prompt){.token_dim = dim, .n_heads = heads, .n_layers = layers, .n_submodules = parts};
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
     if (gr_config_says(json, "modules_to_save"))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'modules_to_save' is not supported beside prompts", a->where);
@@ -22,13 +24,14 @@ graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh
     GR_TRY(gr_config_int(a, json, "num_layers", 1, INT32_MAX, &p->n_layers, err));
     GR_TRY(gr_config_int(a, json, "num_transformer_submodules", 1, INT32_MAX, &p->n_submodules, err));
     if (!p->n_tokens) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected 'num_virtual_tokens'", a->where);
-    if (p->n_submodules != 1)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: num_transformer_submodules is %lld, this model has 1", a->where,
-                       (long long)p->n_submodules);
-    if (p->token_dim != dim || p->n_layers != c->n_layers)
+    if (p->n_submodules > parts)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: num_transformer_submodules is %lld, this model has %d", a->where,
+                       (long long)p->n_submodules, parts);
+    p->n_rows = p->n_tokens;
+    if (p->token_dim != dim || p->n_layers != layers)
         return gr_fail(err, GRAFT_ERR_MISMATCH,
                        "%s: not made for this base model: %lld layers of token_dim %lld, expected %d of %lld", a->where,
-                       (long long)p->n_layers, (long long)p->token_dim, c->n_layers, (long long)dim);
+                       (long long)p->n_layers, (long long)p->token_dim, layers, (long long)dim);
     return GRAFT_OK;
 }
 
@@ -53,13 +56,13 @@ static graft_status plan(gr_adapter *a, size_t *bytes, graft_error *err) {
 
 graft_status gr_prompt_rows(gr_adapter *a, int64_t width, gr_prompt_encoder encoder, int layer, graft_error *err) {
     gr_prompt *p = a->state;
-    gr_shape shape = gr_shape2(p->n_tokens, width);
+    gr_shape shape = gr_shape2(p->n_rows, width);
     GR_TRY(gr_adapter_new_param(a, "prompt_embeddings", &shape, true, &p->rows, err));
     if (!encoder) return gr_adapter_add(a, "prompt_embeddings", p->rows, layer, err);
     size_t bytes;
     p->encoder = encoder;
-    if (!(p->places = gr_arena_alloc(&a->arena, (size_t)p->n_tokens * sizeof *p->places))) return gr_fail_memory(err);
-    for (int32_t i = 0; i < p->n_tokens; i++) p->places[i] = i;
+    if (!(p->places = gr_arena_alloc(&a->arena, (size_t)p->n_rows * sizeof *p->places))) return gr_fail_memory(err);
+    for (int32_t i = 0; i < p->n_rows; i++) p->places[i] = i;
     GR_TRY(plan(a, &bytes, err));
     GR_TRY(gr_pool_new(a->a, bytes, false, &p->pool, err));
     a->bytes += bytes;

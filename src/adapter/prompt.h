@@ -5,16 +5,17 @@
 
 #include "adapter/method.h"
 
-/* Makes the rows (n, width) from the encoder's parameters on a tape, in the parameters' type; key of dropout, 0: none. */
+/* Makes the n_rows rows (n, width) from the encoder's parameters on a tape, in the parameters' type; key of dropout, 0: none. */
 typedef graft_status (*gr_prompt_encoder)(gr_adapter *a, gr_tape *t, uint64_t key, gr_var **out, graft_error *err);
 
 /* The first member of the method's state. */
 typedef struct gr_prompt {
     gr_common_config common;
     int64_t n_tokens, token_dim, n_heads, n_layers, n_submodules;
-    gr_param *rows;            /* (n_tokens, width), stored as prompt_embeddings */
+    int64_t n_rows;            /* n_tokens, or of an encoder-decoder twice that, of which the decoder's are not used */
+    gr_param *rows;            /* (n_rows, width), stored as prompt_embeddings */
     gr_prompt_encoder encoder; /* NULL: the rows are trained themselves */
-    int32_t *places;           /* 0 .. n_tokens-1 */
+    int32_t *places;           /* 0 .. n_rows-1 */
     gr_pool *pool;
     gr_tape *tape;             /* from a refresh for training to its collection */
     gr_var *out;
@@ -23,7 +24,7 @@ typedef struct gr_prompt {
 /* Reads the keys that all have; `known`: all of the method's. `heads`, `dim`: what the model has. */
 graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh, const char *const *known, int64_t heads,
                             int64_t dim, graft_error *err);
-/* Makes prompt_embeddings (n_tokens, width), a parameter where `encoder` is NULL; `layer`: where it is used. With an encoder
+/* Makes prompt_embeddings (n_rows, width), a parameter where `encoder` is NULL; `layer`: where it is used. With an encoder
  * its parameters must be there. */
 graft_status gr_prompt_rows(gr_adapter *a, int64_t width, gr_prompt_encoder encoder, int layer, graft_error *err);
 /* A parameter of the encoder, with torch's initial values of its kind. */

@@ -18,6 +18,7 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     struct prompt_tuning *s = a->state;
     const gr_model_config *c = gr_model_get_config(a->model);
     GR_TRY(gr_prompt_read(a, json, fresh, known, c->n_heads, c->hidden_size, err));
+    s->p.n_rows = s->p.n_tokens * s->p.n_submodules;
     s->init = "RANDOM";
     GR_TRY(gr_config_text(a, json, "prompt_tuning_init", &s->init, err));
     GR_TRY(gr_config_text(a, json, "prompt_tuning_init_text", &s->text, err));
@@ -86,11 +87,11 @@ static graft_status from_text(gr_adapter *a, graft_error *err) {
 static graft_status from_vocabulary(gr_adapter *a, uint64_t seed, graft_error *err) {
     const gr_prompt *p = a->state;
     uint64_t stream = gr_rng_stream(GR_RNG_INIT, gr_hash_bytes("vocabulary", 10, 0));
-    int32_t *ids = gr_alloc(a->a, (size_t)p->n_tokens * sizeof *ids);
+    int32_t *ids = gr_alloc(a->a, (size_t)p->n_rows * sizeof *ids);
     if (!ids) return gr_fail_memory(err);
-    for (int64_t i = 0; i < p->n_tokens; i++)
+    for (int64_t i = 0; i < p->n_rows; i++)
         ids[i] = (int32_t)gr_rng_below(seed, stream, (uint64_t)i, (uint64_t)gr_model_get_config(a->model)->vocab_size);
-    graft_status st = copy_embeddings(a, ids, (size_t)p->n_tokens, err);
+    graft_status st = copy_embeddings(a, ids, (size_t)p->n_rows, err);
     gr_free(a->a, ids);
     return st;
 }

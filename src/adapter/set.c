@@ -29,6 +29,7 @@ graft_status gr_adapter_set_new(gr_model *m, gr_adapter_set **out, graft_error *
 
 static void free_adapter(gr_adapter *a) {
     if (!a) return;
+    gr_adapter_free_gradients(a);
     if (a->state && a->method->free) a->method->free(a);
     for (size_t i = 0; i < a->n_owned; i++) {
         gr_free_aligned(a->a, a->owned[i]->value);
@@ -140,8 +141,9 @@ graft_status gr_adapter_add_encoder(gr_adapter *a, const char *name, gr_param *p
 }
 
 int gr_adapter_depth(const gr_model *m, const gr_site *s) {
+    const gr_model_config *c = gr_model_get_config(m);
     if (s->below) return -1;
-    return s->layer >= 0 ? s->layer : gr_model_get_config(m)->n_layers;
+    return s->layer >= 0 ? s->layer : s->encoder ? c->n_encoder_layers : c->n_layers;
 }
 
 static int depth_of_tensor(const gr_model *m, const char *tensor) {
@@ -291,12 +293,16 @@ static graft_status enter(gr_adapter_set *s, gr_adapter *a, int *index, graft_er
 
 graft_status gr_adapter_refresh(gr_adapter_set *s, int index, uint64_t key, bool training, graft_error *err) {
     gr_adapter *a = gr_adapter_at(s, index);
-    return a && a->method->refresh ? a->method->refresh(a, key, training, err) : GRAFT_OK;
+    if (!a) return GRAFT_OK;
+    if (training) GR_TRY(gr_adapter_part_gradients(a, err));
+    return a->method->refresh ? a->method->refresh(a, key, training, err) : GRAFT_OK;
 }
 
 graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err) {
     gr_adapter *a = gr_adapter_at(s, index);
-    return a && a->method->collect ? a->method->collect(a, err) : GRAFT_OK;
+    if (!a) return GRAFT_OK;
+    gr_adapter_join_gradients(a);
+    return a->method->collect ? a->method->collect(a, err) : GRAFT_OK;
 }
 
 int gr_adapter_n_virtual(const gr_adapter_set *s, int index) {

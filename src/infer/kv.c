@@ -22,7 +22,7 @@ graft_status gr_kv_store_new(const gr_model *m, gr_kv_store **out, graft_error *
     gr_kv_store *s = gr_calloc(a, 1, sizeof *s);
     if (!s) return gr_fail_memory(err);
     s->a = a;
-    s->n_layers = gr_model_get_config(m)->n_layers;
+    s->n_layers = gr_model_kv_layers(m);
     s->width = gr_model_kv_width(m);
     s->element = gr_dtype_bytes(gr_model_dtype(m), 1);
     s->block_bytes = (size_t)s->n_layers * 2 * GR_KV_ROWS * (size_t)s->width * s->element;

@@ -11,6 +11,7 @@ void gr_config_read_gpt2(gr_fields *f, gr_model_config *config);
 void gr_config_read_bert(gr_fields *f, gr_model_config *config);
 /* architectures, problem_type and the number of labels; after the reader. */
 void gr_config_read_task(gr_fields *f, gr_model_config *config);
+void gr_config_read_t5(gr_fields *f, gr_model_config *config);
 /* bos, eos and pad, with what is taken where a key is absent (-1: none). */
 void gr_config_read_tokens(gr_fields *f, gr_model_config *config, int bos, int eos, int pad);
 /* An activation function by the name that transformers has for it; `expected` names those that the family has. */

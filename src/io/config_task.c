@@ -9,7 +9,7 @@ static const struct {
     const char *tail;
     gr_task task;
 } tails[] = {{"ForCausalLM", GR_TASK_CAUSAL_LM}, {"LMHeadModel", GR_TASK_CAUSAL_LM}, {"ForMaskedLM", GR_TASK_MASKED_LM},
-             {"ForPreTraining", GR_TASK_MASKED_LM}, {"ForSequenceClassification", GR_TASK_SEQ_CLS}};
+             {"ForPreTraining", GR_TASK_MASKED_LM}, {"ForConditionalGeneration", GR_TASK_SEQ_2_SEQ_LM}, {"ForSequenceClassification", GR_TASK_SEQ_CLS}};
 
 static const char *const problems[] = {[GR_PROBLEM_AUTO] = NULL,
                                        [GR_PROBLEM_SINGLE] = "single_label_classification",
@@ -24,8 +24,13 @@ gr_problem gr_problem_of(const gr_model_config *c, bool numbers) {
 }
 
 const char *gr_task_name(gr_task task) {
-    static const char *const names[] = {"CAUSAL_LM", "MASKED_LM", "SEQ_CLS", "FEATURE_EXTRACTION", "unknown"};
+    static const char *const names[] = {"CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "FEATURE_EXTRACTION", "unknown"};
     return names[task];
+}
+
+/* Old names of models with an encoder end as those of decoders do. */
+static gr_task of_two_parts(const gr_model_config *c, gr_task task) {
+    return c->n_encoder_layers && task == GR_TASK_CAUSAL_LM ? GR_TASK_SEQ_2_SEQ_LM : task;
 }
 
 static gr_task task_of(const gr_fields *f, const gr_model_config *c) {
@@ -33,8 +38,8 @@ static gr_task task_of(const gr_fields *f, const gr_model_config *c) {
     const gr_json_value *first = list && list->kind == GR_JSON_ARRAY ? list->child : NULL;
     const char *name = first && first->kind == GR_JSON_STRING ? first->text : NULL;
     for (size_t i = 0; name && i < GR_COUNT(tails); i++)
-        if (gr_ends_with(name, tails[i].tail)) return tails[i].task;
-    if (!c->bidirectional) return name && strstr(name, "For") ? GR_TASK_UNKNOWN : GR_TASK_CAUSAL_LM;
+        if (gr_ends_with(name, tails[i].tail)) return of_two_parts(c, tails[i].task);
+    if (!c->bidirectional) return name && strstr(name, "For") ? GR_TASK_UNKNOWN : of_two_parts(c, GR_TASK_CAUSAL_LM);
     return !name ? GR_TASK_MASKED_LM : gr_ends_with(name, "Model") ? GR_TASK_FEATURES : GR_TASK_UNKNOWN;
 }
 

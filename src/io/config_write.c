@@ -174,6 +174,8 @@ graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_co
     if (c->rope.freq_factors)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "config.json has no place for the frequency factors of this GGUF file");
+    if (c->type == GR_MODEL_T5)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "a config.json of a t5 model can be carried along, not made");
     bool gpt2 = c->type == GR_MODEL_GPT2;
     bool llama_biases = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_QWEN3 || c->type == GR_MODEL_SMOLLM3;
     bool mlp_allowed = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_SMOLLM3;
@@ -191,11 +193,12 @@ graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_co
     return st;
 }
 
-/* The text with the values of some top-level keys replaced, all else to the letter. */
+/* The text with the values of some top-level keys replaced, all else to the letter. Where t5 does not say whether outputs are
+ * scaled, the reference takes it from the very key that may change here: it is said then. */
 graft_status gr_model_config_edit(const graft_allocator *a, const char *name, const char *text, size_t len, gr_dtype dtype,
                                   bool tied, char **out, graft_error *err) {
     const char *type = dtype == GR_BF16 ? "\"bfloat16\"" : dtype == GR_F16 ? "\"float16\"" : "\"float32\"", *tie = tied ? "true" : "false";
-    bool has_type = false, has_tie = false, more = true, any = false;
+    bool has_type = false, has_tie = false, more = true, any = false, t5 = false, scaled = true, has_scale = false;
     gr_json_reader r;
     gr_json_text k;
     size_t copied = 0;
@@ -211,6 +214,7 @@ graft_status gr_model_config_edit(const graft_allocator *a, const char *name, co
             gr_buf_add(&b, text + copied, end - copied);
             if (!has_type) gr_buf_add_format(&b, "%s\n  \"dtype\": %s", any ? "," : "", type);
             if (!has_tie) gr_buf_add_format(&b, "%s\n  \"tie_word_embeddings\": %s", any || !has_type ? "," : "", tie);
+            if (t5 && !has_scale) gr_buf_add_format(&b, ",\n  \"scale_decoder_outputs\": %s", scaled ? "true" : "false");
             gr_buf_add(&b, text + end, len - end);
             break;
         }
@@ -218,12 +222,15 @@ graft_status gr_model_config_edit(const graft_allocator *a, const char *name, co
         st = gr_json_read_key(&r, &k, err);
         if (st != GRAFT_OK) break;
         bool is_type = gr_json_text_is(&k, "dtype") || gr_json_text_is(&k, "torch_dtype");
-        bool is_tie = gr_json_text_is(&k, "tie_word_embeddings");
+        bool is_tie = gr_json_text_is(&k, "tie_word_embeddings"), is_model = gr_json_text_is(&k, "model_type");
+        has_scale = has_scale || gr_json_text_is(&k, "scale_decoder_outputs");
         gr_json_peek(&r); /* past the spaces */
         size_t start = r.at;
         st = gr_json_skip(&r, err);
         has_type = has_type || is_type;
         has_tie = has_tie || is_tie;
+        if (is_tie) scaled = text[start] != 'f';
+        if (is_model) t5 = r.at - start == 4 && memcmp(text + start, "\"t5\"", 4) == 0;
         if (st != GRAFT_OK || (!is_type && !is_tie)) continue;
         gr_buf_add(&b, text + copied, start - copied);
         gr_buf_add_text(&b, is_tie ? tie : type);

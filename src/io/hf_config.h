@@ -52,6 +52,7 @@ const char *gr_hidden_act_name(gr_hidden_act act);
 /* What stands on top of the layers, by the class in `architectures` or as it is asked for. */
 typedef enum gr_task {
     GR_TASK_CAUSAL_LM,
+    GR_TASK_SEQ_2_SEQ_LM,
     GR_TASK_MASKED_LM,
     GR_TASK_SEQ_CLS, /* classes or numbers of a whole sequence */
     GR_TASK_FEATURES, /* hidden states */
@@ -73,6 +74,7 @@ typedef struct gr_model_config {
     gr_model_type type;
     int64_t vocab_size, hidden_size, intermediate_size;
     int n_layers, n_heads, n_kv_heads, head_dim;
+    int n_encoder_layers; /* of n_layers, those of an encoder whose output the others read; 0: the model is not of two parts */
     double rms_norm_eps; /* epsilon of the norms, whichever kind they are */
     gr_hidden_act hidden_act;
     gr_rope_config rope;
@@ -86,6 +88,10 @@ typedef struct gr_model_config {
     bool tie_word_embeddings;
     double attention_dropout, initializer_range;
     double embedding_dropout, hidden_dropout; /* of what enters the layers; of what each part of a layer adds */
+    bool gated_act;                           /* t5: f(gate) * up */
+    bool scale_decoder_outputs;               /* t5: by 1 / sqrt(hidden_size) in front of the head */
+    int relative_buckets, relative_max_distance; /* t5: the bias by relative position */
+    int64_t decoder_start_token_id;           /* models with an encoder: what every target begins with */
     bool scale_attention, scale_attention_by_layer; /* gpt2: by 1 / sqrt(head_dim); also by 1 / (layer + 1) */
     gr_task task;
     int n_labels; /* of GR_TASK_SEQ_CLS */

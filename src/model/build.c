@@ -158,15 +158,18 @@ static const char *tensor_name(gr_model *m, const char *site, const char *kind) 
 static graft_status add_site(gr_model *m, gr_role role, int layer, const char *name, int64_t in, int64_t out,
                              bool bias, gr_site **site, graft_error *err) {
     char full[256];
+    int first = m->config.n_encoder_layers;
+    bool encoder = layer >= 0 ? layer < first : first && strncmp(name, "encoder.", 8) == 0;
     int n = layer < 0 ? snprintf(full, sizeof full, "%s", name)
-                      : snprintf(full, sizeof full, "%s.%d.%s", m->layers, layer, name);
+                      : snprintf(full, sizeof full, "%s.%d.%s", encoder ? m->family->encoder_layers : m->layers,
+                                 encoder ? layer : layer - first, name);
     if (n < 0 || (size_t)n >= sizeof full) return gr_fail(err, GRAFT_ERR_INTERNAL, "module name '%s' is too long", name);
     GR_TRY(gr_grow(m->a, (void **)&m->sites, &m->cap_sites, m->n_sites + 1, sizeof *m->sites, err));
     gr_site *s = gr_arena_alloc(&m->names, sizeof *s);
     char *copy = gr_arena_strndup(&m->names, full, (size_t)n);
     if (!s || !copy) return gr_fail_memory(err);
     *s = (gr_site){.index = (int)m->n_sites, .role = role, .layer = layer, .name = copy, .in = in, .out = out,
-                   .bias = bias, .module = -1, .below = layer < 0 && !m->has_layers,
+                   .bias = bias, .encoder = encoder, .module = -1, .below = layer < 0 && !m->has_layers,
                    .weight_tensor = tensor_name(m, copy, ".weight"), .bias_tensor = tensor_name(m, copy, ".bias")};
     if (!s->weight_tensor || !s->bias_tensor) return gr_fail_memory(err);
     m->has_layers |= layer >= 0;
@@ -256,6 +259,33 @@ graft_status gr_build_norm(gr_model *m, int layer, const char *name, int64_t siz
 
 graft_status gr_build_layernorm(gr_model *m, int layer, const char *name, int64_t size, graft_error *err) {
     return build_norm(m, layer, name, size, true, err);
+}
+
+graft_status gr_build_position_bias(gr_model *m, int layer, const char *name, int64_t buckets, int64_t heads,
+                                    graft_error *err) {
+    const char *tensor;
+    const gr_weight *w;
+    gr_shape shape = gr_shape2(buckets, heads);
+    gr_site *s;
+    GR_TRY(add_site(m, GR_ROLE_POSITION_BIAS, layer, name, buckets, heads, false, &s, err));
+    s->module = !s->encoder;
+    gr_bias_table *b = &m->modules.position_bias[s->module];
+    GR_TRY(add_tensor(m, s, ".weight", &tensor, err));
+    GR_TRY(find_weight(m, tensor, &shape, &w, err));
+    GR_TRY(new_vector(m, buckets * heads, &b->weight, err));
+    b->site = s;
+    m->n_params += buckets * heads;
+    return gr_weight_decode_all(m->a, w, m->param_dtype, b->weight, err);
+}
+
+graft_status gr_build_constants(gr_model *m, int64_t n, double value, void **out, graft_error *err) {
+    GR_TRY(new_vector(m, n, out, err));
+    for (int64_t i = 0; i < n; i++)
+        if (m->param_dtype == GR_F64)
+            ((double *)*out)[i] = value;
+        else
+            ((float *)*out)[i] = (float)value;
+    return GRAFT_OK;
 }
 
 graft_status gr_build_table(gr_model *m, const char *name, int64_t rows, int64_t size, graft_error *err) {

@@ -22,6 +22,11 @@ graft_status gr_build_layernorm(gr_model *m, int layer, const char *name, int64_
 graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, int64_t size, graft_error *err);
 /* The next of gr_modules.tables: rows that are looked up by position, or by something else that is no token. */
 graft_status gr_build_table(gr_model *m, const char *name, int64_t rows, int64_t size, graft_error *err);
+/* The encoder's or the decoder's of gr_modules.position_bias, by the layer. */
+graft_status gr_build_position_bias(gr_model *m, int layer, const char *name, int64_t buckets, int64_t heads,
+                                    graft_error *err);
+/* n parameters of one value, which no file holds. */
+graft_status gr_build_constants(gr_model *m, int64_t n, double value, void **out, graft_error *err);
 /* `tied`: the head has the embedding's matrix, unless the file holds a head of other values. */
 graft_status gr_build_head(gr_model *m, const char *name, int64_t in, int64_t vocab, bool tied, graft_error *err);
 /* A bias of the head, by the name of its tensor; `other` (NULL: none): what files may call it. */
@@ -38,6 +43,7 @@ graft_status gr_model_make_weight(gr_model *m, const char *name, const gr_shape 
 typedef struct gr_family {
     const char *name;
     const char *layers; /* names of modules within layer l begin with LAYERS.l. */
+    const char *encoder_layers; /* the same in an encoder, whose layers are the first; those of `layers` count from 0 again */
     /* What files of the bare base model leave out in front of names ("transformer."); NULL: nothing. */
     const char *prefix;
     /* Last parts of names of tensors that are not read (constants, other heads), first parts with a * behind them; ended by
@@ -54,6 +60,9 @@ typedef struct gr_family {
     graft_status (*layer)(gr_pass *p, int layer, gr_var *x, gr_var **out, graft_error *err);
     /* What stands between the last layer and the head. x stays the caller's. */
     graft_status (*finish)(gr_pass *p, gr_var *x, gr_var **out, graft_error *err);
+    /* Of an encoder: what enters its first layer, and what stands between its last one and the decoder. */
+    graft_status (*enter_source)(gr_pass *p, gr_var **out, graft_error *err);
+    graft_status (*finish_source)(gr_pass *p, gr_var *x, gr_var **out, graft_error *err);
 } gr_family;
 
 #define X(name) extern const gr_family gr_family_##name;
@@ -129,8 +138,14 @@ graft_status gr_pass_token_types(gr_pass *p, const int32_t **out, graft_error *e
 void gr_pass_use(gr_pass *p, gr_run *run);
 /* Keeps the wanted rows of *x, whose reference is taken over; a copy of nothing where all are wanted. */
 graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err);
-/* Fills what attention needs to know of the batch: seqs, virtual_seqs, cos_sin (NULL for a layer without). */
+/* Fills what attention needs to know of the batch: seqs, cos_sin (NULL for a layer without). */
 void gr_pass_attention(gr_pass *p, int layer, gr_nn_attention *a);
+/* The source's side: its rows, the encoder's output (NULL: there are no rows), and the same for attention among them, and of
+ * `run`'s rows (all or wanted; wanted in the last layer only) over them; `layer`: of the decoder. */
+gr_run *gr_pass_run_source(gr_pass *p);
+gr_var *gr_pass_encoded(gr_pass *p);
+void gr_pass_source_attention(gr_pass *p, gr_nn_attention *a);
+void gr_pass_cross_attention(gr_pass *p, const gr_run *run, int layer, gr_nn_attention *a);
 
 /* A layer of the pre-norm kind: y = x + attend(x), y + feed_forward(y), the last layer's from `attend` on for wanted rows
  * only (attend gathers them itself). For gr_family.layer. */

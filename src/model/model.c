@@ -185,19 +185,20 @@ const char *gr_model_path(const gr_model *m) { return gr_weights_path(m->weights
 gr_dtype gr_model_dtype(const gr_model *m) { return m->dtype; }
 gr_dtype gr_model_param_dtype(const gr_model *m) { return m->param_dtype; }
 int64_t gr_model_kv_width(const gr_model *m) { return (int64_t)m->config.n_kv_heads * m->config.head_dim; }
+int gr_model_kv_layers(const gr_model *m) { return m->config.n_layers - m->config.n_encoder_layers; }
 size_t gr_model_n_sites(const gr_model *m) { return m->n_sites; }
 const gr_site *gr_model_site(const gr_model *m, size_t i) { return i < m->n_sites ? m->sites[i] : NULL; }
 const gr_site *gr_model_embedding_site(const gr_model *m) { return m->modules.embedding.site; }
 
 const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s) {
     if (s->role == GR_ROLE_HEAD) return &m->modules.head;
-    bool other = s->role == GR_ROLE_EMBED || s->role == GR_ROLE_NORM || s->role == GR_ROLE_TABLE || s->module < 0;
+    bool other = s->role == GR_ROLE_NORM || gr_site_is_table(s) || s->module < 0;
     return other ? NULL : &m->modules.linears[s->module];
 }
 
 graft_status gr_model_want_causal(const gr_model *m, const char *what, graft_error *err) {
-    if (m->config.task == GR_TASK_CAUSAL_LM) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s needs a model that continues texts, found the task %s of a %s model",
+    if (m->config.task == GR_TASK_CAUSAL_LM || m->config.task == GR_TASK_SEQ_2_SEQ_LM) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s needs a model that writes texts, found the task %s of a %s model",
                    gr_model_path(m), what, gr_task_name(m->config.task), gr_model_type_name(m->config.type));
 }
 
@@ -241,8 +242,7 @@ graft_status gr_model_tensor_shape(const gr_model *m, const char *name, gr_shape
     if (bias || s->role == GR_ROLE_NORM)
         *out = gr_shape1(s->out);
     else
-        *out = s->role == GR_ROLE_EMBED || s->role == GR_ROLE_TABLE || s->transposed ? gr_shape2(s->in, s->out)
-                                                                                     : gr_shape2(s->out, s->in);
+        *out = gr_site_is_table(s) || s->transposed ? gr_shape2(s->in, s->out) : gr_shape2(s->out, s->in);
     return GRAFT_OK;
 }
 

@@ -40,6 +40,7 @@ const char *gr_model_path(const gr_model *m);
 gr_dtype gr_model_dtype(const gr_model *m);       /* compute type, of activations and of KV rows */
 gr_dtype gr_model_param_dtype(const gr_model *m); /* of parameters and gradients: F32, or F64 where dtype is F64 */
 int64_t gr_model_kv_width(const gr_model *m);     /* elements of one K (or V) row of one layer */
+int gr_model_kv_layers(const gr_model *m);        /* those with a history: all but an encoder's */
 
 size_t gr_model_n_sites(const gr_model *m);
 const gr_site *gr_model_site(const gr_model *m, size_t i);             /* in the order of the reference's modules */
@@ -78,8 +79,6 @@ gr_param *gr_variant_param(const gr_variant *v, size_t i); /* in the order of `n
 /* The copy of a tensor of the model, NULL: not replaced. Whether a head that is tied in the model is not in the variant. */
 const gr_param *gr_variant_find(const gr_variant *v, const char *tensor);
 bool gr_variant_unties(const gr_variant *v);
-/* The trained table that embedding and head share, NULL: none. */
-gr_param *gr_variant_tied_table(const gr_variant *v);
 /* Bytes of masters and gradients. */
 size_t gr_variant_bytes(const gr_variant *v);
 /* All tensor names of the model, in the order of the sites, tied ones once. Borrowed from the model. */

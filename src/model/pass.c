@@ -3,7 +3,8 @@
 
 static graft_status layer_body(gr_tape *t, void *arg, gr_var *const *in, int n_in, gr_var **out, graft_error *err) {
     const gr_layer_call *call = arg;
-    (void)t, (void)n_in;
+    (void)t;
+    call->pass->encoded = n_in > 1 ? in[1] : NULL;
     return call->pass->model->family->layer(call->pass, call->layer, in[0], out, err);
 }
 
@@ -12,16 +13,33 @@ static graft_status run_layers(gr_pass *p, int begin, int end, gr_var **x, graft
     const gr_hooks *h = p->options.hooks;
     int lowest = h && h->lowest_layer ? h->lowest_layer(h->self, p->batch) : 0;
     bool recompute = p->options.recompute && gr_tape_records(p->tape);
+    gr_var *encoded = p->encoded; /* what is run again later needs it too */
     for (int l = begin; l < end; l++) {
-        gr_var *y;
+        gr_var *y, *in[2] = {*x, encoded};
         /* Below the lowest trained layer nothing is recorded anyway: running twice would gain nothing. */
         if (recompute && l >= lowest)
-            GR_TRY(gr_tape_checkpoint(p->tape, layer_body, &p->calls[l], x, 1, &y, err));
+            GR_TRY(gr_tape_checkpoint(p->tape, layer_body, &p->calls[l], in, encoded ? 2 : 1, &y, err));
         else
             GR_TRY(p->model->family->layer(p, l, *x, &y, err));
+        p->encoded = encoded;
         gr_var_drop(*x);
         *x = y;
     }
+    return GRAFT_OK;
+}
+
+/* The encoder over the source's rows, whose output p->encoded keeps for the decoder's layers. */
+static graft_status encode(gr_pass *p, graft_error *err) {
+    const gr_family *f = p->model->family;
+    gr_var *x, *y;
+    if (!p->source.n_rows) return GRAFT_OK;
+    gr_pass_use(p, &p->source);
+    GR_TRY(f->enter_source(p, &x, err));
+    GR_TRY(run_layers(p, 0, p->model->config.n_encoder_layers, &x, err));
+    gr_pass_use(p, &p->source);
+    GR_TRY(f->finish_source(p, x, &y, err));
+    gr_var_drop(x);
+    p->encoded = y;
     return GRAFT_OK;
 }
 
@@ -50,6 +68,8 @@ static graft_status embed(gr_pass *p, gr_var **x, graft_error *err) {
 
 graft_status gr_pass_trunk(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, int layer, gr_var **out,
                            graft_error *err) {
+    if (p->model->config.n_encoder_layers)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "the outputs of lower layers of an encoder-decoder cannot be kept");
     GR_TRY(gr_pass_begin(p, t, b, o, NULL, 0, err));
     gr_pass_use(p, &p->all);
     GR_TRY(embed(p, out, err));
@@ -69,9 +89,12 @@ graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
                             int64_t n_rows, gr_var **out, graft_error *err) {
     gr_var *x, *y;
     GR_TRY(gr_pass_begin(p, t, b, o, rows, n_rows, err));
+    GR_TRY(encode(p, err));
     gr_pass_use(p, &p->all);
     GR_TRY(enter(p, &x, err));
-    GR_TRY(run_layers(p, p->options.first_layer, p->model->config.n_layers, &x, err));
+    GR_TRY(run_layers(p, GR_MAX(p->options.first_layer, p->model->config.n_encoder_layers), p->model->config.n_layers, &x, err));
+    gr_var_drop(p->encoded);
+    p->encoded = NULL;
     gr_pass_use(p, gr_pass_run_wanted(p));
     GR_TRY(p->model->family->finish(p, x, &y, err));
     gr_var_drop(x);

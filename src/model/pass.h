@@ -30,6 +30,13 @@ typedef enum gr_pass_array {
     GR_PASS_HEAD_ROWS,
     GR_PASS_TOKEN_TYPES,
     GR_PASS_POOLED,
+    GR_PASS_SOURCE_IDS,
+    GR_PASS_SOURCE_ROWS,
+    GR_PASS_SOURCE_SEQS,
+    GR_PASS_SOURCE_OWN_ROWS,
+    GR_PASS_SOURCE_RANGES,
+    GR_PASS_SOURCE_ADAPTERS,
+    GR_PASS_CROSS_SEQS,
     GR_PASS_ARRAYS
 } gr_pass_array;
 
@@ -59,6 +66,12 @@ struct gr_pass {
     void *cos_sin;
     gr_attention_rows *seqs; /* n_seqs, or n_layers times that where layers differ */
     bool per_layer;
+    /* Models with an encoder. */
+    gr_run source;
+    gr_run_adapter *source_adapters;
+    gr_kv_rows *source_rows;                               /* of each of its sequences */
+    gr_attention_rows *source_seqs, *cross_seqs, *cross_wanted; /* cross_seqs: n_seqs, or kv layers times that */
+    gr_var *encoded;
     int32_t *labels, *hits;
     float *weights;
     double *losses;
@@ -66,6 +79,14 @@ struct gr_pass {
 
 /* Makes an array at least `bytes` long; what it held is lost when it grows. */
 graft_status gr_pass_reserve(gr_pass *p, gr_pass_array which, size_t bytes, void **out, graft_error *err);
+/* For every adapter with rows in `run` the ranges of its rows, then its virtual rows among them, then the ids with something
+ * in place of negative ones, which only rows with `virtual` may have. */
+graft_status gr_pass_fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at, gr_pass_array ranges_at,
+                                   gr_run_adapter **out, graft_error *err);
+graft_status gr_pass_fill_virtual(gr_pass *p, const gr_run *run, gr_run_adapter *adapters, gr_pass_array where, graft_error *err);
+graft_status gr_pass_fill_ids(gr_pass *p, gr_run *run, gr_pass_array where, bool virtual, graft_error *err);
+/* pass_source.c: the source side of the batch, and what its targets see. */
+graft_status gr_pass_begin_source(gr_pass *p, int n_adapters, graft_error *err);
 /* Checks the batch and fills everything that does not depend on activations. */
 graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
                            int64_t n_rows, graft_error *err);

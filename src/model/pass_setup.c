@@ -72,7 +72,7 @@ graft_status gr_pass_token_types(gr_pass *p, const int32_t **out, graft_error *e
     return GRAFT_OK;
 }
 
-void gr_pass_use(gr_pass *p, gr_run *run) { gr_tape_set_groups(p->tape, p->batch->n_seqs, run->bounds); }
+void gr_pass_use(gr_pass *p, gr_run *run) { gr_tape_set_groups(p->tape, run->batch->n_seqs, run->bounds); }
 
 graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err) {
     if (p->all_wanted) return GRAFT_OK;
@@ -150,7 +150,7 @@ static graft_status fill_sequences(gr_pass *p, graft_error *err) {
     size_t total = 0, n = (size_t)b->n_seqs;
     gr_kv_rows *rows;
     p->per_layer = b->kv != NULL;
-    size_t layers = p->per_layer ? (size_t)p->model->config.n_layers : 1;
+    size_t layers = p->per_layer ? (size_t)gr_model_kv_layers(p->model) : 1;
     for (int s = 0; s < b->n_seqs; s++) total += (size_t)visible_rows(p, s, NULL);
     GR_TRY(gr_pass_reserve(p, GR_PASS_KV_ROWS, total * sizeof *rows, (void **)&rows, err));
     GR_TRY(gr_pass_reserve(p, GR_PASS_SEQS, layers * n * sizeof *p->seqs, (void **)&p->seqs, err));
@@ -252,14 +252,14 @@ static graft_status fill_rope(gr_pass *p, graft_error *err) {
     return GRAFT_OK;
 }
 
-static graft_status fill_ids(gr_pass *p, graft_error *err) {
-    const gr_batch *b = p->batch;
+graft_status gr_pass_fill_ids(gr_pass *p, gr_run *run, gr_pass_array where, bool virtual, graft_error *err) {
+    const gr_batch *b = run->batch;
     int32_t *ids;
-    p->all.ids = p->wanted.ids = b->ids;
+    run->ids = b->ids;
     const gr_hooks *h = p->options.hooks;
     bool negative = false;
     for (int s = 0; b->ids && s < b->n_seqs; s++) {
-        int n = h && h->n_virtual ? h->n_virtual(h->self, gr_batch_adapter(b, s)) : 0;
+        int n = virtual && h && h->n_virtual ? h->n_virtual(h->self, gr_batch_adapter(b, s)) : 0;
         for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) {
             negative |= b->ids[i] < 0;
             if (b->ids[i] < -n)
@@ -268,18 +268,18 @@ static graft_status fill_ids(gr_pass *p, graft_error *err) {
         }
     }
     if (!negative) return GRAFT_OK;
-    GR_TRY(gr_pass_reserve(p, GR_PASS_IDS, (size_t)b->n_tokens * sizeof *ids, (void **)&ids, err));
+    GR_TRY(gr_pass_reserve(p, where, (size_t)b->n_tokens * sizeof *ids, (void **)&ids, err));
     for (int64_t i = 0; i < b->n_tokens; i++) ids[i] = GR_MAX(b->ids[i], 0);
-    p->all.ids = p->wanted.ids = ids;
+    run->ids = ids;
     return GRAFT_OK;
 }
 
 /* --- Rows in flight --------------------------------------------------------------------------------------------------------- */
 
-/* For every adapter with rows in `run` the ranges of its rows; neighbours are joined. */
-static graft_status fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at, gr_pass_array ranges_at,
-                                  gr_run_adapter **out, graft_error *err) {
-    const gr_batch *b = p->batch;
+/* Neighbouring ranges are joined. */
+graft_status gr_pass_fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at, gr_pass_array ranges_at,
+                                   gr_run_adapter **out, graft_error *err) {
+    const gr_batch *b = run->batch;
     gr_run_adapter *list;
     gr_row_range *ranges;
     int32_t lowest = INT32_MAX, highest = -1;
@@ -336,6 +336,19 @@ static void fill_virtual(const gr_batch *b, int32_t adapter, gr_own_rows *rows, 
     for (int s = 0; b->ids && s < b->n_seqs; s++)
         for (int32_t i = b->bounds[s]; gr_batch_adapter(b, s) == adapter && i < b->bounds[s + 1]; i++)
             if (b->ids[i] < 0) add_own(rows, w, i, -1 - b->ids[i]);
+}
+
+graft_status gr_pass_fill_virtual(gr_pass *p, const gr_run *run, gr_run_adapter *adapters, gr_pass_array where,
+                                  graft_error *err) {
+    const gr_batch *b = run->batch;
+    size_t n = 0;
+    own_places w;
+    for (int64_t i = 0; b->ids && i < b->n_tokens; i++) n += b->ids[i] < 0;
+    if (!n) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, where, 2 * n * sizeof *w.at, (void **)&w.at, err));
+    w.id = w.at + n;
+    for (int k = 0; k < run->n_adapters; k++) fill_virtual(b, adapters[k].index, &adapters[k].input, &w);
+    return GRAFT_OK;
 }
 
 static graft_status fill_own_rows(gr_pass *p, graft_error *err) {
@@ -414,7 +427,7 @@ static graft_status fill_wanted(gr_pass *p, const int32_t *rows, int64_t n, graf
     p->wanted = (gr_run){.tape = p->tape, .batch = b, .hooks = p->options.hooks, .n_rows = n, .bounds = bounds,
                          .token = rows, .dropout_key = keys};
     gr_run_adapter *list;
-    return fill_adapters(p, &p->wanted, GR_PASS_WANTED_ADAPTERS, GR_PASS_WANTED_RANGES, &list, err);
+    return gr_pass_fill_adapters(p, &p->wanted, GR_PASS_WANTED_ADAPTERS, GR_PASS_WANTED_RANGES, &list, err);
 }
 
 graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,
@@ -425,7 +438,7 @@ graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_p
     p->options = o ? *o : (gr_pass_options){0};
     const gr_hooks *h = p->options.hooks;
     int n_adapters = h && h->count ? h->count(h->self) : 0;
-    GR_TRY(gr_batch_check(b, gr_tape_is_dry(t) ? -1 : m->config.vocab_size, m->config.n_layers, n_adapters, err));
+    GR_TRY(gr_batch_check(b, gr_tape_is_dry(t) ? -1 : m->config.vocab_size, gr_model_kv_layers(m), n_adapters, err));
     if (rows && n_rows <= 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "no rows are wanted");
     const gr_variant *v = NULL;
     if (h && h->variant) GR_TRY(h->variant(h->self, b, &v, err));
@@ -435,12 +448,14 @@ graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_p
     if (h) GR_TRY(fill_bounds(p, h->n_prefix, GR_PASS_PREFIX, &p->all.prefix_bounds, err));
     if (h) GR_TRY(fill_bounds(p, h->n_gated, GR_PASS_GATED, &p->all.gated_bounds, err));
     GR_TRY(fill_gated(p, err));
-    GR_TRY(fill_adapters(p, &p->all, GR_PASS_ADAPTERS, GR_PASS_RANGES, &p->adapters, err));
+    GR_TRY(gr_pass_fill_adapters(p, &p->all, GR_PASS_ADAPTERS, GR_PASS_RANGES, &p->adapters, err));
     GR_TRY(fill_own_rows(p, err));
     GR_TRY(fill_wanted(p, rows, n_rows, err));
     GR_TRY(fill_starts(p, err));
     GR_TRY(fill_sequences(p, err));
     GR_TRY(fill_positions(p, err));
     GR_TRY(fill_rope(p, err));
-    return fill_ids(p, err);
+    GR_TRY(gr_pass_fill_ids(p, &p->all, GR_PASS_IDS, m->config.n_encoder_layers == 0, err));
+    p->wanted.ids = p->all.ids;
+    return gr_pass_begin_source(p, n_adapters, err);
 }

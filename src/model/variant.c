@@ -44,11 +44,6 @@ bool gr_variant_unties(const gr_variant *v) {
     return v->model->head_tied && v->modules.head.matrix != v->modules.embedding.matrix;
 }
 
-gr_param *gr_variant_tied_table(const gr_variant *v) {
-    gr_param *p = v->modules.embedding.param;
-    return p && p == v->modules.head.weight[0] ? p : NULL;
-}
-
 size_t gr_variant_bytes(const gr_variant *v) { return v->bytes; }
 const gr_modules *gr_variant_modules(const gr_variant *v) { return &v->modules; }
 
@@ -84,6 +79,8 @@ static graft_status place(gr_variant *v, gr_param *p, const gr_site *s, bool bia
         slot = bias ? &mods->norms[s->module].bias_param : &mods->norms[s->module].param;
     else if (s->role == GR_ROLE_TABLE)
         slot = &mods->tables[s->module].param;
+    else if (s->role == GR_ROLE_POSITION_BIAS)
+        slot = &mods->position_bias[s->module].param;
     else {
         gr_linear *l = head ? &mods->head : &mods->linears[s->module];
         slot = bias ? &l->bias_param[s->part] : &l->weight[s->part];
@@ -103,7 +100,7 @@ static graft_status new_param(gr_variant *v, gr_param *p, const char *name, bool
     GR_TRY(gr_model_get_weight(m, name, &w, err));
     p->dtype = m->param_dtype;
     p->n = p->shape.d[0] * (p->shape.n > 1 ? p->shape.d[1] : 1);
-    p->decay = !bias && s->role != GR_ROLE_NORM;
+    p->decay = !bias && s->role != GR_ROLE_NORM && s->role != GR_ROLE_POSITION_BIAS;
     size_t bytes = gr_dtype_bytes(p->dtype, (size_t)p->n);
     if (!(p->value = gr_alloc_aligned(v->a, bytes))) return gr_fail_memory(err);
     v->bytes += bytes;
@@ -160,10 +157,13 @@ static graft_status replace_embedding(gr_variant *v, bool trainable, graft_error
                            .part = {{.view = param_view(e->param)}}};
     GR_TRY(new_matrix(v, &spec, &e->matrix, err));
     e->param->matrix = e->matrix;
-    if (v->model->head_tied && !v->untied) {
+    bool tied = v->model->head_tied && !v->untied;
+    if (tied) {
         head->matrix = e->matrix;
         head->weight[0] = trainable ? e->param : NULL;
     }
+    e->use = tied;
+    e->param->n_uses = 1 + tied + (v->model->config.n_encoder_layers > 0);
     if (!trainable) e->param = NULL;
     return GRAFT_OK;
 }
@@ -178,6 +178,14 @@ static graft_status replace_table(gr_variant *v, gr_embedding *e, bool trainable
     return GRAFT_OK;
 }
 
+static void count_bias_uses(gr_variant *v) {
+    int encoder = v->model->config.n_encoder_layers, decoder = v->model->config.n_layers - encoder;
+    for (int i = 0; i < 2; i++) {
+        gr_param *p = v->modules.position_bias[i].param;
+        if (p) p->n_uses = i ? decoder : encoder;
+    }
+}
+
 static graft_status fill(gr_variant *v, const char *const *names, size_t n, bool trainable, graft_error *err) {
     GR_TRY(copy_modules(v, err));
     if (n && !(v->params = gr_calloc(v->a, n, sizeof *v->params))) return gr_fail_memory(err);
@@ -187,6 +195,7 @@ static graft_status fill(gr_variant *v, const char *const *names, size_t n, bool
     for (int i = 0; i < v->modules.n_linears; i++) GR_TRY(replace_linear(v, &v->modules.linears[i], trainable, err));
     GR_TRY(replace_linear(v, &v->modules.head, trainable, err));
     for (int i = 0; i < v->modules.n_tables; i++) GR_TRY(replace_table(v, &v->modules.tables[i], trainable, err));
+    count_bias_uses(v);
     return replace_embedding(v, trainable, err);
 }
 

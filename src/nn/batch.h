@@ -39,7 +39,8 @@ typedef struct gr_class_targets {
     const float *weight;    /* n: factor of each one's loss; NULL: 1 */
 } gr_class_targets;
 
-typedef struct gr_batch {
+typedef struct gr_batch gr_batch;
+struct gr_batch {
     int64_t n_tokens;
     int n_seqs;
     const int32_t *bounds;     /* n_seqs + 1, ascending, bounds[0] = 0 */
@@ -59,6 +60,14 @@ typedef struct gr_batch {
     int32_t one_adapter;       /* where adapter is NULL: the index for every sequence, -1 the bare model */
     const gr_kv *const *kv;    /* n_seqs: history, NULL entries: none; NULL: none at all */
 
+    /* Models with an encoder: the sequences above are targets, and each reads one source, with the adapter that it has
+     * itself. A source may be several sequences that continue each other in order (its parts, where something is left out);
+     * they see each other both ways. The targets of its kv get the keys and values that cross-attention makes of it. */
+    const gr_batch *source;    /* NULL: every target has a source_kv */
+    const int32_t *reads;      /* n_seqs: the first sequence in `source` of what each target reads; NULL: its own number */
+    const gr_kv *const *source_kv; /* n_seqs: keys and values kept from a pass before, in place of `reads`; NULL entries: none;
+                                      NULL: none at all */
+
     /* Losses. */
     const int32_t *labels;     /* n_tokens, the id that is to follow each token (shifted already), < 0: none */
     const gr_class_targets *targets; /* of a model that classifies, in place of labels; NULL: none */
@@ -68,9 +77,10 @@ typedef struct gr_batch {
     bool training;
     uint64_t seed;
     const uint64_t *dropout_key; /* n_tokens: identity of each token (step, record, position); NULL: its row number */
-} gr_batch;
+};
 
-/* Checks everything above against the model's sizes (vocab -1: ids are not looked at). Errors name the sequence or token. */
+/* Checks everything above but the source against the model's sizes (vocab -1: ids are not looked at; n_layers: those with a
+ * history). Errors name the sequence or token. */
 graft_status gr_batch_check(const gr_batch *b, int64_t vocab, int n_layers, int n_adapters, graft_error *err);
 
 /* Adapter of sequence s. */

@@ -3,7 +3,7 @@
 
 const char *gr_role_name(gr_role role) {
     static const char *const names[GR_ROLE_COUNT] = {"embed", "q", "k", "v", "o", "gate", "up", "down", "norm", "head", "qkv",
-                                                    "table", "dense"};
+                                                    "table", "dense", "position_bias"};
     return (unsigned)role < GR_ROLE_COUNT ? names[role] : "?";
 }
 
@@ -21,7 +21,7 @@ graft_status gr_nn_embedding(gr_run *run, const gr_embedding *e, gr_var **out, g
     gr_var *in[1] = {NULL}, *y;
     if (e->param) {
         gr_param p = *e->param;
-        if (p.grad_embedding) p.grad = p.grad_embedding;
+        p.grad = gr_param_grad(e->param, e->use + run->is_source);
         GR_TRY(gr_nn_leaf(run->tape, &p, &in[0], err));
     }
     gr_embedding_params params = {.table = e->matrix, .n = run->n_rows, .ids = run->ids, .has_pad = e->pad_id >= 0,
@@ -177,8 +177,13 @@ graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err) {
 }
 
 graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err) {
+    return gr_nn_gated(run, GR_ACTIVATION_SILU, gate_up, down, out, err);
+}
+
+graft_status gr_nn_gated(gr_run *run, gr_activation f, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err) {
+    gr_swiglu_params params = {.f = f};
     gr_var *y;
-    GR_TRY(gr_tape_apply(run->tape, &gr_op_swiglu, &gate_up, 1, NULL, &y, err));
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_swiglu, &gate_up, 1, &params, &y, err));
     const gr_hooks *h = run->hooks;
     if (h && h->scale) GR_TRY(h->scale(h->self, run, down, true, &y, err));
     *out = y;
@@ -191,6 +196,15 @@ graft_status gr_nn_activate(gr_run *run, gr_activation f, gr_var **up, const gr_
     GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_activation, in, 1, &params, up, err));
     const gr_hooks *h = run->hooks;
     return h && h->scale && down ? h->scale(h->self, run, down, true, up, err) : GRAFT_OK;
+}
+
+graft_status gr_nn_scale(gr_run *run, int64_t n, void *factors, gr_var **x, graft_error *err) {
+    gr_scale_columns_params params = {0};
+    gr_var *in[2] = {*x, NULL};
+    GR_TRY(gr_nn_constant(run->tape, gr_param_dtype(gr_var_array(*x)->dtype), n, factors, &in[1], err));
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_scale_columns, in, 2, &params, x, err));
+    gr_var_drop(in[1]);
+    return GRAFT_OK;
 }
 
 graft_status gr_nn_dropout(gr_run *run, double p, uint64_t stream, gr_var **x, graft_error *err) {
@@ -213,11 +227,12 @@ static graft_status head_norms(gr_run *run, const gr_nn_attention *a, gr_var **q
 }
 
 /* Rows of sequence s into its targets, which are filled one after the other. */
-static void keep_rows(const gr_nn_attention *a, const gr_array *qkv, int64_t begin, int64_t end, const gr_kv_layer *kv) {
-    size_t size = gr_dtype_bytes(qkv->dtype, 1);
-    int64_t width = (int64_t)a->n_kv_heads * a->head_dim, ld = qkv->shape.d[1];
-    const char *rows = qkv->data;
-    size_t k_at = (size_t)a->n_heads * (size_t)a->head_dim * size, bytes = (size_t)width * size;
+static void keep_rows(const gr_nn_attention *a, const gr_array *from, int64_t k_column, int64_t begin, int64_t end,
+                      const gr_kv_layer *kv) {
+    size_t size = gr_dtype_bytes(from->dtype, 1);
+    int64_t width = (int64_t)a->n_kv_heads * a->head_dim, ld = from->shape.d[1];
+    const char *rows = from->data;
+    size_t k_at = (size_t)k_column * size, bytes = (size_t)width * size;
     for (int i = 0; i < kv->n_targets && begin < end; i++) {
         const gr_kv_target *to = &kv->targets[i];
         for (int64_t r = 0; r < to->n && begin < end; r++, begin++) {
@@ -228,12 +243,35 @@ static void keep_rows(const gr_nn_attention *a, const gr_array *qkv, int64_t beg
     }
 }
 
-static void keep_history(gr_run *run, const gr_nn_attention *a, const gr_var *qkv) {
+void gr_nn_keep_rows(gr_run *run, const gr_nn_attention *a, const gr_var *from, int64_t k_column) {
     const gr_batch *b = run->batch;
-    const gr_array *rows = gr_var_array(qkv);
+    const gr_array *rows = gr_var_array(from);
     if (!b->kv || gr_tape_is_dry(run->tape)) return;
     for (int s = 0; s < b->n_seqs; s++)
-        if (b->kv[s]) keep_rows(a, rows, b->bounds[s], b->bounds[s + 1], &b->kv[s]->layers[a->layer]);
+        if (b->kv[s]) keep_rows(a, rows, k_column, b->bounds[s], b->bounds[s + 1], &b->kv[s]->layers[a->layer]);
+}
+
+/* The table of the bias as an input of attention; NULL where there is none. */
+static graft_status bias_table(gr_run *run, const gr_nn_attention *a, gr_dtype dt, gr_var **out, graft_error *err) {
+    *out = NULL;
+    if (!a->bias) return GRAFT_OK;
+    const gr_site *s = a->bias->site;
+    gr_param *p = a->bias->param;
+    gr_array table = {gr_param_dtype(dt), gr_shape2(s->in, s->out), p ? p->value : a->bias->weight};
+    return gr_tape_leaf(run->tape, &table, p ? gr_param_grad(p, a->layer) : NULL, out, err);
+}
+
+graft_status gr_nn_attend_across(gr_run *run, const gr_nn_attention *a, gr_var **q, gr_var *kv, gr_var **out,
+                                 graft_error *err) {
+    gr_var *rows = kv ? kv : *q; /* without rows to look at any will do */
+    gr_var *in[3] = {*q, rows, rows};
+    gr_attention_params params = {.n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
+                                  .v_column = kv ? (int64_t)a->n_kv_heads * a->head_dim : 0, .scale = a->scale,
+                                  .n_seqs = run->batch->n_seqs, .seqs = a->seqs};
+    GR_TRY(gr_tape_apply(run->tape, &gr_op_attention, in, 3, &params, out, err));
+    gr_var_drop(*q);
+    *q = NULL;
+    return GRAFT_OK;
 }
 
 static graft_status zeros_like(gr_run *run, const gr_var *y, gr_var **out, graft_error *err) {
@@ -252,18 +290,19 @@ graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, g
         gr_var *in[1] = {*qkv};
         GR_TRY(gr_tape_apply_consume(t, &gr_op_rope, in, 1, &params, qkv, err));
     }
-    keep_history(run, a, *qkv);
-    gr_var *in[5] = {*qkv, *qkv, *qkv, NULL, NULL}, *y;
+    int64_t q = (int64_t)a->n_heads * a->head_dim, kv = (int64_t)a->n_kv_heads * a->head_dim;
+    gr_nn_keep_rows(run, a, *qkv, q);
+    gr_var *in[6] = {*qkv, *qkv, *qkv, NULL, NULL, NULL}, *y;
     const gr_hooks *h = run->hooks;
     if (run->prefix_bounds) GR_TRY(h->kv_rows(h->self, run, a->layer, &in[3], &in[4], err));
-    int64_t q = (int64_t)a->n_heads * a->head_dim, kv = (int64_t)a->n_kv_heads * a->head_dim;
+    GR_TRY(bias_table(run, a, gr_var_array(*qkv)->dtype, &in[5], err));
     gr_attention_params params = {.n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
                                   .k_column = q, .v_column = q + kv, .scale = a->scale, .causal = a->causal,
-                                  .window = a->window, .n_seqs = run->batch->n_seqs,
+                                  .window = a->window, .bias_bidirectional = a->bias_bidirectional,
+                                  .bias_max_distance = a->bias_max_distance, .n_seqs = run->batch->n_seqs,
                                   .seqs = a->seqs};
-    GR_TRY(gr_tape_apply(t, &gr_op_attention, in, in[3] ? 5 : 3, &params, &y, err));
-    gr_var_drop(in[3]);
-    gr_var_drop(in[4]);
+    GR_TRY(gr_tape_apply(t, &gr_op_attention, in, in[5] ? 6 : in[3] ? 5 : 3, &params, &y, err));
+    for (int i = 3; i < 6; i++) gr_var_drop(in[i]);
     if (a->gated) *a->gated = NULL;
     if (run->gated_bounds && a->gated) GR_TRY(zeros_like(run, y, a->gated, err));
     if (run->gated_bounds) GR_TRY(h->gated(h->self, run, a, *qkv, a->gated ? a->gated : &y, err));

@@ -27,6 +27,7 @@ typedef struct gr_run_adapter {
 /* A running pass. Hooks read it; everything in it lives until the backward is done. */
 struct gr_run {
     gr_tape *tape;
+    bool is_source; /* the rows are those of a batch's source */
     const gr_batch *batch;
     const gr_hooks *hooks; /* NULL: the bare model */
     /* Rows in flight: n_rows rows, sequence s of the batch is bounds[s] .. bounds[s+1]-1; row r is token `token[r]` of
@@ -74,18 +75,27 @@ graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err);
 
 /* SwiGLU over fused (gate, up) rows, with the hooks' scale of the down projection's input. */
 graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
+/* The same with another function than SiLU. */
+graft_status gr_nn_gated(gr_run *run, gr_activation f, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
 /* The same of a plain activation function over up rows, in place; takes over the caller's reference to *up.
  * `down` NULL: no down projection follows. */
 graft_status gr_nn_activate(gr_run *run, gr_activation f, gr_var **up, const gr_linear *down, graft_error *err);
+
+/* Columns of *x times the n constants at `factors`, in place. */
+graft_status gr_nn_scale(gr_run *run, int64_t n, void *factors, gr_var **x, graft_error *err);
 
 /* Dropout of the rows in flight while training, in place. `stream` tells it from others of the pass. */
 graft_status gr_nn_dropout(gr_run *run, double p, uint64_t stream, gr_var **x, graft_error *err);
 
 struct gr_nn_attention {
-    int layer, n_heads, n_kv_heads, head_dim;
+    int layer; /* among those that have a history */
+    int n_heads, n_kv_heads, head_dim;
     double scale;
     bool causal;
     int64_t window;                /* 0: none */
+    const gr_bias_table *bias;     /* NULL: none */
+    bool bias_bidirectional;
+    int bias_max_distance;
     const gr_norm *q_norm, *k_norm; /* NULL: none */
     double eps;
     const void *cos_sin;           /* NULL: no rotation */
@@ -98,5 +108,11 @@ struct gr_nn_attention {
 /* Head norms, rotation, copies into the KV targets of the batch, attention, hooks; over fused (q, k, v) rows, whose
  * reference is taken over. out: (n_tokens, n_heads * head_dim). */
 graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, gr_var **out, graft_error *err);
+/* Attention of rows q, whose reference is taken over, over rows of a source that hold keys, then values (kv NULL: all that
+ * a->seqs see is history). */
+graft_status gr_nn_attend_across(gr_run *run, const gr_nn_attention *a, gr_var **q, gr_var *kv, gr_var **out,
+                                 graft_error *err);
+/* Copies keys, which begin at column k_column of every row in flight, and the values behind them into the KV targets. */
+void gr_nn_keep_rows(gr_run *run, const gr_nn_attention *a, const gr_var *rows, int64_t k_column);
 
 #endif

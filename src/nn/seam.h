@@ -21,6 +21,7 @@ typedef enum gr_role {
     GR_ROLE_QKV,   /* q, k and v in one module, in this order along the output */
     GR_ROLE_TABLE, /* rows looked up by something else than tokens: positions */
     GR_ROLE_DENSE, /* a product between the layers and the head */
+    GR_ROLE_POSITION_BIAS, /* (buckets, heads), added to scores by relative position */
     GR_ROLE_COUNT
 } gr_role;
 /* "q", "gate", "embed", ... */
@@ -36,10 +37,17 @@ typedef struct gr_site {
     bool bias;
     bool transposed;  /* the weight is (in, out), as gpt2 has it */
     bool below;       /* outside the layers, in front of them */
+    bool encoder;     /* works on rows of the source */
+    bool cross;       /* of an attention over the source: q and o work on rows of the target, k and v on the source's */
     const char *weight_tensor, *bias_tensor; /* names, whether there is one or not */
-    int module, part; /* gr_modules: linears[module] (its part `part`), norms[module], tables[module]; -1: the embedding or
-                         the head */
+    int module, part; /* gr_modules: linears[module] (its part `part`), norms[module], tables[module], position_bias[module];
+                         -1: the embedding or the head */
 } gr_site;
+
+/* Whether the weight is rows that are looked up, (in, out). */
+static inline bool gr_site_is_table(const gr_site *s) {
+    return s->role == GR_ROLE_EMBED || s->role == GR_ROLE_TABLE || s->role == GR_ROLE_POSITION_BIAS;
+}
 
 /* A tensor that is trained: an F32 master copy (F64 where the model computes in F64) and its gradient, both of the same
  * shape, in memory that `owner` owns. */
@@ -49,13 +57,20 @@ typedef struct gr_param {
     gr_dtype dtype;
     int64_t n;
     void *value, *grad; /* grad NULL: not trained */
-    /* A table that embedding and head share: where the embedding's part of the gradient is summed, apart from the head's,
-     * so that the order of additions does not depend on how a batch is cut. NULL: into grad. */
-    void *grad_embedding;
+    /* A tensor that several places of a pass use (embedding and head, a bias of all layers): the gradients of uses 1 to
+     * n_uses - 1, n values each, are summed apart from use 0's, so that the order of additions does not depend on how a batch
+     * is cut. NULL: all go into grad. */
+    void *more_grads;
+    int n_uses; /* 0 means 1 */
     gr_matrix *matrix;  /* told by gr_param_changed; NULL: none */
     bool decay;         /* weight decay applies (matrices; not norms and biases) */
     double lr_factor;   /* on the learning rate; 0 means 1 */
 } gr_param;
+static inline int gr_param_uses(const gr_param *p) { return p->n_uses > 1 ? p->n_uses : 1; }
+static inline void *gr_param_grad(const gr_param *p, int use) {
+    if (!p->grad || !p->more_grads || use < 1) return p->grad;
+    return (char *)p->more_grads + gr_dtype_bytes(p->dtype, (size_t)p->n) * (size_t)(use - 1);
+}
 static inline void gr_param_changed(const gr_param *p) {
     if (p->matrix) gr_matrix_changed(p->matrix);
 }
@@ -89,7 +104,15 @@ typedef struct gr_embedding {
     gr_matrix *matrix;
     gr_param *param; /* NULL: frozen */
     int32_t pad_id;  /* its look-ups train nothing; -1: none */
+    int use;         /* of param's gradients, that of its look-ups; of rows of a source the next one */
 } gr_embedding;
+
+/* A table (buckets, heads) that attention adds by relative position (gr_position_bias). */
+typedef struct gr_bias_table {
+    const gr_site *site; /* NULL: none */
+    void *weight;
+    gr_param *param; /* NULL: frozen; each layer is a use of it */
+} gr_bias_table;
 
 /* All modules of a model; the head is a linear of its own, whose matrix is the embedding's where they are tied. */
 typedef struct gr_modules {
@@ -98,7 +121,9 @@ typedef struct gr_modules {
     gr_norm *norms;
     gr_embedding *tables; /* beside the embedding of tokens */
     gr_embedding embedding;
+    gr_bias_table position_bias[2]; /* of encoder and decoder */
     gr_linear head;
+    void *head_scale; /* constants, one a column of what enters the head; NULL: none */
 } gr_modules;
 
 typedef struct gr_variant gr_variant; /* model/model.h */

@@ -46,10 +46,6 @@ void gr_engine_free(gr_engine *e) {
     gr_pass_free(e->pass);
     gr_pass_free(e->trunk_pass);
     if (!e->borrowed) gr_pool_free(e->pool);
-    if (e->o.tied) {
-        gr_free_aligned(e->a, e->o.tied->grad_embedding);
-        e->o.tied->grad_embedding = NULL;
-    }
     gr_free(e->a, e->hidden);
     gr_free(e->a, e->part_ids);
     gr_free(e->a, e->part_bounds);
@@ -74,12 +70,6 @@ void gr_engine_use_pool(gr_engine *e, gr_pool *pool) {
 }
 
 graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err) {
-    gr_param *tied = e->o.tied;
-    if (tied && !tied->grad_embedding) {
-        tied->grad_embedding = gr_alloc_aligned(e->a, (size_t)tied->n * sizeof(float));
-        if (!tied->grad_embedding) return gr_fail_memory(err);
-        memset(tied->grad_embedding, 0, (size_t)tied->n * sizeof(float));
-    }
     if (e->pool) return GRAFT_OK;
     return gr_pool_new(e->a, pool_bytes, false, &e->pool, err);
 }
@@ -267,15 +257,10 @@ static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool
 }
 
 graft_status gr_engine_train(gr_engine *e, const gr_data_batch *b, int64_t step, gr_tally *tally, graft_error *err) {
-    gr_param *tied = e->o.tied;
     GR_TRY(gr_engine_reserve(e, 0, err));
-    if (tied) memset(tied->grad_embedding, 0, (size_t)tied->n * sizeof(float));
     if (e->o.set) GR_TRY(gr_adapter_refresh(e->o.set, e->o.adapter, gr_engine_adapter_key(e->o.seed, step), true, err));
     GR_TRY(run(e, b, step, true, tally, err));
-    if (e->o.set) GR_TRY(gr_adapter_collect(e->o.set, e->o.adapter, err));
-    gr_device *d = gr_model_device(e->model);
-    if (tied) d->k->add(d, GR_F32, tied->n, tied->grad, tied->grad_embedding, tied->grad);
-    return GRAFT_OK;
+    return e->o.set ? gr_adapter_collect(e->o.set, e->o.adapter, err) : GRAFT_OK;
 }
 
 graft_status gr_engine_eval(gr_engine *e, const gr_data_batch *b, gr_tally *tally, graft_error *err) {

@@ -28,7 +28,6 @@ typedef struct gr_engine_options {
     gr_adapter_set *set; /* of `adapter`, which is refreshed for each step; NULL: none */
     gr_trunk *trunk;  /* NULL: none; else layers below trunk_layer are run once for each sequence */
     int trunk_layer;
-    gr_param *tied; /* gr_variant_tied_table of what is trained, NULL: none */
 } gr_engine_options;
 
 /* Identity of a token for dropout: (seed, step, example, place in its sequence), which no way of batching changes. */
@@ -61,7 +60,7 @@ uint32_t gr_engine_bad_example(const gr_engine *e);
  * (and sequences) of one. */
 graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward, size_t *pool_bytes, graft_error *err);
 size_t gr_engine_largest_micro(const gr_engine *e, const gr_data_batch *b, size_t *n_seqs);
-/* Takes the step arena's memory now, and that of a tied table's second gradient. */
+/* Takes the step arena's memory now. */
 graft_status gr_engine_reserve(gr_engine *e, size_t pool_bytes, graft_error *err);
 /* A step arena that engines share, each in its turn, in place of one of its own; before gr_engine_reserve. Borrowed. */
 void gr_engine_use_pool(gr_engine *e, gr_pool *pool);

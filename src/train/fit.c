@@ -67,10 +67,9 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     p->model_mapped = 0;
     for (size_t i = 0; i < gr_weights_count(w); i++) p->model_mapped += gr_weights_at(w, i)->view.bytes;
     p->model_packed = gr_model_planned_bytes(t->model, v, gr_lowest_layer(t));
-    const gr_param *tied = v ? gr_variant_tied_table(v) : NULL;
     p->gradients = (size_t)t->n_trainable * sizeof(float);
     p->parameters = gr_adapter_bytes(t->set, t->adapter) - p->gradients;
-    p->gradients += tied ? (size_t)tied->n * sizeof(float) : 0;
+    p->gradients += gr_adapter_shared_bytes(t->set, t->adapter);
     p->optimizer = gr_optimizer_bytes(t->rule, &t->optimizer_options, t->n_trainable);
     p->trunk = 0;
     if (t->trunk) {

@@ -178,10 +178,8 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     GR_TRY(count_steps(t, err));
     int trunk_layer;
     GR_TRY(make_trunk(t, &trunk_layer, err));
-    const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
     const gr_engine_options eo = {.trunk = t->trunk,
                                   .trunk_layer = trunk_layer,
-                                  .tied = v ? gr_variant_tied_table(v) : NULL,
                                   .hooks = gr_adapter_set_hooks(t->set),
                                   .set = t->set,
                                   .adapter = t->adapter,

@@ -129,6 +129,30 @@ static void configs_mean_what_transformers_takes_them_for(void **state) {
     gr_free(NULL, text);
 }
 
+/* transformers 5.24's T5Config: what v1.0 and v1.1 write, and what it writes itself for both. */
+static void t5_says_whether_it_scales_in_two_ways(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        bool tied, scaled, gated;
+    } cases[] = {{"{\"model_type\":\"t5\"}", true, true, false},
+                 {"{\"model_type\":\"t5\",\"tie_word_embeddings\":false,\"feed_forward_proj\":\"gated-gelu\"}", false, false, true},
+                 {"{\"model_type\":\"t5\",\"tie_word_embeddings\":true,\"scale_decoder_outputs\":false}", true, false, false},
+                 {"{\"model_type\":\"t5\",\"tie_word_embeddings\":false,\"scale_decoder_outputs\":true}", false, true, false}};
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
+        gr_model_config c;
+        assert_ok(gr_model_config_from_json(NULL, "c.json", cases[i].text, strlen(cases[i].text), &c, &err));
+        assert_int_equal(c.tie_word_embeddings, cases[i].tied);
+        assert_int_equal(c.scale_decoder_outputs, cases[i].scaled);
+        assert_int_equal(c.gated_act, cases[i].gated);
+        assert_int_equal(c.hidden_act, cases[i].gated ? GR_ACT_GELU_TANH : GR_ACT_RELU);
+        assert_int_equal(c.n_encoder_layers, 6);
+        assert_int_equal(c.n_layers, 12);
+        assert_int_equal(c.decoder_start_token_id, 0);
+        assert_int_equal(c.eos_token_ids[0], 1);
+    }
+}
+
 static void faults_are_named(void **state) {
     (void)state;
 #define HEAD "{\"model_type\":\"llama\",\"hidden_size\":64,\"num_attention_heads\":4,\"num_hidden_layers\":2,"
@@ -182,6 +206,12 @@ static void faults_are_named(void **state) {
          "sliding_window: expected a window"},
         {"{\"model_type\":\"smollm3\",\"num_hidden_layers\":2,\"no_rope_layers\":[1]}", GRAFT_ERR_FORMAT,
          "no_rope_layers"},
+        {"{\"model_type\":\"t5\",\"feed_forward_proj\":\"gated-relu\"}", GRAFT_ERR_UNSUPPORTED, "feed_forward_proj: expected relu"},
+        {"{\"model_type\":\"t5\",\"relative_attention_num_buckets\":7}", GRAFT_ERR_UNSUPPORTED,
+         "relative_attention_num_buckets: expected an even number"},
+        {"{\"model_type\":\"t5\",\"relative_attention_max_distance\":16}", GRAFT_ERR_UNSUPPORTED, "below relative_attention_max_distance (16)"},
+        {"{\"model_type\":\"t5\",\"decoder_start_token_id\":40000}", GRAFT_ERR_FORMAT, "decoder_start_token_id: expected an id below 32128"},
+        {"{\"model_type\":\"t5\",\"num_decoder_layers\":513}", GRAFT_ERR_FORMAT, "num_decoder_layers"},
         {"{\"model_type\":\"llama\"", GRAFT_ERR_FORMAT, "c.json: JSON at byte 21"},
         {"", GRAFT_ERR_FORMAT, "c.json"},
     };
@@ -458,6 +488,7 @@ static void broken_configs_never_crash(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(configs_mean_what_transformers_takes_them_for),
+        cmocka_unit_test(t5_says_whether_it_scales_in_two_ways),
         cmocka_unit_test(faults_are_named),
         cmocka_unit_test(gguf_metadata_gives_the_same_model),
         cmocka_unit_test(gguf_rope_scaling_is_honoured),

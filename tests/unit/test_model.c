@@ -76,20 +76,21 @@ static void every_variant_agrees_with_transformers(void **state) {
 /* Goldens by tools/golden/make_families.py. */
 static void every_family_agrees_with_transformers(void **state) {
     (void)state;
-    static const char *const names[] = {"gpt2", "gpt2_inner", "gpt2_hub", "g_gpt2_f16.gguf", "g_gpt2_q8_0.gguf",
-                                        "gpt2_cls", "llama_cls", "bert", "bert_hub", "bert_cls", "bert_multi",
-                                        "bert_regression", "bert_embed", "roberta", "roberta_cls"};
-    for (size_t i = 0; i < GR_COUNT(names); i++) {
+    static const struct {
+        const char *model, *golden;
+    } cases[] = {{"gpt2", "gpt2/golden"}, {"gpt2_inner", "gpt2_inner/golden"}, {"gpt2_hub", "gpt2_hub/golden"},
+                 {"g_gpt2_f16.gguf", "g_gpt2_f16.golden"}, {"g_gpt2_q8_0.gguf", "g_gpt2_q8_0.golden"},
+                 {"gpt2_cls", "gpt2_cls/golden"}, {"llama_cls", "llama_cls/golden"}, {"bert", "bert/golden"},
+                 {"bert", "bert/golden.plain"}, {"bert_hub", "bert_hub/golden"}, {"bert_cls", "bert_cls/golden"},
+                 {"bert_multi", "bert_multi/golden"}, {"bert_regression", "bert_regression/golden"},
+                 {"bert_embed", "bert_embed/golden"}, {"roberta", "roberta/golden"}, {"roberta_cls", "roberta_cls/golden"},
+                 {"t5", "t5/golden"}, {"t5", "t5/golden.decoder"}, {"t5_even", "t5_even/golden"}, {"t5_gated", "t5_gated/golden"},
+                 {"t5_gated", "t5_gated/golden.decoder"}};
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
         char path[1100], golden[1200];
-        size_t len = strlen(names[i]);
-        bool file = len > 5 && strcmp(names[i] + len - 5, ".gguf") == 0;
-        snprintf(path, sizeof path, "%s/%s", test_golden("families"), names[i]);
-        snprintf(golden, sizeof golden, "%.*s%sgolden.safetensors", (int)(strlen(path) - (file ? 5 : 0)), path,
-                 file ? "." : "/");
-        compare(names[i], path, golden);
-        if (strcmp(names[i], "bert") != 0) continue;
-        snprintf(golden, sizeof golden, "%s/golden.plain.safetensors", path);
-        compare("bert without types and mask", path, golden);
+        snprintf(path, sizeof path, "%s/%s", test_golden("families"), cases[i].model);
+        snprintf(golden, sizeof golden, "%s/%s.safetensors", test_golden("families"), cases[i].golden);
+        compare(cases[i].golden, path, golden);
     }
 }
 

@@ -52,14 +52,9 @@ static float *gradients(graft_model *m, const gr_batch *const *batches, int n, b
         gr_param *p = gr_adapter_param(set, 0, i);
         memset(p->grad, 0, (size_t)p->n * sizeof(float));
     }
-    const gr_variant *v = gr_adapter_variant(set, 0);
-    gr_param *tied = v ? gr_variant_tied_table(v) : NULL;
-    float *apart = tied ? calloc((size_t)tied->n, sizeof *apart) : NULL;
-    if (tied) tied->grad_embedding = apart;
+    assert_ok(gr_adapter_refresh(set, 0, 0, true, &err));
     for (int i = 0; i < n; i++) test_loss(m->model, m->hooks, batches[i], true, recompute);
-    for (int64_t i = 0; tied && i < tied->n; i++) ((float *)tied->grad)[i] += apart[i];
-    if (tied) tied->grad_embedding = NULL;
-    free(apart);
+    assert_ok(gr_adapter_collect(set, 0, &err));
     for (size_t i = 0; i < gr_adapter_n_params(set, 0); i++) {
         gr_param *p = gr_adapter_param(set, 0, i);
         memcpy(out + at, p->grad, (size_t)p->n * sizeof(float));

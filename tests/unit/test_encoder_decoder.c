@@ -1,0 +1,326 @@
+/* Laws of encoder-decoders: a pair of source and target gives the same bits alone and beside others, with a source of its own
+ * and with one that it shares, at once and token by token over kept keys and values; threads, cuts of a batch and
+ * recomputation change no bit of a gradient. */
+#include "support/model_support.h"
+
+#include <math.h>
+
+#include "infer/infer.h"
+
+enum { PAIRS = 4 };
+
+static const char *const models[] = {"families/t5", "families/t5_gated"};
+static const int source_lengths[PAIRS] = {9, 4, 17, 1}, target_lengths[PAIRS] = {6, 12, 1, 8};
+static const int source_seeds[PAIRS] = {101, 102, 103, 104}, target_seeds[PAIRS] = {1, 2, 3, 4};
+
+typedef struct pairs {
+    test_batch source, target;
+} pairs;
+
+static void assert_same(const float *a, const float *b, size_t n, const char *what) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0) fail_msg("%s: element %zu is %.9g and %.9g", what, i, a[i], b[i]);
+}
+
+/* Pairs first .. first+n-1; `virtual`: that many virtual tokens in front of each source. */
+static void fill(pairs *p, graft_model *m, int first, int n, int virtual, int32_t adapter) {
+    int lengths[PAIRS];
+    int64_t vocab = graft_model_vocab_size(m);
+    for (int i = 0; i < n; i++) lengths[i] = source_lengths[first + i] + virtual;
+    test_fill_batch(&p->source, vocab, n, lengths, source_seeds + first);
+    for (int s = 0; s < n; s++)
+        for (int v = 0; v < virtual; v++) p->source.ids[p->source.bounds[s] + v] = -1 - v;
+    test_fill_batch(&p->target, vocab, n, target_lengths + first, target_seeds + first);
+    p->source.batch.one_adapter = p->target.batch.one_adapter = adapter;
+    p->target.batch.source = &p->source.batch;
+}
+
+static void batched_equals_alone(void **state) {
+    (void)state;
+    const graft_dtype types[] = {GRAFT_DTYPE_F32, GRAFT_DTYPE_BF16};
+    for (size_t k = 0; k < GR_COUNT(models) * 2; k++) {
+        graft_context *ctx = test_context(NULL, 2, NULL);
+        graft_model *m = test_load(ctx, test_golden(models[k / 2]), types[k % 2]);
+        int64_t vocab = graft_model_vocab_size(m);
+        pairs all, one;
+        fill(&all, m, 0, PAIRS, 0, -1);
+        float *x = test_logits(m->model, NULL, &all.target.batch);
+        for (int s = 0; s < PAIRS; s++) {
+            fill(&one, m, s, 1, 0, -1);
+            float *y = test_logits(m->model, NULL, &one.target.batch);
+            assert_same(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab), models[k / 2]);
+            free(y);
+        }
+        free(x);
+        graft_model_free(m);
+        graft_context_free(ctx);
+    }
+}
+
+/* Gradients of adapter 0, one after the other, after a pass for each of `n` batches. */
+static float *gradients(graft_model *m, pairs *const *batches, int n, bool recompute, size_t *count) {
+    gr_adapter_set *set = m->adapters;
+    size_t total = (size_t)gr_adapter_n_trainable(set, 0), at = 0;
+    float *out = malloc(total * sizeof *out);
+    assert_non_null(out);
+    for (size_t i = 0; i < gr_adapter_n_params(set, 0); i++) {
+        gr_param *p = gr_adapter_param(set, 0, i);
+        memset(p->grad, 0, (size_t)p->n * sizeof(float));
+    }
+    assert_ok(gr_adapter_refresh(set, 0, 0, true, &err));
+    for (int i = 0; i < n; i++) {
+        batches[i]->target.batch.training = batches[i]->source.batch.training = true;
+        test_loss(m->model, m->hooks, &batches[i]->target.batch, true, recompute);
+    }
+    assert_ok(gr_adapter_collect(set, 0, &err));
+    for (size_t i = 0; i < gr_adapter_n_params(set, 0); i++) {
+        gr_param *p = gr_adapter_param(set, 0, i);
+        memcpy(out + at, p->grad, (size_t)p->n * sizeof(float));
+        at += (size_t)p->n;
+    }
+    *count = total;
+    return out;
+}
+
+/* Two targets on one source: as many rows of the source fewer, the same logits, and the same gradients but for rounding. */
+static void a_shared_source_equals_separate_ones(void **state) {
+    (void)state;
+    static const int32_t reads[] = {0, 1, 1, 0};
+    for (size_t k = 0; k < GR_COUNT(models); k++) {
+        graft_context *ctx = test_context(NULL, 1, NULL);
+        graft_model *m = test_load(ctx, test_golden(models[k]), GRAFT_DTYPE_F32);
+        int64_t vocab = graft_model_vocab_size(m);
+        const int lengths[] = {9, 4, 4, 9}, seeds[] = {101, 102, 102, 101};
+        pairs apart, shared, *const batches[] = {&apart, &shared};
+        size_t n;
+        assert_ok(graft_adapter_new(m, "a", "{\"peft_type\": \"FULL\"}", 0, &err));
+        fill(&apart, m, 0, PAIRS, 0, 0);
+        test_fill_batch(&apart.source, vocab, PAIRS, lengths, seeds);
+        fill(&shared, m, 0, PAIRS, 0, 0);
+        test_fill_batch(&shared.source, vocab, 2, lengths, seeds);
+        apart.source.batch.one_adapter = shared.source.batch.one_adapter = 0;
+        shared.target.batch.reads = reads;
+        float *x = test_logits(m->model, m->hooks, &apart.target.batch), *y = test_logits(m->model, m->hooks, &shared.target.batch);
+        assert_same(x, y, (size_t)(apart.target.batch.n_tokens * vocab), models[k]);
+        free(x);
+        free(y);
+        x = gradients(m, &batches[0], 1, false, &n);
+        y = gradients(m, &batches[1], 1, false, &n);
+        double worst = 0, scale = 0;
+        for (size_t i = 0; i < n; i++) {
+            worst = fmax(worst, fabs((double)x[i] - y[i]));
+            scale = fmax(scale, fabs(x[i]));
+        }
+        if (!(worst < 1e-5 * scale)) fail_msg("%s: gradients differ by %g of %g", models[k], worst, scale);
+        free(x);
+        free(y);
+        graft_model_free(m);
+        graft_context_free(ctx);
+    }
+}
+
+typedef struct method {
+    const char *config;
+    int virtual;
+} method;
+
+static const method methods[] = {
+    {"{\"peft_type\": \"FULL\"}", 0},
+    {"{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25, \"init_lora_weights\": false}", 0},
+    {"{\"peft_type\": \"LORA\", \"target_modules\": [\"EncDecAttention.k\", \"EncDecAttention.v\"], \"init_lora_weights\": false}", 0},
+    {"{\"peft_type\": \"IA3\", \"init_ia3_weights\": false}", 0},
+    {"{\"peft_type\": \"LN_TUNING\"}", 0},
+    {"{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3}", 3},
+    {"{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 2, \"encoder_hidden_size\": 6}", 2},
+    {"{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3}", 0},
+};
+
+static void no_cut_changes_a_gradient(void **state) {
+    (void)state;
+    for (size_t k = 0; k < GR_COUNT(methods); k++) {
+        float *first = NULL;
+        for (int way = 0; way < 4; way++) { /* one batch; two threads; halves; layers run twice */
+            graft_context *ctx = test_context(NULL, way == 1 ? 2 : 1, NULL);
+            graft_model *m = test_load(ctx, test_golden("families/t5"), GRAFT_DTYPE_F32);
+            pairs all, low, high, *const whole[] = {&all}, *const halves[] = {&low, &high};
+            size_t n;
+            assert_ok(graft_adapter_new(m, "a", methods[k].config, 7, &err));
+            fill(&all, m, 0, PAIRS, methods[k].virtual, 0);
+            fill(&low, m, 0, PAIRS / 2, methods[k].virtual, 0);
+            fill(&high, m, PAIRS / 2, PAIRS / 2, methods[k].virtual, 0);
+            float *g = gradients(m, way == 2 ? halves : whole, way == 2 ? 2 : 1, way == 3, &n);
+            if (first) assert_same(first, g, n, methods[k].config);
+            double sum = 0;
+            for (size_t i = 0; i < n; i++) sum += fabs(g[i]);
+            assert_true(sum > 0 && isfinite(sum));
+            if (first)
+                free(g);
+            else
+                first = g;
+            graft_model_free(m);
+            graft_context_free(ctx);
+        }
+        free(first);
+    }
+}
+
+/* A dry pass has exactly the peak of the real one. */
+static void a_plan_is_exact(void **state) {
+    (void)state;
+    for (int recompute = 0; recompute < 2; recompute++) {
+        graft_context *ctx = test_context(NULL, 1, NULL);
+        graft_model *m = test_load(ctx, test_golden("families/t5_gated"), GRAFT_DTYPE_F32);
+        pairs p;
+        gr_pass *pass;
+        gr_pool *pool;
+        gr_tape *tape;
+        gr_loss loss;
+        size_t planned;
+        assert_ok(graft_adapter_new(m, "a", methods[1].config, 7, &err));
+        fill(&p, m, 0, PAIRS, 0, 0);
+        p.target.batch.training = p.source.batch.training = true;
+        gr_pass_options o = {.hooks = m->hooks, .recompute = recompute};
+        assert_ok(gr_pass_new(m->model, &pass, &err));
+        p.target.batch.ids = p.source.batch.ids = NULL;
+        assert_ok(gr_pass_plan(pass, &p.target.batch, &o, true, &planned, &err));
+        p.target.batch.ids = p.target.ids;
+        p.source.batch.ids = p.source.ids;
+        assert_ok(gr_pool_new(NULL, planned, false, &pool, &err));
+        size_t given = gr_pool_bytes(pool);
+        assert_ok(gr_tape_new(gr_model_device(m->model), pool, &(gr_tape_options){.record = true}, &tape, &err));
+        assert_ok(gr_pass_loss(pass, tape, &p.target.batch, &o, &loss, &err));
+        assert_ok(gr_tape_backward(tape, loss.var, NULL, &err));
+        assert_int_equal(gr_pool_peak(pool), planned);
+        assert_int_equal(gr_pool_bytes(pool), given);
+        gr_tape_free(tape);
+        gr_pool_free(pool);
+        gr_pass_free(pass);
+        graft_model_free(m);
+        graft_context_free(ctx);
+    }
+}
+
+/* Targets token by token: the first pass encodes and keeps, the others read what was kept. */
+static void kept_sources_give_the_same_bits(void **state) {
+    (void)state;
+    for (size_t k = 0; k < GR_COUNT(models); k++) {
+        graft_context *ctx = test_context(NULL, 1, NULL);
+        graft_model *m = test_load(ctx, test_golden(models[k]), GRAFT_DTYPE_F32);
+        int64_t vocab = graft_model_vocab_size(m);
+        gr_kv_store *store;
+        gr_kv_seq sources[PAIRS], targets[PAIRS];
+        const gr_kv *source_kv[PAIRS], *target_kv[PAIRS];
+        pairs all;
+        fill(&all, m, 0, PAIRS, 0, -1);
+        float *x = test_logits(m->model, NULL, &all.target.batch);
+        assert_ok(gr_kv_store_new(m->model, &store, &err));
+        for (int s = 0; s < PAIRS; s++) {
+            gr_kv_seq_init(&sources[s], store);
+            gr_kv_seq_init(&targets[s], store);
+            assert_ok(gr_kv_seq_extend(&sources[s], source_lengths[s], &err));
+            source_kv[s] = &sources[s].kv;
+        }
+        for (int step = 0; step < 12; step++) {
+            test_batch now = {0};
+            int32_t reads[PAIRS];
+            const gr_kv *memory[PAIRS];
+            int n = 0, of[PAIRS];
+            for (int s = 0; s < PAIRS; s++) {
+                if (step >= target_lengths[s]) continue;
+                assert_ok(gr_kv_seq_extend(&targets[s], 1, &err));
+                target_kv[n] = &targets[s].kv;
+                memory[n] = &sources[s].kv;
+                reads[n] = s;
+                now.bounds[n] = n;
+                now.ids[n] = all.target.ids[all.target.bounds[s] + step];
+                of[n++] = s;
+            }
+            now.bounds[n] = n;
+            now.batch = (gr_batch){.n_tokens = n, .n_seqs = n, .bounds = now.bounds, .ids = now.ids, .kv = target_kv, .one_adapter = -1};
+            if (step == 0) {
+                now.batch.source = &all.source.batch;
+                now.batch.reads = reads;
+                all.source.batch.kv = source_kv;
+            } else
+                now.batch.source_kv = memory;
+            float *y = test_logits(m->model, NULL, &now.batch);
+            for (int i = 0; i < n; i++) {
+                assert_same(x + (all.target.bounds[of[i]] + step) * vocab, y + i * vocab, (size_t)vocab, models[k]);
+                targets[of[i]].length++;
+            }
+            for (int s = 0; step == 0 && s < PAIRS; s++) {
+                sources[s].length = source_lengths[s];
+                assert_ok(gr_kv_seq_extend(&sources[s], 0, &err));
+            }
+            free(y);
+        }
+        for (int s = 0; s < PAIRS; s++) {
+            gr_kv_seq_free(&sources[s]);
+            gr_kv_seq_free(&targets[s]);
+        }
+        gr_kv_store_free(store);
+        free(x);
+        graft_model_free(m);
+        graft_context_free(ctx);
+    }
+}
+
+static void refuse(graft_model *m, const gr_batch *b, const char *word) {
+    gr_pool *pool;
+    gr_tape *t;
+    gr_pass *p;
+    gr_var *x;
+    graft_error wrong;
+    gr_pass_options o = {.hooks = m->hooks};
+    assert_ok(gr_pool_new(NULL, 0, false, &pool, &err));
+    assert_ok(gr_tape_new(gr_model_device(m->model), pool, &(gr_tape_options){0}, &t, &err));
+    assert_ok(gr_pass_new(m->model, &p, &err));
+    graft_status st = gr_pass_logits(p, t, b, &o, NULL, 0, &x, &wrong);
+    if (st == GRAFT_OK || !strstr(wrong.text, word)) fail_msg("expected '%s', found '%s'", word, st ? wrong.text : "no error");
+    gr_tape_free(t);
+    gr_pass_free(p);
+    gr_pool_free(pool);
+}
+
+static void wrong_batches_are_refused(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("families/t5"), GRAFT_DTYPE_F32);
+    graft_model *decoder = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+    int32_t reads[PAIRS] = {0, 1, 4, 3}, parent[PAIRS] = {-1, -1, 0, -1};
+    pairs p;
+    assert_ok(graft_adapter_new(m, "a", methods[1].config, 0, &err));
+    fill(&p, decoder, 0, PAIRS, 0, -1);
+    refuse(decoder, &p.target.batch, "no encoder");
+    fill(&p, m, 0, PAIRS, 0, -1);
+    p.target.batch.reads = reads;
+    refuse(m, &p.target.batch, "sequence 2 reads no source");
+    p.target.batch.reads = NULL;
+    p.source.batch.one_adapter = 0;
+    refuse(m, &p.target.batch, "its source 0");
+    p.source.batch.one_adapter = -1;
+    p.source.batch.parent = parent;
+    refuse(m, &p.target.batch, "expected the one before it");
+    p.source.batch.parent = NULL;
+    p.source.ids[2] = 96;
+    refuse(m, &p.target.batch, "outside the vocabulary");
+    p.source.ids[2] = -1;
+    refuse(m, &p.target.batch, "virtual rows");
+    p.target.batch.source = NULL;
+    refuse(m, &p.target.batch, "sequence 0 reads no source");
+    graft_model_free(m);
+    graft_model_free(decoder);
+    graft_context_free(ctx);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(batched_equals_alone),
+        cmocka_unit_test(a_shared_source_equals_separate_ones),
+        cmocka_unit_test(no_cut_changes_a_gradient),
+        cmocka_unit_test(a_plan_is_exact),
+        cmocka_unit_test(kept_sources_give_the_same_bits),
+        cmocka_unit_test(wrong_batches_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
