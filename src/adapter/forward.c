@@ -160,33 +160,20 @@ static graft_status write_all(forward_job *j, gr_tape *t, gr_safetensors_writer 
 }
 
 static graft_status write_output(forward_job *j, const char *path, graft_error *err) {
-    const char *base = gr_path_base(path), *tail = ".safetensors";
-    bool named = gr_ends_with(base, tail) && strlen(base) > strlen(tail);
-    char *dir = gr_path_dir(j->a, path), *made = NULL;
-    char *stem = gr_strndup(j->a, base, strlen(base) - (named ? strlen(tail) : 0));
+    char *dir = gr_path_dir(j->a, path);
     gr_safetensors_writer *w = NULL;
     gr_tape *t = NULL;
-    gr_safetensors_options options = {.stem = stem};
-    graft_status st = dir && stem ? GRAFT_OK : gr_fail_memory(err);
+    gr_safetensors_options options = {.stem = gr_path_base(path), .exact = true};
+    graft_status st = dir ? GRAFT_OK : gr_fail_memory(err);
     if (st == GRAFT_OK) st = new_tape(j, false, &t, err);
     if (st == GRAFT_OK) st = gr_safetensors_writer_new(j->a, dir, &options, &w, err);
     if (st == GRAFT_OK && (st = write_all(j, t, w, err)) == GRAFT_OK) {
         st = gr_safetensors_writer_commit(w, err);
         w = NULL;
     }
-    if (st == GRAFT_OK && !named) { /* the writer gives its files their usual ending */
-        gr_buf b;
-        gr_buf_init(&b, j->a);
-        gr_buf_add_format(&b, "%s%s", path, tail);
-        st = gr_buf_take(&b, &made, NULL, err);
-        if (st == GRAFT_OK && rename(made, path) != 0) st = gr_fail(err, GRAFT_ERR_IO, "%s: cannot be written", path);
-        gr_buf_free(&b);
-    }
     gr_safetensors_writer_abort(w);
     gr_tape_free(t);
-    gr_free(j->a, made);
     gr_free(j->a, dir);
-    gr_free(j->a, stem);
     return st;
 }
 

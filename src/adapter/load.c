@@ -45,7 +45,7 @@ static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, bool
     for (size_t i = 0; i < a->n_stored; i++) {
         if (!stands_in(&a->stored[i], encoder)) continue;
         const gr_named_tensor *t = gr_tensor_list_find(list, a->stored[i].name);
-        if (!t) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' is missing", a->where, a->stored[i].name);
+        if (!t) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' is missing", list->n ? list->items[0].file : a->where, a->stored[i].name);
         graft_status st = gr_param_read(a->stored[i].param, &t->view, err);
         if (st != GRAFT_OK) return gr_error_prefix(err, st, "%s: not made for this base model", t->file);
         used++;

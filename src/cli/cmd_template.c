@@ -38,6 +38,12 @@ static void add_token(gr_buf *b, const graft_tokenizer *tok, const char *name, g
 /* What transformers always gives a template, and the model's special tokens, stand in front of the object's own members,
  * which win because they come later. (A template that asks whether tools are none must not find them undefined.) */
 static graft_status with_defaults(const graft_tokenizer *tok, const char *json, size_t len, gr_buf *b, graft_error *err) {
+    gr_json_reader r;
+    gr_json_init(&r, "standard input", json, len);
+    if (gr_json_peek(&r) == GR_JSON_OBJECT) {
+        GR_TRY(gr_json_skip(&r, err));
+        GR_TRY(gr_json_end(&r, err));
+    }
     size_t i = 0;
     while (i < len && (json[i] == ' ' || json[i] == '\n' || json[i] == '\t' || json[i] == '\r')) i++;
     if (i >= len || json[i] != '{') return gr_fail(err, GRAFT_ERR_FORMAT, "standard input: expected a JSON object");

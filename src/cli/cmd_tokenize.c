@@ -87,7 +87,7 @@ static graft_status encode_line(const graft_tokenizer *tok, const tokenize_args 
     if (!a->jsonl) return encode_text(tok, a, line, len, out, err);
     gr_json_reader r;
     gr_json_text raw;
-    gr_json_init(&r, "JSON", line, len);
+    gr_json_init(&r, "line", line, len);
     GR_TRY(gr_json_read_text(&r, &raw, err));
     GR_TRY(gr_json_end(&r, err));
     char *text = gr_alloc(NULL, raw.len);
@@ -104,7 +104,7 @@ static graft_status read_ids(const char *line, size_t len, int32_t **ids, size_t
     int32_t *list = NULL;
     size_t count = 0, cap = 0;
     graft_status st;
-    gr_json_init(&r, "JSON", line, len);
+    gr_json_init(&r, "line", line, len);
     GR_GO(done, gr_json_open(&r, GR_JSON_ARRAY, err));
     for (;;) {
         GR_GO(done, gr_json_next(&r, &more, err));

@@ -148,7 +148,10 @@ graft_status graft_dataset_load(graft_context *ctx, const graft_tokenizer *tok, 
         ds->stats.bad = ds->scan.bad;
         ds->stats.now = now;
         if (st == GRAFT_OK && ds->n == 0)
-            st = gr_scan_fail_empty(&ds->scan, options, "have no token to learn", err);
+            st = gr_scan_fail_empty(&ds->scan, options,
+                                    ds->stats.truncated == ds->scan.records ? "are longer than max_length, and what is left has no token to learn"
+                                                                            : "have no token to learn",
+                                    err);
     }
     if (st == GRAFT_OK) {
         shrink(ds->a, (void **)&ds->ids, &ds->id_cap, ds->n_ids, sizeof *ds->ids);

@@ -35,6 +35,7 @@ typedef struct gr_safetensors_writer gr_safetensors_writer;
 
 typedef struct gr_safetensors_options {
     const char *stem;            /* file name without ".safetensors"; NULL: "model" */
+    bool exact;                  /* `stem` is the whole name of the one file, and no index of that name is removed */
     uint64_t max_shard_bytes;    /* 0: one file. Else shards "STEM-00001-of-00003.safetensors" and an index file */
     const char *const *metadata; /* key, value, key, value, ..., NULL; NULL: {"format": "pt"} */
 } gr_safetensors_options;

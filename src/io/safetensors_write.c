@@ -23,6 +23,7 @@ struct gr_safetensors_writer {
     char **metadata; /* key, value, ...; n_metadata texts */
     size_t n_metadata;
     uint64_t max_shard;
+    bool exact;
     tensor *tensors; /* after begin: in writing order */
     size_t n, cap;
     size_t *order;
@@ -74,7 +75,8 @@ graft_status gr_safetensors_writer_new(const graft_allocator *a, const char *dir
     gr_safetensors_writer *w = gr_calloc(a, 1, sizeof *w);
     if (!w) return gr_fail_memory(err);
     w->a = a;
-    w->max_shard = given.max_shard_bytes;
+    w->max_shard = given.exact ? 0 : given.max_shard_bytes;
+    w->exact = given.exact;
     gr_map_init(&w->names, a);
     w->dir = gr_strdup(a, dir);
     w->stem = gr_strdup(a, given.stem ? given.stem : "model");
@@ -134,7 +136,7 @@ static void assign_shards(gr_safetensors_writer *w) {
 /* File name of a shard, "STEM.safetensors" when there is one only. */
 static void shard_name(const gr_safetensors_writer *w, int shard, char *out, size_t size) {
     if (w->n_shards == 1)
-        snprintf(out, size, "%s.safetensors", w->stem);
+        snprintf(out, size, w->exact ? "%s" : "%s.safetensors", w->stem);
     else
         snprintf(out, size, "%s-%05d-of-%05d.safetensors", w->stem, shard + 1, w->n_shards);
 }
@@ -262,6 +264,11 @@ static graft_status finish(gr_safetensors_writer *w, graft_error *err) {
     if (!w->begun || w->at != w->n)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s was not written to its end", w->dir,
                        w->begun ? w->tensors[w->at].name : "(any)");
+    if (w->exact) {
+        gr_atomic_file *file = w->file;
+        w->file = NULL;
+        return gr_atomic_commit(file, err);
+    }
     char name[512], index[512];
     snprintf(name, sizeof name, "%s.safetensors", w->stem);
     snprintf(index, sizeof index, "%s.safetensors.index.json", w->stem);

@@ -164,5 +164,27 @@ a=$(printf 'red\n' | "$GRAFT" generate -m "$small" -f - -n 3 --json) b=$("$GRAFT
 [ "${a%%prompt_per*}" = "${b%%prompt_per*}" ] || fail "graft generate --file: $a"
 json=$("$GRAFT" chat -m "$small" -p hi -n 3 --json)
 [[ $json == '{"role": "assistant", "content": "'*'"completion_tokens": 3}' ]] || fail "graft chat --json: $json"
+# graft forward writes the file that is named and touches no other.
+mkdir "$tmp/f"
+python3 - "$tmp/f/o.safetensors" <<'P'
+import json, struct, sys
+head = json.dumps({"input_ids": {"dtype": "I64", "shape": [1, 3], "data_offsets": [0, 24]}}).encode()
+open(sys.argv[1], "wb").write(struct.pack("<Q", len(head)) + head + struct.pack("<3q", 5, 6, 7))
+P
+cp "$tmp/f/o.safetensors" "$tmp/f/input.copy"
+echo '{}' >"$tmp/f/o2.safetensors.index.json"
+expect 0 '' "$GRAFT" forward -m "$small" --input "$tmp/f/o.safetensors" --output "$tmp/f/o"
+expect 0 '' "$GRAFT" forward -m "$small" --input "$tmp/f/o.safetensors" --output "$tmp/f/o2.safetensors"
+cmp "$tmp/f/o" "$tmp/f/o2.safetensors" && cmp "$tmp/f/o.safetensors" "$tmp/f/input.copy" && [ -e "$tmp/f/o2.safetensors.index.json" ] || fail "graft forward --output: $(ls "$tmp/f")"
+expect 1 '/nonexistent/o: cannot create' "$GRAFT" forward -m "$small" --input "$tmp/f/o.safetensors" --output /nonexistent/o
+# Errors name what is wrong.
+said=$(echo '{"messages": }' | "$GRAFT" template -m "$small" 2>&1)
+[[ $said == *'standard input: JSON at byte 13'* ]] || fail "graft template: $said"
+said=$(echo '[1,' | "$GRAFT" detokenize -m "$small" 2>&1)
+[[ $said == *'standard input:1: line: JSON at byte 3'* ]] || fail "graft detokenize: $said"
+expect 1 'are longer than max_length' "$GRAFT" sft -m "$small" --data "$pairs" -o "$tmp/p3" --max-length 2
+cp -r "$tmp/trained" "$tmp/part"
+sed -i 's/lora_A/lora_X/' "$tmp/part/adapter_model.safetensors"
+expect 1 'part/adapter_model.safetensors: tensor' "$GRAFT" generate -m "$small" --adapter "$tmp/part" -p red
 [ $failures -eq 0 ] && echo "all usage checks hold"
 exit $((failures > 0))
