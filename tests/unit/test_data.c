@@ -332,7 +332,7 @@ static void bad_data_sets_are_named(void **state) {
         {"{\"text\": \"a\", \"text_pair\": \"b\"}", {0}, "found a labelled text"},
         {"{\"text\": \"a\"}", {.instruction_chat = GRAFT_YES}, "instructions as messages need a chat template"},
         {"{\"text\": 1}\n{\"prompt\": \"a\"}\n{\"text\": \"\"}", {.skip_bad_records = 1}, "of 3 records 2 are bad and the others have no token to learn; the first bad one: "},
-        {"{\"prompt\": \"hello hello hello\", \"completion\": \"a\"}", {.max_length = 2}, "have no token to learn"},
+        {"{\"prompt\": \"hello hello hello\", \"completion\": \"a\"}", {.max_length = 2}, "are longer than max_length, and what is left has no token to learn"},
         {"{\"input_ids\": [1, 100000]}", {0}, "found 100000 at index 1"},
     };
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
