@@ -15,7 +15,7 @@ struct ia3 {
     gr_common_config common;
     gr_lora_config chosen; /* targets, exclude, modules_to_save */
     gr_targets feedforward;
-    bool init;
+    bool init, fan_in_fan_out;
     ia3_vector *vectors;
     size_t n_vectors;
     int *vector_of_site; /* -1: none */
@@ -56,6 +56,7 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     s->init = true;
     GR_TRY(gr_config_common(a, json, &s->common, err));
     GR_TRY(gr_config_bool(a, json, "init_ia3_weights", &s->init, err));
+    GR_TRY(gr_config_bool(a, json, "fan_in_fan_out", &s->fan_in_fan_out, err));
     GR_TRY(gr_config_targets(a, json, "target_modules", true, &s->chosen.targets, err));
     GR_TRY(gr_config_targets(a, json, "exclude_modules", true, &s->chosen.exclude, err));
     GR_TRY(gr_config_targets(a, json, "feedforward_modules", true, &s->feedforward, err));
@@ -70,7 +71,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_add_text(b, "auto_mapping", NULL);
     gr_config_add_text(b, "base_model_name_or_path", s->common.base_model);
     gr_config_add_targets(b, "exclude_modules", &s->chosen.exclude);
-    gr_config_add_bool(b, "fan_in_fan_out", s->n_vectors && s->vectors[0].site->transposed);
+    gr_config_add_bool(b, "fan_in_fan_out", s->fan_in_fan_out);
     gr_config_add_targets(b, "feedforward_modules", &s->feedforward);
     gr_config_add_bool(b, "inference_mode", true);
     gr_config_add_bool(b, "init_ia3_weights", s->init);
@@ -132,7 +133,10 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     s->vector_of_site = gr_arena_alloc(&a->arena, gr_model_n_sites(a->model) * sizeof *s->vector_of_site);
     if (!s->vectors || !s->vector_of_site) return gr_fail_memory(err);
     for (size_t i = 0; i < gr_model_n_sites(a->model); i++) s->vector_of_site[i] = -1;
-    for (size_t i = 0; i < n; i++) GR_TRY(add_vector(a, sites[i], fresh, seed, err));
+    for (size_t i = 0; i < n; i++) {
+        GR_TRY(add_vector(a, sites[i], fresh, seed, err));
+        if (fresh) s->fan_in_fan_out |= sites[i]->transposed;
+    }
     GR_TRY(gr_lora_find_extra(a, &s->chosen, sites, n, &tensors, &stored, &n_extra, err));
     return n_extra ? gr_adapter_add_variant(a, tensors, stored, n_extra, true, err) : GRAFT_OK;
 }

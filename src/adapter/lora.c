@@ -90,10 +90,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     s->pair_of_site = gr_arena_alloc(&a->arena, gr_model_n_sites(a->model) * sizeof *s->pair_of_site);
     if (!s->pairs || !s->pair_of_site) return gr_fail_memory(err);
     for (size_t i = 0; i < gr_model_n_sites(a->model); i++) s->pair_of_site[i] = -1;
-    s->config.fan_in_fan_out = false; /* what the file says follows from the model */
     for (size_t i = 0; i < n; i++) {
         GR_TRY(add_pair(a, sites[i], err));
-        s->config.fan_in_fan_out |= sites[i]->transposed;
+        if (fresh) s->config.fan_in_fan_out |= sites[i]->transposed; /* follows from the model, whatever the file says */
         if (fresh) initialise(s, &s->pairs[i], seed);
         if (fresh && s->config.dora) GR_TRY(gr_dora_initialise(a, &s->pairs[i], err));
     }

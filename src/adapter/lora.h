@@ -26,7 +26,7 @@ typedef struct gr_lora_config {
     int64_t r;
     double alpha, dropout;
     bool rslora, dora, ensure_weight_tying;
-    bool fan_in_fan_out; /* some adapted weight is stored as (in, out) */
+    bool fan_in_fan_out; /* some adapted weight is stored as (in, out); peft warns where that is not said */
     gr_lora_bias bias;
     gr_lora_init init;
     const char *init_text; /* as the file had it where it is a string */

@@ -1,0 +1,123 @@
+/* Adaptation methods on every family against peft: the cells of tests/golden/family_methods (tools/golden/make_family_methods.py).
+ * docs/cells.md is the table of what is proven here; GRAFT_WRITE_CELLS=FILE writes it anew. */
+#include "support/adapter_golden.h"
+
+#include <stdlib.h>
+
+/* Beginnings of the names of cells that are not there yet. */
+static const char *const not_yet[] = {
+    "bert_", "roberta_", "t5_", "gpt2_cls_", "llama_cls_", /* families and heads */
+    "gpt2_adalora", "gpt2_bitfit", "gpt2_vera", "gpt2_pissa", "llama_adalora", "llama_bitfit", "llama_loha", "llama_lokr",
+    "llama_multitask", "llama_oft",
+    "llama_olora", "llama_pissa", "llama_vera"};
+
+typedef struct cell {
+    char name[64], base[64], method[32], task[16];
+} cell;
+
+static bool is_missing(const char *name) {
+    for (size_t i = 0; i < GR_COUNT(not_yet); i++)
+        if (strncmp(name, not_yet[i], strlen(not_yet[i])) == 0) return true;
+    return false;
+}
+
+static size_t read_cells(cell **out) {
+    char *text;
+    size_t len, n = 0;
+    assert_ok(gr_read_file(NULL, test_golden("family_methods/cases.txt"), 1 << 20, &text, &len, &err));
+    cell *cells = calloc(len / 8 + 1, sizeof *cells);
+    assert_non_null(cells);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        cell *c = &cells[n++];
+        assert_int_equal(sscanf(line, "%63s %63s %31s %15s", c->name, c->base, c->method, c->task), 4);
+    }
+    gr_free(NULL, text);
+    *out = cells;
+    return n;
+}
+
+static void every_cell_agrees_with_peft(void **state) {
+    (void)state;
+    cell *cells;
+    size_t n = read_cells(&cells), proven = 0;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    for (size_t i = 0; i < n; i++) {
+        char dir[1024], base[1024], rest[200];
+        if (is_missing(cells[i].name)) continue;
+        snprintf(rest, sizeof rest, "family_methods/%s", cells[i].name);
+        snprintf(dir, sizeof dir, "%s", test_golden(rest));
+        snprintf(base, sizeof base, "%s", test_golden(cells[i].base));
+        test_adapter_agrees(ctx, cells[i].name, base, dir, false);
+        proven++;
+    }
+    assert_true(proven >= 15);
+    graft_context_free(ctx);
+    free(cells);
+}
+
+/* --- The table ------------------------------------------------------------------------------------------------------------ */
+
+static const char *family_of(const cell *c) { return strchr(c->base, '/') + 1; }
+
+/* Rows: methods; columns: bases, in the order in which the list has them first. */
+static void the_table_of_cells_is_up_to_date(void **state) {
+    (void)state;
+    cell *cells;
+    size_t n = read_cells(&cells), n_rows = 0, n_columns = 0, len;
+    const char **rows = calloc(n, sizeof *rows), **columns = calloc(n, sizeof *columns);
+    gr_buf b;
+    gr_buf_init(&b, NULL);
+    assert_true(rows && columns);
+    for (size_t i = 0; i < n; i++) {
+        size_t r = 0, k = 0;
+        while (r < n_rows && strcmp(rows[r], cells[i].method) != 0) r++;
+        if (r == n_rows) rows[n_rows++] = cells[i].method;
+        while (k < n_columns && strcmp(columns[k], family_of(&cells[i])) != 0) k++;
+        if (k == n_columns) columns[n_columns++] = family_of(&cells[i]);
+    }
+    gr_buf_add_text(&b, "# Methods and families\n\nCases of each method on each model that the tests hold against peft (logits, loss, "
+                        "every gradient, ten optimiser steps, greedy\ntokens, the saved files); `tests/unit/test_family_methods.c` "
+                        "writes this page. The Llama family has many more in `tests/unit/test_adapter.c`.\n\n| method |");
+    for (size_t k = 0; k < n_columns; k++) gr_buf_add_format(&b, " %s |", columns[k]);
+    gr_buf_add_text(&b, "\n|---|");
+    for (size_t k = 0; k < n_columns; k++) gr_buf_add_text(&b, "---|");
+    for (size_t r = 0; r < n_rows; r++) {
+        gr_buf_add_format(&b, "\n| `%s` |", rows[r]);
+        for (size_t k = 0; k < n_columns; k++) {
+            int proven = 0, missing = 0;
+            for (size_t i = 0; i < n; i++)
+                if (!strcmp(cells[i].method, rows[r]) && !strcmp(family_of(&cells[i]), columns[k]))
+                    *(is_missing(cells[i].name) ? &missing : &proven) += 1;
+            if (proven)
+                gr_buf_add_format(&b, " %d |", proven);
+            else
+                gr_buf_add_text(&b, missing ? " not yet |" : " |");
+        }
+    }
+    gr_buf_add_char(&b, '\n');
+    assert_ok(gr_buf_status(&b, &err));
+    const char *out = getenv("GRAFT_WRITE_CELLS");
+    if (out) {
+        FILE *f = fopen(out, "w");
+        assert_non_null(f);
+        fputs(gr_buf_text(&b), f);
+        fclose(f);
+    } else {
+        char *text;
+        assert_ok(gr_read_file(NULL, TEST_SOURCE_DIR "/../docs/cells.md", 1 << 20, &text, &len, &err));
+        assert_string_equal(gr_buf_text(&b), text);
+        gr_free(NULL, text);
+    }
+    gr_buf_free(&b);
+    free(rows);
+    free(columns);
+    free(cells);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_cell_agrees_with_peft),
+        cmocka_unit_test(the_table_of_cells_is_up_to_date),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
