@@ -96,9 +96,46 @@ graft_status gr_config_known(gr_adapter *a, const gr_json_value *c, const char *
     return GRAFT_OK;
 }
 
+/* What peft writes for the model's task; for masked words it has no task type and names the class instead. */
+static void set_task(const gr_adapter *a, gr_common_config *out) {
+    const gr_model_config *c = gr_model_get_config(a->model);
+    bool roberta = c->type == GR_MODEL_ROBERTA;
+    switch (c->task) {
+    case GR_TASK_SEQ_CLS:
+    case GR_TASK_SEQ_2_SEQ_LM: out->task_type = gr_task_name(c->task); break;
+    case GR_TASK_FEATURES: out->task_type = "FEATURE_EXTRACTION"; break;
+    case GR_TASK_MASKED_LM:
+        out->base_class = roberta ? "RobertaForMaskedLM" : "BertForMaskedLM";
+        out->library = roberta ? "transformers.models.roberta.modeling_roberta" : "transformers.models.bert.modeling_bert";
+        break;
+    default: out->task_type = "CAUSAL_LM";
+    }
+}
+
 graft_status gr_config_common(gr_adapter *a, const gr_json_value *c, gr_common_config *out, graft_error *err) {
-    *out = (gr_common_config){.base_model = gr_model_path(a->model), .task_type = "CAUSAL_LM"};
+    *out = (gr_common_config){.base_model = gr_model_path(a->model)};
+    set_task(a, out);
     GR_TRY(gr_config_text(a, c, "base_model_name_or_path", &out->base_model, err));
     GR_TRY(gr_config_text(a, c, "revision", &out->revision, err));
+    const gr_json_value *task = gr_json_get(c, "task_type"), *mapping = member(c, "auto_mapping");
+    if (task && task->kind == GR_JSON_NULL) out->task_type = NULL;
+    if (mapping && mapping->kind != GR_JSON_OBJECT)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: 'auto_mapping': expected an object, found %s", a->where,
+                       gr_json_kind_name(mapping->kind));
+    if (mapping) GR_TRY(gr_config_text(a, mapping, "base_model_class", &out->base_class, err));
+    if (mapping) GR_TRY(gr_config_text(a, mapping, "parent_library", &out->library, err));
     return gr_config_text(a, c, "task_type", &out->task_type, err);
+}
+
+void gr_config_add_auto_mapping(gr_buf *b, const gr_common_config *c) {
+    if (!c->base_class || !c->library) {
+        gr_config_add_text(b, "auto_mapping", NULL);
+        return;
+    }
+    gr_buf_add_text(b, b->len ? "" : "{\n");
+    gr_buf_add_text(b, "  \"auto_mapping\": {\n    \"base_model_class\": ");
+    gr_json_add_text(b, c->base_class, strlen(c->base_class));
+    gr_buf_add_text(b, ",\n    \"parent_library\": ");
+    gr_json_add_text(b, c->library, strlen(c->library));
+    gr_buf_add_text(b, "\n  },\n");
 }

@@ -121,7 +121,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     const struct llama_adapter *s = a->state;
     gr_config_add_int(b, "adapter_layers", s->n_layers);
     gr_config_add_int(b, "adapter_len", s->len);
-    gr_config_add_text(b, "auto_mapping", NULL);
+    gr_config_add_auto_mapping(b, &s->common);
     gr_config_add_text(b, "base_model_name_or_path", s->common.base_model);
     gr_config_add_bool(b, "inference_mode", true);
     gr_config_add_text(b, "peft_type", "ADAPTION_PROMPT");

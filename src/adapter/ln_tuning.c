@@ -76,7 +76,7 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
 
 static void write_config(const gr_adapter *a, gr_buf *b) {
     const struct ln_tuning *s = a->state;
-    gr_config_add_text(b, "auto_mapping", NULL);
+    gr_config_add_auto_mapping(b, &s->common);
     gr_config_add_text(b, "base_model_name_or_path", s->common.base_model);
     gr_config_add_targets(b, "exclude_modules", &s->chosen.exclude);
     gr_config_add_bool(b, "inference_mode", true);

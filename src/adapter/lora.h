@@ -36,7 +36,7 @@ typedef struct gr_lora_config {
     int64_t *layers;
     size_t n_layers;
     gr_lora_patterns rank, alpha_of;
-    const char *base_model, *revision, *task_type;
+    gr_common_config common;
 } gr_lora_config;
 
 /* A module's pair of factors. */

@@ -117,7 +117,7 @@ static graft_status check(const gr_adapter *a, const gr_lora_config *c, graft_er
 }
 
 graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err) {
-    *c = (gr_lora_config){.r = 8, .alpha = 8, .base_model = gr_model_path(a->model), .task_type = "CAUSAL_LM"};
+    *c = (gr_lora_config){.r = 8, .alpha = 8};
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
     for (size_t i = 0; refused[i]; i++)
         if (gr_config_says(json, refused[i]))
@@ -143,9 +143,7 @@ graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool 
     GR_TRY(read_layers_pattern(a, json, c, err));
     GR_TRY(read_patterns(a, json, "rank_pattern", true, &c->rank, err));
     GR_TRY(read_patterns(a, json, "alpha_pattern", false, &c->alpha_of, err));
-    GR_TRY(gr_config_text(a, json, "base_model_name_or_path", &c->base_model, err));
-    GR_TRY(gr_config_text(a, json, "revision", &c->revision, err));
-    GR_TRY(gr_config_text(a, json, "task_type", &c->task_type, err));
+    GR_TRY(gr_config_common(a, json, &c->common, err));
     return check(a, c, err);
 }
 
@@ -202,8 +200,9 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     static const char *const bias[] = {"none", "all", "lora_only"};
     gr_buf_add_text(b, "{\n  \"alora_invocation_tokens\": null,\n");
     write_patterns(b, "alpha_pattern", &c->alpha_of);
-    gr_buf_add_text(b, "  \"arrow_config\": null,\n  \"auto_mapping\": null,\n");
-    gr_config_add_text(b, "base_model_name_or_path", c->base_model);
+    gr_buf_add_text(b, "  \"arrow_config\": null,\n");
+    gr_config_add_auto_mapping(b, &c->common);
+    gr_config_add_text(b, "base_model_name_or_path", c->common.base_model);
     gr_config_add_text(b, "bias", bias[c->bias]);
     gr_buf_add_text(b, "  \"corda_config\": null,\n");
     gr_config_add_bool(b, "ensure_weight_tying", c->ensure_weight_tying);
@@ -228,10 +227,10 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
                        "  \"qalora_group_size\": 16,\n");
     gr_buf_add_format(b, "  \"r\": %lld,\n", (long long)c->r);
     write_patterns(b, "rank_pattern", &c->rank);
-    gr_config_add_text(b, "revision", c->revision);
+    gr_config_add_text(b, "revision", c->common.revision);
     gr_config_add_targets(b, "target_modules", &c->targets);
     gr_buf_add_text(b, "  \"target_parameters\": null,\n");
-    gr_config_add_text(b, "task_type", c->task_type);
+    gr_config_add_text(b, "task_type", c->common.task_type);
     gr_buf_add_text(b, "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n");
     gr_config_add_bool(b, "use_dora", c->dora);
     gr_buf_add_text(b, "  \"use_qalora\": false,\n");

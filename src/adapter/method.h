@@ -186,8 +186,10 @@ graft_status gr_default_targets(gr_adapter *a, const char *names, gr_targets *ou
 
 /* What every adapter_config.json has. */
 typedef struct gr_common_config {
-    const char *base_model, *revision, *task_type;
+    const char *base_model, *revision, *task_type;    /* task_type NULL: none */
+    const char *base_class, *library; /* of auto_mapping, which stands where there is no task type; NULL: none */
 } gr_common_config;
+void gr_config_add_auto_mapping(gr_buf *b, const gr_common_config *c);
 graft_status gr_config_common(gr_adapter *a, const gr_json_value *c, gr_common_config *out, graft_error *err);
 
 /* --- Matching ------------------------------------------------------------------------------------------------------------------ */

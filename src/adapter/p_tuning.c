@@ -152,7 +152,7 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
 
 static void write_config(const gr_adapter *a, gr_buf *b) {
     const struct p_tuning *s = a->state;
-    gr_config_add_text(b, "auto_mapping", NULL);
+    gr_config_add_auto_mapping(b, &s->p.common);
     gr_config_add_text(b, "base_model_name_or_path", s->p.common.base_model);
     gr_config_add_float(b, "encoder_dropout", s->dropout);
     gr_config_add_int(b, "encoder_hidden_size", s->hidden);

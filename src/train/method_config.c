@@ -44,7 +44,7 @@ static void add_patterns(gr_buf *b, const char *key, const graft_lora_pattern *i
 }
 
 static void add_lora(gr_buf *b, const graft_lora_options *l) {
-    gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"task_type\": \"CAUSAL_LM\", \"r\": %d", l->r);
+    gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"r\": %d", l->r);
     add_key(b, "lora_alpha");
     if (l->lora_alpha == (double)(int64_t)l->lora_alpha)
         gr_buf_add_format(b, "%lld", (long long)l->lora_alpha);
@@ -85,7 +85,7 @@ static void add_modules_or_none(gr_buf *b, const char *key, graft_texts list) {
 
 static void add_ia3(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
-    gr_buf_add_text(b, "{\"peft_type\": \"IA3\", \"task_type\": \"CAUSAL_LM\"");
+    gr_buf_add_text(b, "{\"peft_type\": \"IA3\"");
     add_modules(b, "target_modules", o->lora.target_modules);
     add_modules(b, "exclude_modules", o->lora.exclude_modules);
     add_modules_or_none(b, "feedforward_modules", o->methods.feedforward_modules);
@@ -102,7 +102,7 @@ static void add_int(gr_buf *b, const char *key, int64_t value) {
 enum { VIRTUAL_TOKENS = 20, ENCODER_HIDDEN = 128, ADAPTER_LEN = 10, ADAPTER_LAYERS = 30 };
 
 static void add_prompt(gr_buf *b, const char *type, const graft_method_options *m) {
-    gr_buf_add_format(b, "{\"peft_type\": \"%s\", \"task_type\": \"CAUSAL_LM\"", type);
+    gr_buf_add_format(b, "{\"peft_type\": \"%s\"", type);
     add_int(b, "num_virtual_tokens", m->num_virtual_tokens ? m->num_virtual_tokens : VIRTUAL_TOKENS);
 }
 
@@ -143,7 +143,7 @@ static void add_p_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
 
 static void add_llama_adapter(gr_buf *b, const graft_sft_options *o, int n_layers) {
     const graft_method_options *m = &o->methods;
-    gr_buf_add_text(b, "{\"peft_type\": \"ADAPTION_PROMPT\", \"task_type\": \"CAUSAL_LM\"");
+    gr_buf_add_text(b, "{\"peft_type\": \"ADAPTION_PROMPT\"");
     add_int(b, "adapter_len", m->adapter_len ? m->adapter_len : ADAPTER_LEN);
     add_int(b, "adapter_layers", m->adapter_layers ? m->adapter_layers : GR_MIN(ADAPTER_LAYERS, n_layers));
     gr_buf_add_char(b, '}');
@@ -151,7 +151,7 @@ static void add_llama_adapter(gr_buf *b, const graft_sft_options *o, int n_layer
 
 static void add_ln_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
-    gr_buf_add_text(b, "{\"peft_type\": \"LN_TUNING\", \"task_type\": \"CAUSAL_LM\"");
+    gr_buf_add_text(b, "{\"peft_type\": \"LN_TUNING\"");
     add_modules(b, "target_modules", o->lora.target_modules);
     add_modules(b, "exclude_modules", o->lora.exclude_modules);
     if (o->lora.modules_to_save.n) add_list(b, "modules_to_save", o->lora.modules_to_save);
