@@ -5,7 +5,7 @@
 
 #include "io/paths.h"
 #include "model/family.h"
-#include "quant/quant.h"
+#include "quant/scaled.h"
 
 /* Rows of Hugging Face's matrix that are columns of the view: what is stored is decoded row by row, blocks and all. */
 static graft_status decode_columns(const gr_tensor_view *v, int64_t column, int64_t n, float *out, graft_error *err) {
@@ -15,8 +15,7 @@ static graft_status decode_columns(const gr_tensor_view *v, int64_t column, int6
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = column - column % block, end; c < column + n; c = end) {
             end = GR_MIN(c + PIECE, v->shape.d[1]);
-            GR_TRY(gr_dequantize_row(v->dtype, (const char *)gr_tensor_row(v, r) + gr_dtype_bytes(v->dtype, (size_t)c),
-                                     (size_t)(end - c), piece, err));
+            GR_TRY(gr_view_decode(v, r * v->shape.d[1] + c, end - c, piece, err));
             for (int64_t i = GR_MAX(c, column); i < GR_MIN(end, column + n); i++) out[(i - column) * rows + r] = piece[i - c];
         }
     return GRAFT_OK;
@@ -36,8 +35,7 @@ graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float 
     }
     int64_t columns = gr_tensor_row_size(v);
     for (int64_t i = 0; i < n; i++)
-        GR_TRY(gr_dequantize_row(v->dtype, gr_tensor_row(v, gr_weight_row(w, row + i)), (size_t)columns,
-                                 out + i * columns, err));
+        GR_TRY(gr_view_decode(v, gr_weight_row(w, row + i) * columns, columns, out + i * columns, err));
     return GRAFT_OK;
 }
 
@@ -107,7 +105,7 @@ static graft_status find_weight(gr_model *m, const char *name, const gr_shape *s
     const gr_weight *w;
     if (m->may_make && !weight_in_file(m, name)) GR_TRY(gr_model_make_weight(m, name, shape, err));
     GR_TRY(gr_model_file_weight(m, name, shape, &w, err));
-    if (!gr_can_dequantize(w->view.dtype))
+    if (!gr_can_decode(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, expected numbers that are weights",
                        w->file, w->stored_name, gr_dtype_name(w->view.dtype));
     *out = w;
@@ -341,7 +339,7 @@ graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, in
 static graft_status same_values(const graft_allocator *a, const gr_weight *x, const gr_weight *y, bool *same,
                                 graft_error *err) {
     int64_t rows = x->view.shape.d[0], columns = x->view.shape.d[1];
-    if (x->view.dtype == y->view.dtype) {
+    if (x->view.dtype == y->view.dtype && !x->view.scales) {
         *same = memcmp(x->view.data, y->view.data, x->view.bytes) == 0;
         return GRAFT_OK;
     }

@@ -114,7 +114,7 @@ static graft_status new_param(gr_variant *v, gr_param *p, const char *name, bool
 }
 
 static gr_tensor_view param_view(const gr_param *p) {
-    return (gr_tensor_view){p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n)};
+    return (gr_tensor_view){p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n), NULL};
 }
 
 static graft_status new_matrix(gr_variant *v, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err) {

@@ -4,30 +4,6 @@
  * in one 32-bit word, element i at bit i. */
 #include "quant/blocks.h"
 
-typedef struct block_q4_0 {
-    uint8_t d[2], qs[16];
-} block_q4_0;
-
-typedef struct block_q4_1 {
-    uint8_t d[2], m[2], qs[16];
-} block_q4_1;
-
-typedef struct block_q5_0 {
-    uint8_t d[2], qh[4], qs[16];
-} block_q5_0;
-
-typedef struct block_q5_1 {
-    uint8_t d[2], m[2], qh[4], qs[16];
-} block_q5_1;
-
-typedef struct block_q8_0 {
-    uint8_t d[2];
-    int8_t qs[32];
-} block_q8_0;
-
-/* Members are bytes so that a block may lie anywhere. */
-static inline float half_at(const uint8_t *p) { return gr_f16_to_f32((uint16_t)(p[0] | p[1] << 8)); }
-
 static inline uint32_t word_at(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
@@ -35,7 +11,7 @@ static inline uint32_t word_at(const uint8_t *p) {
 void gr_dequantize_Q4_0(const void *blocks, size_t n, float *out) {
     const block_q4_0 *b = blocks;
     for (size_t i = 0; i < n; i += 32, b++, out += 32) {
-        float d = half_at(b->d);
+        float d = gr_half_at(b->d);
         for (int k = 0; k < 16; k++) {
             out[k] = d * (float)((b->qs[k] & 15) - 8);
             out[k + 16] = d * (float)((b->qs[k] >> 4) - 8);
@@ -46,7 +22,7 @@ void gr_dequantize_Q4_0(const void *blocks, size_t n, float *out) {
 void gr_dequantize_Q4_1(const void *blocks, size_t n, float *out) {
     const block_q4_1 *b = blocks;
     for (size_t i = 0; i < n; i += 32, b++, out += 32) {
-        float d = half_at(b->d), m = half_at(b->m);
+        float d = gr_half_at(b->d), m = gr_half_at(b->m);
         for (int k = 0; k < 16; k++) {
             out[k] = d * (float)(b->qs[k] & 15) + m;
             out[k + 16] = d * (float)(b->qs[k] >> 4) + m;
@@ -57,7 +33,7 @@ void gr_dequantize_Q4_1(const void *blocks, size_t n, float *out) {
 void gr_dequantize_Q5_0(const void *blocks, size_t n, float *out) {
     const block_q5_0 *b = blocks;
     for (size_t i = 0; i < n; i += 32, b++, out += 32) {
-        float d = half_at(b->d);
+        float d = gr_half_at(b->d);
         uint32_t high = word_at(b->qh);
         for (int k = 0; k < 16; k++) {
             int low_fifth = (int)(high >> k & 1) << 4, high_fifth = (int)(high >> (k + 16) & 1) << 4;
@@ -70,7 +46,7 @@ void gr_dequantize_Q5_0(const void *blocks, size_t n, float *out) {
 void gr_dequantize_Q5_1(const void *blocks, size_t n, float *out) {
     const block_q5_1 *b = blocks;
     for (size_t i = 0; i < n; i += 32, b++, out += 32) {
-        float d = half_at(b->d), m = half_at(b->m);
+        float d = gr_half_at(b->d), m = gr_half_at(b->m);
         uint32_t high = word_at(b->qh);
         for (int k = 0; k < 16; k++) {
             int low_fifth = (int)(high >> k & 1) << 4, high_fifth = (int)(high >> (k + 16) & 1) << 4;
@@ -83,7 +59,7 @@ void gr_dequantize_Q5_1(const void *blocks, size_t n, float *out) {
 void gr_dequantize_Q8_0(const void *blocks, size_t n, float *out) {
     const block_q8_0 *b = blocks;
     for (size_t i = 0; i < n; i += 32, b++, out += 32) {
-        float d = half_at(b->d);
+        float d = gr_half_at(b->d);
         for (int k = 0; k < 32; k++) out[k] = d * (float)b->qs[k];
     }
 }

@@ -20,3 +20,19 @@ void gr_dequantize_BF16(const void *blocks, size_t n, float *out) {
         out[i] = gr_bf16_to_f32(h);
     }
 }
+
+void gr_quantize_F32(const float *x, size_t n, void *out) { memcpy(out, x, n * 4); }
+
+void gr_quantize_F16(const float *x, size_t n, void *out) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = gr_f32_to_f16(x[i]);
+        memcpy((unsigned char *)out + 2 * i, &h, 2);
+    }
+}
+
+void gr_quantize_BF16(const float *x, size_t n, void *out) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = gr_f32_to_bf16(x[i]);
+        memcpy((unsigned char *)out + 2 * i, &h, 2);
+    }
+}

@@ -1,6 +1,9 @@
-/* The table of decoders. Rows decode in pieces of 256 elements through float where the target is bfloat16: the
+/* The table of decoders and encoders. Rows decode in pieces of 256 elements through float where the target is bfloat16: the
  * rounding is then the same for every format. */
 #include "quant/quant.h"
+
+#include <math.h>
+
 #include "quant/blocks.h"
 
 enum { PIECE = 256 }; /* a multiple of every block length */
@@ -24,7 +27,7 @@ static void round_to_bf16(const float *from, size_t n, uint16_t *to) {
 #undef X
 
 static const gr_quant_ops table[GR_DTYPE_COUNT] = {
-#define X(name) [GR_##name] = {gr_dequantize_##name, to_bf16_##name},
+#define X(name) [GR_##name] = {gr_dequantize_##name, to_bf16_##name, gr_quantize_##name},
 #include "quant/quant.def"
 #undef X
 };
@@ -49,5 +52,13 @@ graft_status gr_dequantize_row(gr_dtype dtype, const void *blocks, size_t n, flo
 graft_status gr_dequantize_row_bf16(gr_dtype dtype, const void *blocks, size_t n, uint16_t *out, graft_error *err) {
     GR_TRY(check_row(dtype, n, err));
     table[dtype].to_bf16(blocks, n, out);
+    return GRAFT_OK;
+}
+
+graft_status gr_quantize_row(gr_dtype dtype, const float *x, size_t n, void *blocks, graft_error *err) {
+    GR_TRY(check_row(dtype, n, err));
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return gr_fail(err, GRAFT_ERR_NUMERIC, "element %zu is %g, which %s cannot hold", i, (double)x[i], gr_dtype_name(dtype));
+    table[dtype].from_f32(x, n, blocks);
     return GRAFT_OK;
 }

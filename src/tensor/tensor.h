@@ -60,6 +60,18 @@ const char *gr_shape_format(const gr_shape *shape, char *buf, size_t size);
  * whole number of blocks. */
 graft_status gr_tensor_bytes(gr_dtype dtype, const gr_shape *shape, size_t *out, graft_error *err);
 
+/* The scales of NF4, FP4 and INT8 (quant/scaled.h), which stand apart from their elements: element i, counted through the
+ * whole tensor, has scale i / block. Arrays may have any alignment. */
+typedef struct gr_scales {
+    int64_t block;
+    const void *absmax; /* F32, a scale each; NULL: nested */
+    /* Nested: scale i is map[codes[i]] * nested[i / nested_block] + offset. */
+    const uint8_t *codes;
+    const void *map, *nested; /* F32: 256; one for every nested_block scales */
+    int64_t nested_block;
+    float offset;
+} gr_scales;
+
 /* A dense tensor in memory that somebody else owns (most often a mapped file). `data` may have any alignment: files
  * do not promise one; gr_tensor_aligned tells. */
 typedef struct gr_tensor_view {
@@ -67,6 +79,7 @@ typedef struct gr_tensor_view {
     gr_shape shape;
     const void *data;
     size_t bytes; /* equal to gr_tensor_bytes(dtype, shape) */
+    const gr_scales *scales; /* of NF4, FP4 and INT8, NULL otherwise */
 } gr_tensor_view;
 
 static inline bool gr_tensor_aligned(const gr_tensor_view *v, size_t to) { return (uintptr_t)v->data % to == 0; }

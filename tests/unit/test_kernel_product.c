@@ -70,7 +70,7 @@ static void *stored_bytes(kcase *t, gr_dtype dt, int64_t n, size_t *bytes) {
     *bytes = gr_dtype_bytes(dt, (size_t)n);
     unsigned char *p = kcase_alloc(t, *bytes);
     const gr_dtype_info *info = gr_dtype_get(dt);
-    if (info->block_elements == 1) {
+    if (info->block_elements == 1 && dt != GR_INT8) {
         for (int64_t i = 0; i < n; i++) {
             double v = gr_rng_normal(t->seed, 99, (uint64_t)i) * 0.1;
             float f = (float)v;
@@ -81,6 +81,7 @@ static void *stored_bytes(kcase *t, gr_dtype dt, int64_t n, size_t *bytes) {
         return p;
     }
     for (size_t i = 0; i < *bytes; i++) p[i] = (unsigned char)gr_rng_below(t->seed, 98, i, 256);
+    if (gr_scaled_get(dt)) return p;
     /* Any two bytes may be a scale: keep every half small by keeping every byte pair's exponent bits low at the known
      * places: first 4 bytes, or last 4, of each block. */
     for (size_t at = 0; at + (size_t)info->block_bytes <= *bytes; at += (size_t)info->block_bytes)
@@ -100,15 +101,36 @@ typedef struct matrix_case {
     int64_t out, in;
 } matrix_case;
 
-static const gr_dtype stored_types[] = {GR_F32, GR_F16, GR_BF16, GR_F64,
+static const gr_dtype stored_types[] = {GR_F32, GR_F16, GR_BF16, GR_F64, GR_NF4, GR_FP4, GR_INT8,
 #define X(name) GR_##name,
 #include "quant/quant.def"
 #undef X
 };
 
+/* Scales of a matrix of a format that has them apart, plain or nested; NULL for others. */
+static const gr_scales *make_scales(kcase *t, gr_dtype dt, int64_t rows, int64_t in) {
+    if (!gr_scaled_get(dt)) return NULL;
+    gr_scales *s = kcase_alloc(t, sizeof *s);
+    *s = (gr_scales){.block = dt == GR_INT8 ? in : (int64_t)32 << kcase_draw(t, 3)};
+    int64_t n = (rows * in + s->block - 1) / s->block;
+    float *absmax = kcase_alloc(t, sizeof(float) * (size_t)n), *nested = kcase_alloc(t, sizeof(float) * (size_t)n);
+    for (int64_t i = 0; i < n; i++) absmax[i] = (float)fabs(gr_rng_normal(t->seed, 97, (uint64_t)i));
+    s->absmax = absmax;
+    if (dt == GR_INT8 || kcase_draw(t, 2)) return s;
+    uint8_t *codes = kcase_alloc(t, (size_t)n);
+    gr_quantize_absmax(absmax, n, codes, nested, &s->offset);
+    s->absmax = NULL;
+    s->codes = codes;
+    s->map = gr_dynamic_map;
+    s->nested = nested;
+    s->nested_block = GR_NESTED_BLOCK;
+    return s;
+}
+
 static matrix_case make_matrix(kcase *t, gr_dtype stored, bool transposed, bool misaligned) {
     int64_t block = gr_dtype_get(stored)->block_elements;
-    matrix_case m = {.in = block > 1 ? block * (1 + (int64_t)kcase_draw(t, 3)) : 5 + (int64_t)kcase_draw(t, 200)};
+    const bool apart = gr_scaled_get(stored) != NULL;
+    matrix_case m = {.in = apart ? 2 * (1 + (int64_t)kcase_draw(t, 100)) : block > 1 ? block * (1 + (int64_t)kcase_draw(t, 3)) : 5 + (int64_t)kcase_draw(t, 200)};
     gr_matrix_spec spec = {.name = "w", .n_parts = 1 + (int)kcase_draw(t, GR_MATRIX_PARTS), .dt = t->dt};
     m.ref = kcase_alloc(t, sizeof(double) * (size_t)(GR_MATRIX_PARTS * 160 * m.in));
     for (int p = 0; p < spec.n_parts; p++) {
@@ -121,7 +143,7 @@ static matrix_case make_matrix(kcase *t, gr_dtype stored, bool transposed, bool 
             data = memcpy(moved + 1, data, bytes);
         }
         gr_shape shape = transposed ? gr_shape2(m.in, rows) : gr_shape2(rows, m.in);
-        spec.part[p] = (gr_matrix_part){.view = {stored, shape, data, bytes}, .permuted_heads = heads, .transposed = transposed};
+        spec.part[p] = (gr_matrix_part){.view = {stored, shape, data, bytes, make_scales(t, stored, rows, m.in)}, .permuted_heads = heads, .transposed = transposed};
         double *all = kcase_alloc(t, sizeof(double) * (size_t)(rows * m.in));
         if (stored == GR_F64) {
             for (int64_t i = 0; i < rows * m.in; i++) {
@@ -130,7 +152,7 @@ static matrix_case make_matrix(kcase *t, gr_dtype stored, bool transposed, bool 
             }
         } else {
             float *f = kcase_alloc(t, sizeof(float) * (size_t)(rows * m.in));
-            assert_ok(gr_dequantize_row(stored, data, (size_t)(rows * m.in), f, &err));
+            assert_ok(gr_view_decode(&spec.part[p].view, 0, rows * m.in, f, &err));
             for (int64_t i = 0; i < rows * m.in; i++) all[i] = t->dt == GR_BF16 ? gr_bf16_to_f32(gr_f32_to_bf16(f[i])) : f[i];
         }
         for (int64_t r = 0; r < rows; r++) {
@@ -148,7 +170,7 @@ static matrix_case make_matrix(kcase *t, gr_dtype stored, bool transposed, bool 
 
 static void matrix_case_run(kcase *t) {
     gr_dtype stored = stored_types[kcase_draw(t, GR_COUNT(stored_types))];
-    bool blocks = gr_dtype_get(stored)->block_elements > 1;
+    bool blocks = gr_dtype_get(stored)->block_elements > 1 || gr_scaled_get(stored);
     matrix_case m = make_matrix(t, stored, !blocks && kcase_draw(t, 3) == 0, kcase_draw(t, 2));
     const int64_t n = t->rows;
     bool add = kcase_draw(t, 2), wide = kcase_draw(t, 2);
@@ -181,7 +203,7 @@ static void matrix_case_run(kcase *t) {
 
 static void matrix_agrees(void **state) {
     (void)state;
-    kcase_run("matrix", matrix_case_run, 40);
+    kcase_run("matrix", matrix_case_run, 48);
 }
 
 int main(void) {

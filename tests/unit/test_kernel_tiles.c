@@ -111,7 +111,7 @@ static void rows_do_not_see_each_other(void **state) {
         unsigned char *data = kcase_alloc(&t, bytes);
         for (size_t i = 0; i < bytes; i++) data[i] = (unsigned char)gr_rng_below(type, 5, i, 48); /* small, whatever is a scale */
         gr_matrix_spec spec = {.name = "w", .n_parts = 1, .dt = GR_BF16};
-        spec.part[0].view = (gr_tensor_view){types[type], gr_shape2(OUT, IN), data, bytes};
+        spec.part[0].view = (gr_tensor_view){types[type], gr_shape2(OUT, IN), data, bytes, NULL};
         gr_matrix *w;
         assert_ok(gr_matrix_new(d, &spec, &w, &err));
         kpair x = kcase_random(&t, GR_BF16, ROWS * IN, 1), dx = kcase_zeros(&t, GR_BF16, ROWS * IN);

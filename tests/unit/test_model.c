@@ -181,7 +181,7 @@ static void compare_real_gradients(graft_model *m, const gr_tensor_list *golden)
         snprintf(name, sizeof name, "grad.%s", p->name);
         const gr_named_tensor *t = gr_tensor_list_find(golden, name);
         if (!t) fail_msg("no %s", name);
-        gr_tensor_view ours = {GR_F32, p->shape, p->grad, (size_t)p->n * sizeof(float)};
+        gr_tensor_view ours = {GR_F32, p->shape, p->grad, (size_t)p->n * sizeof(float), NULL};
         double e = test_worst_error(&t->view, &ours, 7);
         /* Sums over 49,152 logits in single precision: the reference itself is off by 1.3e-4 of the gradient in double. */
         if (!(e < 1e-3)) fail_msg("%s is off by %g", name, e);

@@ -111,7 +111,7 @@ graft_status op_matrix(op_batch *b, const op_case *k, int first, int n, const bo
         const op_input *in = &k->in[first + i];
         gr_dtype dt = type_of(in, b->dt);
         gr_shape s = gr_shape2(in->rows, in->cols);
-        spec.part[i].view = (gr_tensor_view){dt, s, b->value[first + i], (size_t)count(&s) * size_of(dt)};
+        spec.part[i].view = (gr_tensor_view){dt, s, b->value[first + i], (size_t)count(&s) * size_of(dt), NULL};
         spec.part[i].transposed = transposed && transposed[i];
     }
     assert_true(b->n_matrices < OP_MAX_MATRICES);

@@ -46,7 +46,7 @@ static int64_t count(const gr_shape *s) {
 static graft_status world_matrix(world *w, int p, gr_matrix **out, graft_error *err) {
     const gr_array *a = &w->param[p];
     gr_matrix_spec spec = {.name = "test", .n_parts = 1, .dt = w->dt};
-    spec.part[0].view = (gr_tensor_view){a->dtype, a->shape, a->data, gr_dtype_bytes(a->dtype, (size_t)count(&a->shape))};
+    spec.part[0].view = (gr_tensor_view){a->dtype, a->shape, a->data, gr_dtype_bytes(a->dtype, (size_t)count(&a->shape)), NULL};
     return gr_matrix_new(w->dev, &spec, out, err);
 }
 

@@ -78,7 +78,7 @@ static void shapes_print_and_never_overrun(void **state) {
 static void rows_of_views(void **state) {
     (void)state;
     float data[2 * 3 * 4];
-    gr_tensor_view v = {GR_F32, gr_shape3(2, 3, 4), data, sizeof data};
+    gr_tensor_view v = {GR_F32, gr_shape3(2, 3, 4), data, sizeof data, NULL};
     assert_int_equal(gr_tensor_rows(&v), 6);
     assert_int_equal(gr_tensor_row_size(&v), 4);
     assert_ptr_equal(gr_tensor_row(&v, 5), data + 20);

@@ -7,7 +7,7 @@
 #define GR_KERNEL_CPU_H
 
 #include "kernel/kernel.h"
-#include "quant/quant.h"
+#include "quant/scaled.h"
 
 /* Activations are F32, BF16 or F64; tables by compute type are indexed by gr_type_index. */
 enum { GR_TYPE_F32, GR_TYPE_BF16, GR_TYPE_F64, GR_TYPE_COUNT };
@@ -69,6 +69,7 @@ typedef struct gr_cpu_kernels {
     const gr_product_kernels *products[GR_TYPE_COUNT];
     gr_dequantize_fn to_f32[GR_DTYPE_COUNT]; /* decoders of stored formats, NULL where there is none; bits as in */
     gr_dequantize_bf16_fn to_bf16[GR_DTYPE_COUNT]; /* room quant */
+    gr_scaled_ops scaled[GR_DTYPE_COUNT]; /* the same of formats whose scales stand apart */
     void (*convert)(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
     double (*sum_squares)(int64_t n, const float *x);
     void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *c);

@@ -103,6 +103,8 @@ void gr_cpu_fill_generic(gr_cpu_kernels *k) {
     for (int i = 0; i < GR_DTYPE_COUNT; i++) {
         k->to_f32[i] = gr_quant_get((gr_dtype)i)->to_f32;
         k->to_bf16[i] = gr_quant_get((gr_dtype)i)->to_bf16;
+        const gr_scaled_ops *scaled = gr_scaled_get((gr_dtype)i);
+        if (scaled) k->scaled[i] = *scaled;
     }
     gr_cpu_fill_generic_attention(k);
     gr_cpu_fill_generic_products(k);

@@ -15,6 +15,7 @@ typedef struct part {
     int permuted_heads;
     gr_dequantize_fn to_f32;       /* NULL: stored as F64 */
     gr_dequantize_bf16_fn to_bf16;
+    gr_scaled_ops scaled; /* of formats whose scales stand apart */
 } part;
 
 struct gr_matrix {
@@ -37,11 +38,11 @@ static graft_status check_part(const gr_matrix_spec *spec, int i, int64_t in, gr
     if (p->view.shape.n != 2 || p->view.shape.d[0] < 1 || p->view.shape.d[1] < 1)
         return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: expected a matrix, found shape %s", spec->name,
                        gr_shape_format(&p->view.shape, text, sizeof text));
-    if (!gr_can_dequantize(stored) && stored != GR_F64)
+    if (!gr_can_decode(stored) && stored != GR_F64)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s cannot stand in a weight matrix", spec->name, gr_dtype_name(stored));
     if (p->transposed != spec->part[0].transposed)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: parts stored (out, in) and (in, out) in one matrix", spec->name);
-    if (p->transposed && (gr_dtype_get(stored)->block_elements > 1 || p->permuted_heads))
+    if (p->transposed && (gr_dtype_get(stored)->block_elements > 1 || stored == GR_INT8 || p->permuted_heads))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s stored (in, out)", spec->name, gr_dtype_name(stored));
     int64_t found = p->view.shape.d[p->transposed ? 0 : 1], rows = p->view.shape.d[p->transposed ? 1 : 0];
     if (found != in)
@@ -73,7 +74,8 @@ graft_status gr_matrix_new(gr_device *d, const gr_matrix_spec *spec, gr_matrix *
                             .row_bytes = (int64_t)gr_dtype_bytes(v->dtype, (size_t)v->shape.d[1]),
                             .permuted_heads = spec->part[i].permuted_heads,
                             .to_f32 = gr_cpu(d)->to_f32[v->dtype],
-                            .to_bf16 = gr_cpu(d)->to_bf16[v->dtype]};
+                            .to_bf16 = gr_cpu(d)->to_bf16[v->dtype],
+                            .scaled = gr_cpu(d)->scaled[v->dtype]};
         w->out += w->part[i].rows;
         w->direct = w->direct && v->dtype == w->dt && gr_tensor_aligned(v, gr_type_size(w->dt));
         w->block = GR_MAX(w->block, (int64_t)gr_dtype_get(v->dtype)->block_elements);
@@ -92,10 +94,34 @@ gr_dtype gr_matrix_dtype(const gr_matrix *w) { return w->dt; }
 
 /* --- Reading stored rows ------------------------------------------------------------------------------------------ */
 
+/* The same as decode() where scales stand apart: block by block. */
+static void decode_scaled(const part *p, gr_dtype dt, int64_t row, int64_t i, int64_t n, void *out) {
+    enum { PIECE = 256 };
+    const gr_scales *s = p->view.scales;
+    const char *data = p->view.data;
+    float piece[PIECE];
+    int64_t first = row * p->view.shape.d[1] + i, end = first + n;
+    for (int64_t at = first, stop; at < end; at = stop) {
+        const int64_t block = at / s->block;
+        stop = GR_MIN(end, (block + 1) * s->block);
+        if (dt == GR_F64) stop = GR_MIN(stop, at + PIECE);
+        const char *from = data + gr_dtype_bytes(p->view.dtype, (size_t)at);
+        void *to = gr_at(out, dt, at - first);
+        if (dt == GR_BF16) {
+            p->scaled.to_bf16(from, (size_t)(stop - at), gr_scale_at(s, block), to);
+            continue;
+        }
+        p->scaled.to_f32(from, (size_t)(stop - at), gr_scale_at(s, block), dt == GR_F32 ? to : piece);
+        for (int64_t k = 0; dt == GR_F64 && k < stop - at; k++) ((double *)to)[k] = piece[k];
+    }
+}
+
 /* n elements of stored row `row` from element i on, as type dt. i and n are whole blocks. */
 static void decode(const part *p, gr_dtype dt, int64_t row, int64_t i, int64_t n, void *out) {
     const char *from = (const char *)p->view.data + row * p->row_bytes + (int64_t)gr_dtype_bytes(p->view.dtype, (size_t)i);
-    if (p->view.dtype == dt) {
+    if (p->view.scales) {
+        decode_scaled(p, dt, row, i, n, out);
+    } else if (p->view.dtype == dt) {
         memcpy(out, from, (size_t)n * gr_type_size(dt));
     } else if (p->view.dtype == GR_F64) {
         for (int64_t k = 0; k < n; k++) {

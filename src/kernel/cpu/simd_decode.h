@@ -36,3 +36,22 @@ static void NAME(Q8_0)(const void *blocks, size_t n, T *out) {
         for (int k = 0; k < 32; k += VW) PUT(out + k, v_mul(d, signed_at(b + 2 + k)));
     }
 }
+
+/* Sixteen values under a scale, looked up; what is left of a vector goes the plain way. */
+static inline void NAME(nibbles)(gr_dtype dtype, const uint8_t *codes, size_t n, float scale, T *out) {
+    const sixteen table = scaled_table(gr_scaled_values(dtype), scale);
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) PUT(out + i, look_up(table, nibble_pairs(codes + i / 2)));
+    if (i < n) gr_scaled_get(dtype)->NAME(to)(codes + i / 2, n - i, scale, out + i);
+}
+
+static void NAME(NF4)(const void *codes, size_t n, float scale, T *out) { NAME(nibbles)(GR_NF4, codes, n, scale, out); }
+static void NAME(FP4)(const void *codes, size_t n, float scale, T *out) { NAME(nibbles)(GR_FP4, codes, n, scale, out); }
+
+static void NAME(INT8)(const void *codes, size_t n, float scale, T *out) {
+    const uint8_t *q = codes;
+    const vf s = v_set1(scale), step = v_set1(GR_INT8_STEP);
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) PUT(out + i, v_mul(v_mul(signed_at(q + i), s), step));
+    if (i < n) gr_scaled_get(GR_INT8)->NAME(to)(q + i, n - i, scale, out + i);
+}

@@ -1,0 +1,61 @@
+/* Formats whose scales stand apart from their elements, as bitsandbytes 0.50 keeps them: NF4 and FP4 (Dettmers et al. 2023,
+ * arXiv 2305.14314), two elements a byte, the first in the high nibble, with one absmax a block of elements, which may
+ * itself be quantised to 8 bits ("double quantisation"); INT8 (LLM.int8(), Dettmers et al. 2022, arXiv 2208.07339), one
+ * scale a row.
+ *
+ * Codes, absmax, nested absmax, offset and decoded values are bitsandbytes' to the bit (CPU, one thread). */
+#ifndef GR_QUANT_SCALED_H
+#define GR_QUANT_SCALED_H
+
+#include "quant/quant.h"
+
+/* Decodes n elements under one scale. Of NF4 and FP4, n even or the last element's nibble low. */
+typedef void (*gr_descale_fn)(const void *codes, size_t n, float scale, float *out);
+typedef void (*gr_descale_bf16_fn)(const void *codes, size_t n, float scale, uint16_t *out);
+
+typedef struct gr_scaled_ops {
+    gr_descale_fn to_f32;
+    gr_descale_bf16_fn to_bf16;
+} gr_scaled_ops;
+
+/* NULL: not one of these formats. */
+const gr_scaled_ops *gr_scaled_get(gr_dtype dtype);
+/* The sixteen values of NF4 or FP4. */
+const float *gr_scaled_values(gr_dtype dtype);
+/* bitsandbytes' signed dynamic map, ascending (Dettmers 2016, arXiv 1511.04561). */
+extern const float gr_dynamic_map[256];
+/* 1 / 127 as bitsandbytes multiplies INT8 by: element = (code * scale) * this. */
+#define GR_INT8_STEP 7.874015718698502e-3f
+
+static inline float gr_scaled_float(const void *p, int64_t i) {
+    float v;
+    memcpy(&v, (const unsigned char *)p + 4 * i, 4);
+    return v;
+}
+
+/* Scale i. */
+static inline float gr_scale_at(const gr_scales *s, int64_t i) {
+    if (s->absmax) return gr_scaled_float(s->absmax, i);
+    float product = gr_scaled_float(s->map, s->codes[i]) * gr_scaled_float(s->nested, i / s->nested_block);
+    return product + s->offset;
+}
+
+/* Whether a tensor of this type can be decoded: those above and all that gr_can_dequantize knows. */
+bool gr_can_decode(gr_dtype dtype);
+/* Decodes n elements of a view from element `first` on, counted through the tensor; both whole blocks of the format. */
+graft_status gr_view_decode(const gr_tensor_view *v, int64_t first, int64_t n, float *out, graft_error *err);
+
+/* --- Encoding ------------------------------------------------------------------------------------------------------- */
+
+/* The block sizes that bitsandbytes takes: 32 .. 4096, powers of two. */
+bool gr_is_4bit_block(int64_t block);
+/* Encodes n elements as NF4 or FP4: ceil(n / 2) bytes, ceil(n / block) scales. A tensor may be encoded piece by piece, where
+ * only the last piece may end inside a block. */
+void gr_quantize_4bit(gr_dtype dtype, const float *x, int64_t n, int64_t block, uint8_t *codes, float *absmax);
+/* Double quantisation of n scales: n codes, ceil(n / 256) floats and one offset. */
+enum { GR_NESTED_BLOCK = 256 };
+void gr_quantize_absmax(const float *absmax, int64_t n, uint8_t *codes, float *nested, float *offset);
+/* One row as INT8. The row is rounded to half precision first, as bitsandbytes does. Returns its scale. */
+float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes);
+
+#endif
