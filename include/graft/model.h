@@ -22,6 +22,10 @@ typedef enum graft_dtype {
 /* Zero-initialise for the defaults. */
 typedef struct graft_model_options {
     graft_dtype dtype; /* of the computation */
+    /* Quantise the weights of all products but the head while loading, to bitsandbytes' formats. At most one of the two. */
+    int load_in_4bit, load_in_8bit;
+    const char *bnb_4bit_quant_type; /* "nf4" (NULL) or "fp4" */
+    int bnb_4bit_use_double_quant;
 } graft_model_options;
 
 /* `path`: a Hugging Face directory (config.json, *.safetensors) or a .gguf file. Weights are mapped, not read. `options`

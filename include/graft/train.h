@@ -35,6 +35,10 @@ typedef struct graft_sft_options {
     graft_method_options methods; /* an option that the method does not have is an error */
     const char *adapter; /* start from the weights and settings of this adapter directory; NULL: a new one */
     const char *dtype;   /* compute type "f32" or "bf16"; NULL: bf16 where the CPU has it in hardware, else f32 */
+    /* As in graft_model_options: the frozen weights are held in 4 or 8 bits (QLoRA). */
+    int load_in_4bit, load_in_8bit;
+    const char *bnb_4bit_quant_type;
+    int bnb_4bit_use_double_quant;
 
     /* --- Data --- */
     graft_texts data;      /* JSON Lines files ("-": stdin, ".gz" too). Required */

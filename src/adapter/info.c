@@ -1,5 +1,6 @@
 /* Facts about a model and an adapter, as JSON. */
 #include "adapter/method.h"
+#include "tensor/scales.h"
 #include "model/public.h"
 
 static void add_member(gr_buf *b, const char *key, const char *text) {
@@ -54,7 +55,7 @@ static void add_model(gr_buf *b, const gr_model *m) {
     const gr_weights *w = gr_model_weights(m);
     const char *type = gr_model_type_name(c->type), *path = gr_model_path(m);
     uint64_t bytes = 0;
-    for (size_t i = 0; i < gr_weights_count(w); i++) bytes += gr_weights_at(w, i)->view.bytes;
+    for (size_t i = 0; i < gr_weights_count(w); i++) bytes += gr_view_all_bytes(&gr_weights_at(w, i)->view);
     gr_buf_add_text(b, "{\"type\": ");
     gr_json_add_text(b, type, strlen(type));
     add_member(b, "path", path);

@@ -58,6 +58,12 @@ void gr_unmap_file(gr_mapping *m) {
     *m = (gr_mapping){0};
 }
 
+void gr_release_mapped(const void *data, size_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)data + bytes) / page * page;
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 /* Reads until `size` bytes or the end of the file. */
 static graft_status read_fully(int fd, const char *path, char *to, size_t size, size_t *got, graft_error *err) {
     size_t n = 0;

@@ -16,6 +16,8 @@ typedef struct gr_mapping {
 
 graft_status gr_map_file(const char *path, gr_mapping *out, graft_error *err);
 void gr_unmap_file(gr_mapping *m);
+/* Tells the system that a part of a mapping will hardly be read again, so that its pages need not stay in memory. */
+void gr_release_mapped(const void *data, size_t bytes);
 
 /* Reads at most `limit` bytes (a larger file is an error); NUL-terminated; freed with gr_free. */
 graft_status gr_read_file(const graft_allocator *a, const char *path, size_t limit, char **out, size_t *out_len,

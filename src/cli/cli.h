@@ -121,6 +121,9 @@ typedef struct cli_model_args {
     const char *const *adapters;
     size_t n_adapters;
     const char *dtype;
+    int load_in_4bit, load_in_8bit;
+    const char *bnb_4bit_quant_type;
+    int bnb_4bit_use_double_quant;
     bool trainable; /* no option: adapters are loaded with gradients */
 } cli_model_args;
 extern const cli_group cli_model_group;

@@ -27,6 +27,11 @@ static const cli_option model_options[] = {
      .metavar = "DIR", .help = "adapter directory; DIR, NAME=DIR or NAME=DIR:SCALE"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = AT(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
      .help = "compute type; auto: bf16 where the CPU has it, else f32"},
+    {.name = "load-in-4bit", .kind = CLI_FLAG, .offset = AT(load_in_4bit), .metavar = "", .help = "hold the weights of the products in 4 bits, as bitsandbytes does"},
+    {.name = "load-in-8bit", .kind = CLI_FLAG, .offset = AT(load_in_8bit), .metavar = "", .help = "the same in 8 bits"},
+    {.name = "bnb-4bit-quant-type", .kind = CLI_TEXT, .offset = AT(bnb_4bit_quant_type), .metavar = "T", .choices = "nf4 fp4", .help = "what 4 bits stand for; nf4 unless given"},
+    {.name = "bnb-4bit-use-double-quant", .aliases = "use-bnb-nested-quant", .kind = CLI_FLAG, .offset = AT(bnb_4bit_use_double_quant), .metavar = "",
+     .help = "quantise the scales of the 4 bits too"},
 };
 #undef AT
 const cli_group cli_model_group = {"Model", model_options, GR_COUNT(model_options)};

@@ -35,7 +35,11 @@ graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected at most one, found %zu: this command uses one at a time", a->n_adapters);
     GR_TRY(cli_model_path(ctx, args, a->model, &path, err));
     const char *dtype = cli_dtype_name(a->dtype);
-    graft_model_options o = {.dtype = !dtype ? GRAFT_DTYPE_AUTO : dtype[0] == 'b' ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32};
+    graft_model_options o = {.dtype = !dtype ? GRAFT_DTYPE_AUTO : dtype[0] == 'b' ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32,
+                             .load_in_4bit = a->load_in_4bit,
+                             .load_in_8bit = a->load_in_8bit,
+                             .bnb_4bit_quant_type = a->bnb_4bit_quant_type,
+                             .bnb_4bit_use_double_quant = a->bnb_4bit_use_double_quant};
     GR_TRY(graft_model_load(ctx, path, &o, &out->model, err));
     for (size_t i = 0; i < a->n_adapters; i++) {
         const char *name, *dir;

@@ -80,7 +80,8 @@ gr_hidden_act gr_config_read_act(gr_fields *f, const char *key, gr_hidden_act ab
 
 static void refuse_unknown_kinds(gr_fields *f) {
     const gr_json_value *quant = gr_field(f, "quantization_config"), *method = gr_json_get(quant, "quant_method");
-    if (quant)
+    bool bnb = method && method->kind == GR_JSON_STRING && strcmp(method->text, "bitsandbytes") == 0;
+    if (quant && !bnb)
         gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "quantization_config", "weights quantised by %.60s are not supported",
                       method && method->kind == GR_JSON_STRING ? method->text : "an unnamed method");
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "io/paths.h"
+#include "io/weights_parts.h"
 
 struct gr_weights {
     const graft_allocator *a;
@@ -14,6 +15,13 @@ struct gr_weights {
     gr_gguf *gguf;
     gr_weight *items;
     size_t n;
+    struct owned *owned; /* storage that gr_weights_replace was given */
+    size_t owned_bytes;
+};
+
+struct owned {
+    struct owned *next;
+    void *memory;
 };
 
 static int by_name(const void *a, const void *b) {
@@ -86,7 +94,7 @@ static graft_status fill(gr_weights *w, graft_error *err) {
         if (strcmp(w->items[i - 1].name, w->items[i].name) == 0)
             return gr_fail(err, GRAFT_ERR_FORMAT, "%s: tensors %s and %s have one name (%s)", w->items[i].file,
                            w->items[i - 1].stored_name, w->items[i].stored_name, w->items[i].name);
-    return GRAFT_OK;
+    return w->gguf ? GRAFT_OK : gr_weights_join_scales(w->a, &w->arena, w->items, &w->n, err);
 }
 
 /* Finds the only model among a directory's .gguf files; the first part stands for a split one. */
@@ -175,6 +183,7 @@ void gr_weights_close(gr_weights *w) {
     gr_safetensors_close(w->safetensors);
     gr_gguf_close(w->gguf);
     gr_free(w->a, w->items);
+    for (struct owned *o = w->owned; o; o = o->next) gr_free_aligned(w->a, o->memory);
     gr_arena_free(&w->arena);
     gr_free(w->a, w);
 }
@@ -188,6 +197,21 @@ const gr_weight *gr_weights_find(const gr_weights *w, const char *name) {
     gr_weight key = {.name = name};
     return w->n ? bsearch(&key, w->items, w->n, sizeof key, by_name) : NULL;
 }
+
+graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_tensor_view *view, void *memory, size_t bytes,
+                                graft_error *err) {
+    struct owned *o = gr_arena_alloc(&w->arena, sizeof *o);
+    if (!o) return gr_fail_memory(err);
+    *o = (struct owned){w->owned, memory};
+    w->owned = o;
+    w->owned_bytes += bytes;
+    gr_weight *item = &w->items[which - w->items];
+    item->view = *view;
+    item->permuted_heads = 0;
+    return GRAFT_OK;
+}
+
+size_t gr_weights_owned_bytes(const gr_weights *w) { return w->owned_bytes; }
 
 graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shape *shape, const gr_weight **out,
                             graft_error *err) {

@@ -1,6 +1,6 @@
 /* One view of a model's weights, whatever holds them: a Hugging Face directory (safetensors) or a GGUF file, with
  * Hugging Face tensor names ("model.layers.0.self_attn.q_proj.weight") for both. Data stays mapped and is never copied.
- */
+ * Weights that bitsandbytes serialised (4 and 8 bits) are NF4, FP4 and INT8 views with their scales. */
 #ifndef GR_IO_WEIGHTS_H
 #define GR_IO_WEIGHTS_H
 
@@ -45,6 +45,13 @@ graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shap
 /* The same of one that was found by another name (NULL: absent). */
 graft_status gr_weights_check(const gr_weights *w, const char *name, const gr_weight *found, const gr_shape *shape,
                               const gr_weight **out, graft_error *err);
+
+/* Gives a weight other storage, in Hugging Face's order of rows: `memory` (gr_alloc_aligned, `bytes` long) holds what `view`
+ * points to; it belongs to the weights from then on. */
+graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_tensor_view *view, void *memory, size_t bytes,
+                                graft_error *err);
+/* Bytes that were given so. */
+size_t gr_weights_owned_bytes(const gr_weights *w);
 
 /* Names. Both return false when there is no counterpart; `out` gets at most `size` bytes with the NUL. `arch`: the file's
  * general.architecture. */

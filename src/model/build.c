@@ -177,6 +177,23 @@ static graft_status add_site(gr_model *m, gr_role role, int layer, const char *n
     return GRAFT_OK;
 }
 
+/* bitsandbytes takes every product but the head. */
+static graft_status quantize(gr_model *m, const gr_site *s, const gr_weight *w, graft_error *err) {
+    gr_tensor_view view;
+    void *memory;
+    size_t bytes;
+    if (m->quantize.dtype == GR_F32 || s->role == GR_ROLE_HEAD) return GRAFT_OK;
+    if (gr_scaled_get(w->view.dtype))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s is %s already: the model is used as it is, without load_in_4bit or load_in_8bit", w->file,
+                       w->stored_name, gr_dtype_name(w->view.dtype));
+    GR_TRY(gr_check_cancel(m->ctx, err));
+    GR_TRY(gr_quantize_weight(m->dev, w, &m->quantize, &view, &memory, &bytes, err));
+    gr_release_mapped(w->view.data, w->view.bytes);
+    graft_status st = gr_weights_replace(m->weights, w, &view, memory, bytes, err);
+    if (st != GRAFT_OK) gr_free_aligned(m->a, memory);
+    return st;
+}
+
 /* Weight of one site as a matrix part. */
 static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *part, graft_error *err) {
     const char *name;
@@ -184,6 +201,7 @@ static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *pa
     gr_shape shape = s->transposed ? gr_shape2(s->in, s->out) : gr_shape2(s->out, s->in);
     GR_TRY(add_tensor(m, s, ".weight", &name, err));
     GR_TRY(find_weight(m, name, &shape, &w, err));
+    GR_TRY(quantize(m, s, w, err));
     *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
                              .transposed = s->transposed && !w->turned};
     m->n_params += s->out * s->in;

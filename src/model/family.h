@@ -84,6 +84,7 @@ struct gr_model {
     bool make_head, may_make; /* parts of the head may be made; the part that is being built may */
     bool has_layers;
     gr_dtype dtype, param_dtype;
+    gr_quantize_spec quantize;
     gr_modules modules; /* norms and fused biases are owned, see `vectors` */
     gr_site **sites;    /* in `names` */
     size_t n_sites, cap_sites;

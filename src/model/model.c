@@ -145,6 +145,7 @@ static void warn_fresh(const gr_model *m) {
 static graft_status open_model(gr_model *m, const char *path, const gr_model_options *o, graft_error *err) {
     GR_TRY(gr_device_get(m->ctx, &m->dev, err));
     GR_TRY(choose_dtype(m, o, err));
+    if (o) m->quantize = o->quantize;
     GR_TRY(refuse_adapter(m->a, path, err));
     GR_TRY(gr_weights_open(m->a, path, &m->weights, err));
     GR_TRY(gr_model_config_of(m->a, m->weights, &m->config, err));

@@ -8,6 +8,7 @@
 #define GR_MODEL_H
 
 #include "io/io.h"
+#include "model/quantize.h"
 #include "nn/nn.h"
 
 typedef struct gr_model gr_model;
@@ -24,6 +25,7 @@ typedef struct gr_model_options {
     int n_labels;
     const char *const *labels;
     gr_problem problem;
+    gr_quantize_spec quantize; /* what the products' weights are turned into; embeddings, norms and head stay as they are */
 } gr_model_options;
 
 /* `path`: a Hugging Face directory or a .gguf file. `options` may be NULL. Errors: an unknown family, a missing tensor

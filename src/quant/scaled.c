@@ -3,29 +3,8 @@
 
 #include <math.h>
 
-/* Quantiles of the normal distribution, and a float of 2 exponent bits and 1 mantissa bit over 12. */
-static const float nf4[16] = {-1.0f,
-                              -0.6961928009986877f,
-                              -0.5250730514526367f,
-                              -0.39491748809814453f,
-                              -0.28444138169288635f,
-                              -0.18477343022823334f,
-                              -0.09105003625154495f,
-                              0.0f,
-                              0.07958029955625534f,
-                              0.16093020141124725f,
-                              0.24611230194568634f,
-                              0.33791524171829224f,
-                              0.44070982933044434f,
-                              0.5626170039176941f,
-                              0.7229568362236023f,
-                              1.0f};
-static const float fp4[16] = {0,  0.0625f / 12,  8.0f / 12,  1,  4.0f / 12,  6.0f / 12,  2.0f / 12,  3.0f / 12,
-                              0, -0.0625f / 12, -8.0f / 12, -1, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12};
 /* FP4's codes by ascending value; of the two zeros the positive one first. */
 static const uint8_t fp4_order[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3};
-
-const float *gr_scaled_values(gr_dtype dtype) { return dtype == GR_NF4 ? nf4 : fp4; }
 
 /* --- Decoding ------------------------------------------------------------------------------------------------------- */
 
@@ -39,19 +18,23 @@ static inline float int8_at(const int8_t *codes, size_t i, float scale) {
 }
 
 static void nf4_to_f32(const void *codes, size_t n, float scale, float *out) {
-    for (size_t i = 0; i < n; i++) out[i] = nibble_at(nf4, codes, i, scale);
+    const float *values = gr_scaled_values(GR_NF4);
+    for (size_t i = 0; i < n; i++) out[i] = nibble_at(values, codes, i, scale);
 }
 
 static void nf4_to_bf16(const void *codes, size_t n, float scale, uint16_t *out) {
-    for (size_t i = 0; i < n; i++) out[i] = gr_f32_to_bf16(nibble_at(nf4, codes, i, scale));
+    const float *values = gr_scaled_values(GR_NF4);
+    for (size_t i = 0; i < n; i++) out[i] = gr_f32_to_bf16(nibble_at(values, codes, i, scale));
 }
 
 static void fp4_to_f32(const void *codes, size_t n, float scale, float *out) {
-    for (size_t i = 0; i < n; i++) out[i] = nibble_at(fp4, codes, i, scale);
+    const float *values = gr_scaled_values(GR_FP4);
+    for (size_t i = 0; i < n; i++) out[i] = nibble_at(values, codes, i, scale);
 }
 
 static void fp4_to_bf16(const void *codes, size_t n, float scale, uint16_t *out) {
-    for (size_t i = 0; i < n; i++) out[i] = gr_f32_to_bf16(nibble_at(fp4, codes, i, scale));
+    const float *values = gr_scaled_values(GR_FP4);
+    for (size_t i = 0; i < n; i++) out[i] = gr_f32_to_bf16(nibble_at(values, codes, i, scale));
 }
 
 static void int8_to_f32(const void *codes, size_t n, float scale, float *out) {
@@ -83,8 +66,6 @@ graft_status gr_view_decode(const gr_tensor_view *v, int64_t first, int64_t n, f
 }
 
 /* --- Encoding to 4 bits --------------------------------------------------------------------------------------------- */
-
-bool gr_is_4bit_block(int64_t block) { return block >= 32 && block <= 4096 && (block & (block - 1)) == 0; }
 
 /* How many of 15 ascending bounds are smaller than v. */
 static inline int count_below(const float bounds[15], float v) {

@@ -8,6 +8,7 @@
 #define GR_QUANT_SCALED_H
 
 #include "quant/quant.h"
+#include "tensor/scales.h"
 
 /* Decodes n elements under one scale. Of NF4 and FP4, n even or the last element's nibble low. */
 typedef void (*gr_descale_fn)(const void *codes, size_t n, float scale, float *out);
@@ -20,25 +21,10 @@ typedef struct gr_scaled_ops {
 
 /* NULL: not one of these formats. */
 const gr_scaled_ops *gr_scaled_get(gr_dtype dtype);
-/* The sixteen values of NF4 or FP4. */
-const float *gr_scaled_values(gr_dtype dtype);
 /* bitsandbytes' signed dynamic map, ascending (Dettmers 2016, arXiv 1511.04561). */
 extern const float gr_dynamic_map[256];
 /* 1 / 127 as bitsandbytes multiplies INT8 by: element = (code * scale) * this. */
 #define GR_INT8_STEP 7.874015718698502e-3f
-
-static inline float gr_scaled_float(const void *p, int64_t i) {
-    float v;
-    memcpy(&v, (const unsigned char *)p + 4 * i, 4);
-    return v;
-}
-
-/* Scale i. */
-static inline float gr_scale_at(const gr_scales *s, int64_t i) {
-    if (s->absmax) return gr_scaled_float(s->absmax, i);
-    float product = gr_scaled_float(s->map, s->codes[i]) * gr_scaled_float(s->nested, i / s->nested_block);
-    return product + s->offset;
-}
 
 /* Whether a tensor of this type can be decoded: those above and all that gr_can_dequantize knows. */
 bool gr_can_decode(gr_dtype dtype);
@@ -47,8 +33,6 @@ graft_status gr_view_decode(const gr_tensor_view *v, int64_t first, int64_t n, f
 
 /* --- Encoding ------------------------------------------------------------------------------------------------------- */
 
-/* The block sizes that bitsandbytes takes: 32 .. 4096, powers of two. */
-bool gr_is_4bit_block(int64_t block);
 /* Encodes n elements as NF4 or FP4: ceil(n / 2) bytes, ceil(n / block) scales. A tensor may be encoded piece by piece, where
  * only the last piece may end inside a block. */
 void gr_quantize_4bit(gr_dtype dtype, const float *x, int64_t n, int64_t block, uint8_t *codes, float *absmax);

@@ -60,7 +60,7 @@ const char *gr_shape_format(const gr_shape *shape, char *buf, size_t size);
  * whole number of blocks. */
 graft_status gr_tensor_bytes(gr_dtype dtype, const gr_shape *shape, size_t *out, graft_error *err);
 
-/* The scales of NF4, FP4 and INT8 (quant/scaled.h), which stand apart from their elements: element i, counted through the
+/* The scales of NF4, FP4 and INT8 (scales.h), which stand apart from their elements: element i, counted through the
  * whole tensor, has scale i / block. Arrays may have any alignment. */
 typedef struct gr_scales {
     int64_t block;

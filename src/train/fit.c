@@ -4,6 +4,7 @@
  * then single records. */
 #include <math.h>
 
+#include "tensor/scales.h"
 #include "train/trainer.h"
 
 enum {
@@ -65,8 +66,10 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     p->tokenizer = t->resident_tokenizer;
     p->data = t->resident_data;
     p->model_mapped = 0;
-    for (size_t i = 0; i < gr_weights_count(w); i++) p->model_mapped += gr_weights_at(w, i)->view.bytes;
-    p->model_packed = gr_model_planned_bytes(t->model, v, gr_lowest_layer(t));
+    for (size_t i = 0; i < gr_weights_count(w); i++) p->model_mapped += gr_view_all_bytes(&gr_weights_at(w, i)->view);
+    /* What was quantised while loading lies in memory of its own. */
+    p->model_mapped -= GR_MIN(p->model_mapped, gr_weights_owned_bytes(w));
+    p->model_packed = gr_model_planned_bytes(t->model, v, gr_lowest_layer(t)) + gr_weights_owned_bytes(w);
     p->gradients = (size_t)t->n_trainable * sizeof(float);
     p->parameters = gr_adapter_bytes(t->set, t->adapter) - p->gradients;
     p->gradients += gr_adapter_shared_bytes(t->set, t->adapter);

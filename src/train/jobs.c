@@ -58,6 +58,11 @@ static graft_status check(const jobs *s, graft_error *err) {
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "job %s: dtype: expected %s as in job %s, found %s: the jobs of one run share it", j->name,
                            s->jobs[0].options.dtype ? s->jobs[0].options.dtype : "auto", s->jobs[0].name,
                            j->options.dtype ? j->options.dtype : "auto");
+        const graft_sft_options *a = &s->jobs[0].options, *b = &j->options;
+        if (!a->load_in_4bit != !b->load_in_4bit || !a->load_in_8bit != !b->load_in_8bit ||
+            !a->bnb_4bit_use_double_quant != !b->bnb_4bit_use_double_quant || !same_text(a->bnb_4bit_quant_type, b->bnb_4bit_quant_type))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "job %s: load_in_4bit, load_in_8bit and their settings: expected those of job %s: the jobs of one run share the model",
+                           j->name, s->jobs[0].name);
     }
     return GRAFT_OK;
 }

@@ -51,6 +51,10 @@ static void add_data(gr_buf *b, const graft_sft_options *o) {
     add_text(b, "method", o->method);
     add_text(b, "adapter", o->adapter);
     add_text(b, "dtype", o->dtype);
+    add_bool(b, "load_in_4bit", o->load_in_4bit);
+    add_bool(b, "load_in_8bit", o->load_in_8bit);
+    add_text(b, "bnb_4bit_quant_type", o->bnb_4bit_quant_type);
+    add_bool(b, "bnb_4bit_use_double_quant", o->bnb_4bit_use_double_quant);
     add_texts(b, "data", o->data);
     add_texts(b, "eval_data", o->eval_data);
     add_text(b, "chat_template_path", o->chat_template_path);

@@ -52,6 +52,11 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error
     gr_buf_add_char(b, '{');
     add_hash(b, "model", model_fingerprint(t->model));
     add_text(b, "dtype", gr_dtype_name(gr_model_dtype(t->model)));
+    if (o->load_in_8bit) add_text(b, "quantization", "int8");
+    if (o->load_in_4bit) {
+        add_text(b, "quantization", o->bnb_4bit_quant_type ? o->bnb_4bit_quant_type : "nf4");
+        add_text(b, "double_quant", o->bnb_4bit_use_double_quant ? "true" : "false");
+    }
     add_text(b, "method", gr_adapter_method_name(t->set, t->adapter));
     const char *config = gr_adapter_config(t->set, t->adapter);
     add_hash(b, "adapter_config", gr_hash_bytes(config, strlen(config), 0));

@@ -84,6 +84,20 @@ MODELS = {"nf4": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4"), "fp4": dict
           "nf4_double": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True), "int8": dict(load_in_8bit=True)}
 
 
+def flatten_kernels():
+    """bitsandbytes' CPU kernel takes the wrong scales where a row is not whole blocks; its portable code and its CUDA kernels count
+    blocks through the whole tensor, as its quantiser does. One long row gives that."""
+    from bitsandbytes.cextension import lib
+
+    def flat(kernel):
+        return lambda a, absmax, out, block, rows, columns: kernel(a, absmax, out, block, ctypes.c_longlong(1), ctypes.c_longlong(rows.value * columns.value))
+
+    library = getattr(lib, "_lib", lib)
+    for kind in ("nf4", "fp4"):
+        name = f"cdequantize_blockwise_cpu_{kind}_fp32"
+        setattr(lib, name, flat(getattr(library, name)))
+
+
 def load(name, source):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -123,6 +137,7 @@ def qlora_losses(model):
 
 def models():
     """The tiny model of tests/golden/train in each format as transformers saves it, with logits; losses of QLoRA."""
+    flatten_kernels()
     source = ROOT / "tests/golden/train/model"
     ids = torch.arange(3, 3 + 24).view(2, 12) * 7 % 352
     runs = {}
@@ -136,6 +151,8 @@ def models():
         with torch.no_grad():
             logits = model(input_ids=ids).logits
         (folder / "generation_config.json").unlink()
+        for beside in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(source / beside, folder)
         save_file({"input_ids": ids, "logits": logits.contiguous()}, OUT / f"{name}.golden.safetensors")
         if name == "int8":
             continue

@@ -1,0 +1,135 @@
+#include "model/quantize.h"
+
+#include <math.h>
+#include <stdatomic.h>
+
+#include "model/family.h"
+#include "quant/scaled.h"
+
+graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant, gr_quantize_spec *out,
+                                 graft_error *err) {
+    if (load_in_4bit && load_in_8bit)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "load_in_4bit and load_in_8bit: expected at most one of them, found both");
+    if (!load_in_4bit && (quant_type || double_quant))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected load_in_4bit too, found it without",
+                       quant_type ? "bnb_4bit_quant_type" : "bnb_4bit_use_double_quant");
+    if (quant_type && strcmp(quant_type, "nf4") && strcmp(quant_type, "fp4"))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "bnb_4bit_quant_type: expected nf4 or fp4, found %s", quant_type);
+    const gr_dtype four = quant_type && strcmp(quant_type, "fp4") == 0 ? GR_FP4 : GR_NF4;
+    *out = (gr_quantize_spec){.dtype = load_in_4bit ? four : load_in_8bit ? GR_INT8 : GR_F32, .nested = double_quant != 0};
+    return GRAFT_OK;
+}
+
+enum { ITEM_ELEMENTS = 1 << 16 };
+
+typedef struct job {
+    const gr_weight *w;
+    const gr_quantize_spec *spec;
+    int64_t rows, columns, block;
+    int64_t step; /* rows of an item: whole blocks, whole bytes */
+    float *scratch;
+    uint8_t *codes;
+    float *absmax;
+    _Atomic int64_t bad; /* a row with something that cannot be encoded, -1: none */
+} job;
+
+static bool is_finite(const float *x, int64_t n) {
+    float sum = 0; /* NaN and infinity stay */
+    for (int64_t i = 0; i < n; i++) sum += x[i] * 0.0f;
+    return sum == 0;
+}
+
+static void encode_rows(job *j, int64_t row, int64_t n, float *x) {
+    if (gr_weight_decode(j->w, row, n, x, NULL) != GRAFT_OK || !is_finite(x, n * j->columns)) {
+        atomic_store(&j->bad, row);
+        return;
+    }
+    const int64_t at = row * j->columns;
+    if (j->spec->dtype != GR_INT8) {
+        gr_quantize_4bit(j->spec->dtype, x, n * j->columns, j->block, j->codes + at / 2, j->absmax + at / j->block);
+        return;
+    }
+    for (int64_t r = 0; r < n; r++)
+        j->absmax[row + r] = gr_quantize_int8_row(x + r * j->columns, j->columns, (int8_t *)j->codes + at + r * j->columns);
+}
+
+static void item(void *arg, size_t begin, size_t end, int thread) {
+    job *j = arg;
+    float *x = j->scratch + (size_t)thread * (size_t)(j->step * j->columns);
+    for (int64_t i = (int64_t)begin; i < (int64_t)end; i++)
+        encode_rows(j, i * j->step, GR_MIN(j->step, j->rows - i * j->step), x);
+}
+
+/* The fewest rows that are whole blocks, as often as fits an item. */
+static int64_t rows_of_item(int64_t columns, int64_t block) {
+    int64_t a = block, b = columns;
+    while (b) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    int64_t unit = block / a;
+    return unit * GR_MAX(ITEM_ELEMENTS / (unit * columns), (int64_t)1);
+}
+
+static graft_status run(gr_device *d, job *j, graft_error *err) {
+    const graft_allocator *a = gr_allocator(d->ctx);
+    size_t items = (size_t)((j->rows + j->step - 1) / j->step);
+    j->scratch = gr_alloc(a, sizeof(float) * (size_t)(j->step * j->columns) * (size_t)d->n_threads);
+    if (!j->scratch) return gr_fail_memory(err);
+    gr_parallel_for(d->team, items, 1, item, j);
+    gr_free(a, j->scratch);
+    if (j->bad >= 0)
+        return gr_fail(err, GRAFT_ERR_NUMERIC, "%s: tensor %s: row %lld or one behind it holds a number that is not finite, which %s cannot hold",
+                       j->w->file, j->w->stored_name, (long long)j->bad, gr_dtype_name(j->spec->dtype));
+    return GRAFT_OK;
+}
+
+static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
+
+/* Replaces the floats of absmax by their quantised form. `to`: n codes, then the nested floats. */
+static void nest(const float *absmax, int64_t n, gr_scales *s, uint8_t *to) {
+    float *nested = (float *)(void *)(to + round64((size_t)n));
+    gr_quantize_absmax(absmax, n, to, nested, &s->offset);
+    s->absmax = NULL;
+    s->codes = to;
+    s->map = gr_dynamic_map;
+    s->nested = nested;
+    s->nested_block = GR_NESTED_BLOCK;
+}
+
+graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view, void **memory,
+                                size_t *bytes, graft_error *err) {
+    const graft_allocator *a = gr_allocator(d->ctx);
+    const bool four = spec->dtype != GR_INT8;
+    job j = {.w = w, .spec = spec, .rows = w->view.shape.d[0], .columns = w->view.shape.d[1], .bad = -1};
+    if (w->view.shape.n != 2 || j.rows < 1 || j.columns < 1 || w->turned || (four && j.columns % 2))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: expected a matrix%s stored (out, in), to be held as %s", w->file, w->stored_name,
+                       four ? " with rows of even length," : "", gr_dtype_name(spec->dtype));
+    j.block = four ? (spec->block ? spec->block : 64) : j.columns;
+    j.step = rows_of_item(j.columns, j.block);
+    const int64_t n = (j.rows * j.columns + j.block - 1) / j.block;
+    const size_t codes = round64((size_t)(j.rows * j.columns) / (four ? 2 : 1)), head = round64(sizeof(gr_scales));
+    const size_t floats = round64((size_t)n * sizeof(float));
+    const size_t nested = round64((size_t)n) + round64((size_t)(n / GR_NESTED_BLOCK + 1) * sizeof(float));
+    const size_t total = head + codes + (spec->nested ? nested : floats);
+    char *at = gr_alloc_aligned(a, total);
+    float *apart = spec->nested ? gr_alloc_aligned(a, floats) : NULL;
+    graft_status st = at && (apart || !spec->nested) ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK) {
+        gr_scales *s = (gr_scales *)(void *)at;
+        j.codes = (uint8_t *)at + head;
+        j.absmax = apart ? apart : (float *)(void *)(at + head + codes);
+        *s = (gr_scales){.block = j.block, .absmax = j.absmax};
+        st = run(d, &j, err);
+        if (st == GRAFT_OK && apart) nest(apart, n, s, (uint8_t *)at + head + codes);
+        if (st == GRAFT_OK) {
+            *view = (gr_tensor_view){spec->dtype, w->view.shape, j.codes, gr_dtype_bytes(spec->dtype, (size_t)(j.rows * j.columns)), s};
+            *memory = at;
+            *bytes = total;
+        }
+    }
+    gr_free_aligned(a, apart);
+    if (st != GRAFT_OK) gr_free_aligned(a, at);
+    return st;
+}

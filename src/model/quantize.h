@@ -1,0 +1,25 @@
+/* Weights in the formats of bitsandbytes, made from whatever a weight is stored in. */
+#ifndef GR_MODEL_QUANTIZE_H
+#define GR_MODEL_QUANTIZE_H
+
+#include "io/weights.h"
+#include "kernel/kernel.h"
+
+typedef struct gr_quantize_spec {
+    gr_dtype dtype; /* NF4, FP4 or INT8; F32: as stored */
+    int64_t block;  /* of NF4 and FP4, 0: 64 */
+    bool nested;    /* their absmax quantised to 8 bits */
+} gr_quantize_spec;
+
+/* What the options of transformers' BitsAndBytesConfig ask for. Options that contradict each other, or that would do nothing,
+ * are GRAFT_ERR_ARGUMENT. */
+graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant, gr_quantize_spec *out,
+                                 graft_error *err);
+
+/* Encodes a matrix, row by row in Hugging Face's order. `memory` (gr_alloc_aligned, *bytes long) holds the codes and the
+ * scales that `view` points to. An element that is not finite, or a row of odd length in 4 bits, is an error that names file
+ * and tensor. */
+graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view, void **memory,
+                                size_t *bytes, graft_error *err);
+
+#endif
