@@ -26,6 +26,7 @@ typedef struct graft_model_options {
     int load_in_4bit, load_in_8bit;
     const char *bnb_4bit_quant_type; /* "nf4" (NULL) or "fp4" */
     int bnb_4bit_use_double_quant;
+    int bnb_4bit_blocksize; /* elements that share a scale: 32, 64 (0), 128 .. 4096 */
 } graft_model_options;
 
 /* `path`: a Hugging Face directory (config.json, *.safetensors) or a .gguf file. Weights are mapped, not read. `options`

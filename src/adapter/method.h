@@ -142,6 +142,9 @@ void gr_adapter_set_all(gr_param *p, double value);
 graft_status gr_model_choose_adapter(const graft_model *m, const char *name, int *index, graft_error *err);
 
 graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err);
+/* Writes the bare base with what is NF4, FP4 or INT8 in it as bitsandbytes serialises that, the rest as `dtype`.
+ * `quantization`: config.json's quantization_config. */
+graft_status gr_write_quantized(gr_model *m, const char *dir, gr_dtype dtype, const char *quantization, graft_error *err);
 
 /* --- Configurations ---------------------------------------------------------------------------------------------------------- */
 

@@ -33,7 +33,7 @@ static graft_status load(graft_model *m, const char *path, const graft_model_opt
     gr_adapter_set *set;
     if (options)
         GR_TRY(gr_quantize_options(options->load_in_4bit, options->load_in_8bit, options->bnb_4bit_quant_type,
-                                   options->bnb_4bit_use_double_quant, &o.quantize, err));
+                                   options->bnb_4bit_use_double_quant, options->bnb_4bit_blocksize, &o.quantize, err));
     if (o.has_dtype) o.dtype = options->dtype == GRAFT_DTYPE_BF16 ? GR_BF16 : options->dtype == GRAFT_DTYPE_F32 ? GR_F32 : GR_F16;
     GR_TRY(gr_model_open(m->ctx, path, &o, &m->model, err));
     GR_TRY(gr_adapter_set_new(m->model, &set, err));

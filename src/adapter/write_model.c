@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "adapter/method.h"
+#include "adapter/outputs.h"
 #include "graft/tokenizer.h"
 
 enum { BLOCK_BYTES = 8 << 20 };
@@ -58,15 +59,19 @@ static graft_status write_text(const graft_allocator *a, const char *dir, const 
     return st;
 }
 
-static graft_status write_config(gr_model *m, const char *dir, gr_dtype dtype, bool tied, graft_error *err) {
+static graft_status write_config(gr_model *m, const char *dir, gr_dtype dtype, bool tied, const char *quantization,
+                                 graft_error *err) {
     const graft_allocator *a = gr_allocator(gr_model_context(m));
     gr_model_config *c = gr_alloc(a, sizeof *c); /* large: one entry a layer */
-    char *text = NULL;
+    char *text = NULL, *edited = NULL;
     if (!c) return gr_fail_memory(err);
     *c = *gr_model_get_config(m);
     c->tie_word_embeddings = tied;
     graft_status st = gr_model_config_to_json(a, c, dtype, &text, err);
-    if (st == GRAFT_OK) st = write_text(a, dir, "config.json", text, err);
+    if (st == GRAFT_OK)
+        st = gr_model_config_edit(a, "config.json", text, strlen(text), dtype, tied, quantization, &edited, err);
+    if (st == GRAFT_OK) st = write_text(a, dir, "config.json", edited, err);
+    gr_free(a, edited);
     gr_free(a, text);
     gr_free(a, c);
     return st;
@@ -89,11 +94,11 @@ static graft_status write_from_gguf(gr_model *m, const char *dir, graft_error *e
 }
 
 static graft_status carry_config(const graft_allocator *a, const char *from_dir, const char *dir, gr_dtype dtype, bool tied,
-                                 graft_error *err) {
+                                 const char *quantization, graft_error *err) {
     char *from = gr_path_join(a, from_dir, "config.json"), *text = NULL, *edited = NULL;
     size_t len;
     graft_status st = from ? gr_read_file(a, from, FILE_LIMIT, &text, &len, err) : gr_fail_memory(err);
-    if (st == GRAFT_OK) st = gr_model_config_edit(a, from, text, len, dtype, tied, &edited, err);
+    if (st == GRAFT_OK) st = gr_model_config_edit(a, from, text, len, dtype, tied, quantization, &edited, err);
     if (st == GRAFT_OK) st = write_text(a, dir, "config.json", edited, err);
     gr_free(a, edited);
     gr_free(a, text);
@@ -102,16 +107,17 @@ static graft_status carry_config(const graft_allocator *a, const char *from_dir,
 }
 
 /* Everything but the weights. */
-static graft_status write_beside(gr_model *m, const char *dir, gr_dtype dtype, bool tied, graft_error *err) {
+static graft_status write_beside(gr_model *m, const char *dir, gr_dtype dtype, bool tied, const char *quantization,
+                                 graft_error *err) {
     const graft_allocator *a = gr_allocator(gr_model_context(m));
     const char *path = gr_model_path(m), *slash = strrchr(path, '/');
     if (gr_weights_gguf(gr_model_weights(m))) {
-        GR_TRY(write_config(m, dir, dtype, tied, err));
+        GR_TRY(write_config(m, dir, dtype, tied, quantization, err));
         return write_from_gguf(m, dir, err);
     }
     char *from = gr_is_dir(path) ? gr_strdup(a, path) : slash ? gr_strndup(a, path, (size_t)(slash - path) + 1) : gr_strdup(a, ".");
     if (!from) return gr_fail_memory(err);
-    graft_status st = carry_config(a, from, dir, dtype, tied, err);
+    graft_status st = carry_config(a, from, dir, dtype, tied, quantization, err);
     for (size_t i = 0; i < GR_COUNT(beside) && st == GRAFT_OK; i++) st = copy_file(a, from, dir, beside[i], err);
     if (st == GRAFT_OK) st = copy_templates(a, from, dir, err);
     gr_free(a, from);
@@ -127,6 +133,8 @@ typedef struct merge_job {
     float *rows;         /* one block */
     void *out;
     size_t block;        /* floats of a block */
+    bool keep;           /* tensors in bitsandbytes' formats stay in them */
+    gr_outputs outputs;
 } merge_job;
 
 /* The module whose weight a tensor is; NULL: it is another one. */
@@ -215,30 +223,52 @@ static graft_status block_size(const gr_model *m, size_t *out, graft_error *err)
     return GRAFT_OK;
 }
 
-static graft_status write_weights(merge_job *j, const char *dir, bool own_head, graft_error *err) {
+/* What the files are to hold. */
+static graft_status list_outputs(merge_job *j, bool own_head, graft_error *err) {
+    size_t n = gr_model_n_tensors(j->m);
+    for (size_t i = 0; i < n + own_head; i++) {
+        const char *name = i < n ? gr_model_tensor_name(j->m, i) : "lm_head.weight";
+        gr_output o = {.name = name, .dtype = j->dtype};
+        const gr_weight *w;
+        if (j->keep) {
+            GR_TRY(gr_model_get_weight(j->m, name, &w, err));
+            if (w->view.scales) {
+                GR_TRY(gr_outputs_add_scaled(&j->outputs, name, &w->view, j->dtype, err));
+                continue;
+            }
+        }
+        GR_TRY(gr_model_tensor_shape(j->m, name, &o.shape, err));
+        GR_TRY(gr_outputs_add(&j->outputs, &o, err));
+    }
+    return GRAFT_OK;
+}
+
+static graft_status write_weights(merge_job *j, const char *dir, graft_error *err) {
     const graft_allocator *a = gr_allocator(gr_model_context(j->m));
     gr_safetensors_options options = {.stem = "model", .max_shard_bytes = shard_bytes};
     gr_safetensors_writer *w = NULL;
     const size_t *order;
-    size_t n = gr_model_n_tensors(j->m), total = n + own_head;
+    const gr_output *o = j->outputs.items;
+    size_t n = j->outputs.n;
     graft_status st;
     GR_TRY(gr_safetensors_writer_new(a, dir, &options, &w, err));
-    for (size_t i = 0; i < total; i++) {
-        const char *name = i < n ? gr_model_tensor_name(j->m, i) : "lm_head.weight";
-        gr_shape shape;
-        GR_GO(fail, gr_model_tensor_shape(j->m, name, &shape, err));
-        GR_GO(fail, gr_safetensors_declare(w, name, j->dtype, &shape, err));
-    }
+    for (size_t i = 0; i < n; i++) GR_GO(fail, gr_safetensors_declare(w, o[i].name, o[i].dtype, &o[i].shape, err));
     GR_GO(fail, gr_safetensors_writer_begin(w, &order, err));
-    for (size_t i = 0; i < total; i++)
-        GR_GO(fail, write_tensor(j, w, order[i] < n ? gr_model_tensor_name(j->m, order[i]) : "lm_head.weight", err));
+    for (size_t i = 0; i < n; i++) {
+        const gr_output *x = &o[order[i]];
+        if (x->bytes)
+            GR_GO(fail, gr_safetensors_write(w, x->bytes, x->n_bytes, err));
+        else
+            GR_GO(fail, write_tensor(j, w, x->name, err));
+    }
     return gr_safetensors_writer_commit(w, err);
 fail:
     gr_safetensors_writer_abort(w);
     return st;
 }
 
-graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err) {
+static graft_status write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, const char *quantization,
+                                graft_error *err) {
     const graft_allocator *alloc = gr_allocator(gr_model_context(m));
     if (dtype != GR_F32 && dtype != GR_BF16 && dtype != GR_F16)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "a model is written in F32, BF16 or F16, not in %s", gr_dtype_name(dtype));
@@ -247,16 +277,27 @@ graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, g
     /* An adapter with a head of its own unties what was tied. */
     bool own_head = gr_model_head_is_tied(m) && a &&
                     ((a->variant && gr_variant_unties(a->variant)) || (a->method->unties && a->method->unties(a)));
-    merge_job j = {.m = m, .a = a, .dtype = dtype};
+    merge_job j = {.m = m, .a = a, .dtype = dtype, .keep = quantization != NULL};
     GR_TRY(block_size(m, &j.block, err));
     GR_TRY(gr_make_dirs(dir, err));
-    GR_TRY(write_beside(m, dir, dtype, gr_model_head_is_tied(m) && !own_head, err));
+    GR_TRY(write_beside(m, dir, dtype, gr_model_head_is_tied(m) && !own_head, quantization, err));
     j.rows = gr_alloc_aligned(alloc, j.block * sizeof *j.rows);
     j.out = gr_alloc_aligned(alloc, j.block * sizeof *j.rows);
-    graft_status st = j.rows && j.out ? write_weights(&j, dir, own_head, err) : gr_fail_memory(err);
+    gr_outputs_init(&j.outputs, alloc);
+    graft_status st = j.rows && j.out ? list_outputs(&j, own_head, err) : gr_fail_memory(err);
+    if (st == GRAFT_OK) st = write_weights(&j, dir, err);
+    gr_outputs_free(&j.outputs);
     gr_free_aligned(alloc, j.rows);
     gr_free_aligned(alloc, j.out);
     return st;
+}
+
+graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err) {
+    return write_model(m, a, dir, dtype, NULL, err);
+}
+
+graft_status gr_write_quantized(gr_model *m, const char *dir, gr_dtype dtype, const char *quantization, graft_error *err) {
+    return write_model(m, NULL, dir, dtype, quantization, err);
 }
 
 graft_status gr_adapter_merge(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err) {

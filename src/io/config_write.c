@@ -193,50 +193,93 @@ graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_co
     return st;
 }
 
-/* The text with the values of some top-level keys replaced, all else to the letter. Where t5 does not say whether outputs are
- * scaled, the reference takes it from the very key that may change here: it is said then. */
-graft_status gr_model_config_edit(const graft_allocator *a, const char *name, const char *text, size_t len, gr_dtype dtype,
-                                  bool tied, char **out, graft_error *err) {
-    const char *type = dtype == GR_BF16 ? "\"bfloat16\"" : dtype == GR_F16 ? "\"float16\"" : "\"float32\"", *tie = tied ? "true" : "false";
-    bool has_type = false, has_tie = false, more = true, any = false, t5 = false, scaled = true, has_scale = false;
-    gr_json_reader r;
-    gr_json_text k;
+/* What is to stand under a key; "": the key goes. */
+typedef struct edit {
+    const char *key, *other; /* another spelling, or NULL */
+    const char *value;
+    bool untied;       /* of scale_decoder_outputs: the text ties nothing */
+    bool found, keeps; /* keeps: a key that is there stays as it is, `value` is for where there is none */
+} edit;
+
+enum { EDIT_DTYPE, EDIT_TIED, EDIT_QUANTIZATION, EDIT_SCALED, EDITS };
+
+/* Where t5 does not say whether outputs are scaled, the reference takes it from the very key that may change here: it is
+ * said then. */
+static void learn(edit *edits, const gr_json_text *key, const char *value, size_t len) {
+    edit *scaled = &edits[EDIT_SCALED];
+    if (gr_json_text_is(key, "model_type") && len == 4 && memcmp(value, "\"t5\"", 4) == 0) {
+        scaled->value = scaled->untied ? "false" : "true";
+    } else if (gr_json_text_is(key, "tie_word_embeddings") && *value == 'f') {
+        if (scaled->value) scaled->value = "false";
+        scaled->untied = true;
+    }
+}
+
+static edit *edit_of(edit *edits, size_t n, const gr_json_text *key) {
+    for (size_t i = 0; i < n; i++)
+        if (gr_json_text_is(key, edits[i].key) || (edits[i].other && gr_json_text_is(key, edits[i].other))) return &edits[i];
+    return NULL;
+}
+
+/* The text with some top-level keys replaced, removed or added, all else to the letter. */
+static graft_status edit_text(gr_json_reader *r, edit *edits, size_t n, gr_buf *b, graft_error *err) {
+    const char *text = r->text;
     size_t copied = 0;
+    bool more, any = false; /* a key stands in front, in what is written */
+    gr_json_text k;
+    GR_TRY(gr_json_open(r, GR_JSON_OBJECT, err));
+    for (;;) {
+        size_t end = r->at; /* of the last value, where a further key may stand */
+        GR_TRY(gr_json_next(r, &more, err));
+        if (!more) {
+            gr_buf_add(b, text + copied, end > copied ? end - copied : 0);
+            for (size_t i = 0; i < n; i++) {
+                if (edits[i].found || !edits[i].value || !*edits[i].value) continue;
+                gr_buf_add_format(b, "%s\n  \"%s\": %s", any ? "," : "", edits[i].key, edits[i].value);
+                any = true;
+            }
+            copied = GR_MAX(end, copied);
+            gr_buf_add(b, text + copied, r->len - copied);
+            return gr_json_end(r, err);
+        }
+        GR_TRY(gr_json_read_key(r, &k, err));
+        gr_json_peek(r); /* past the spaces */
+        size_t start = r->at;
+        GR_TRY(gr_json_skip(r, err));
+        edit *e = edit_of(edits, n, &k);
+        if (e && !e->keeps && !*e->value) { /* with the comma in front, or, of the first key, the one behind */
+            gr_buf_add(b, text + copied, end > copied ? end - copied : 0);
+            copied = r->at;
+            if (!any) {
+                while (copied < r->len && strchr(" \t\r\n", text[copied])) copied++;
+                copied = copied < r->len && text[copied] == ',' ? copied + 1 : r->at;
+            }
+            continue;
+        }
+        any = true;
+        learn(edits, &k, text + start, r->at - start);
+        if (e) e->found = true;
+        if (!e || e->keeps) continue;
+        gr_buf_add(b, text + copied, start - copied);
+        gr_buf_add_text(b, e->value);
+        copied = r->at;
+    }
+}
+
+graft_status gr_model_config_edit(const graft_allocator *a, const char *name, const char *text, size_t len, gr_dtype dtype,
+                                  bool tied, const char *quantization, char **out, graft_error *err) {
+    edit edits[EDITS] = {
+        {.key = "dtype", .other = "torch_dtype",
+         .value = dtype == GR_BF16 ? "\"bfloat16\"" : dtype == GR_F16 ? "\"float16\"" : "\"float32\""},
+        {.key = "tie_word_embeddings", .value = tied ? "true" : "false"},
+        {.key = "quantization_config", .value = quantization ? quantization : ""},
+        {.key = "scale_decoder_outputs", .keeps = true},
+    };
+    gr_json_reader r;
     gr_buf b;
     gr_buf_init(&b, a);
     gr_json_init(&r, name, text, len);
-    graft_status st = gr_json_open(&r, GR_JSON_OBJECT, err);
-    while (st == GRAFT_OK) {
-        size_t end = r.at; /* of the last value, where a further key may stand */
-        st = gr_json_next(&r, &more, err);
-        if (st != GRAFT_OK) break;
-        if (!more) {
-            gr_buf_add(&b, text + copied, end - copied);
-            if (!has_type) gr_buf_add_format(&b, "%s\n  \"dtype\": %s", any ? "," : "", type);
-            if (!has_tie) gr_buf_add_format(&b, "%s\n  \"tie_word_embeddings\": %s", any || !has_type ? "," : "", tie);
-            if (t5 && !has_scale) gr_buf_add_format(&b, ",\n  \"scale_decoder_outputs\": %s", scaled ? "true" : "false");
-            gr_buf_add(&b, text + end, len - end);
-            break;
-        }
-        any = true;
-        st = gr_json_read_key(&r, &k, err);
-        if (st != GRAFT_OK) break;
-        bool is_type = gr_json_text_is(&k, "dtype") || gr_json_text_is(&k, "torch_dtype");
-        bool is_tie = gr_json_text_is(&k, "tie_word_embeddings"), is_model = gr_json_text_is(&k, "model_type");
-        has_scale = has_scale || gr_json_text_is(&k, "scale_decoder_outputs");
-        gr_json_peek(&r); /* past the spaces */
-        size_t start = r.at;
-        st = gr_json_skip(&r, err);
-        has_type = has_type || is_type;
-        has_tie = has_tie || is_tie;
-        if (is_tie) scaled = text[start] != 'f';
-        if (is_model) t5 = r.at - start == 4 && memcmp(text + start, "\"t5\"", 4) == 0;
-        if (st != GRAFT_OK || (!is_type && !is_tie)) continue;
-        gr_buf_add(&b, text + copied, start - copied);
-        gr_buf_add_text(&b, is_tie ? tie : type);
-        copied = r.at;
-    }
-    if (st == GRAFT_OK) st = gr_json_end(&r, err);
+    graft_status st = edit_text(&r, edits, GR_COUNT(edits), &b, err);
     if (st == GRAFT_OK) st = gr_buf_take(&b, out, NULL, err);
     if (st != GRAFT_OK) gr_buf_free(&b);
     return st;

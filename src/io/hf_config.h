@@ -130,9 +130,10 @@ graft_status gr_labels_from_json(gr_arena *arena, const char *name, const char *
 /* config.json text that transformers loads as the same model (freed with gr_free). Weights are named `dtype`. */
 graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *config, gr_dtype dtype,
                                      char **out, graft_error *err);
-/* A model's own config.json, to the letter but for the type of the weights and whether the head is tied. */
+/* A model's own config.json, to the letter but for the type of the weights, whether the head is tied, and
+ * quantization_config: the given JSON text, NULL: none. */
 graft_status gr_model_config_edit(const graft_allocator *a, const char *name, const char *text, size_t len, gr_dtype dtype,
-                                  bool tied, char **out, graft_error *err);
+                                  bool tied, const char *quantization, char **out, graft_error *err);
 
 /* What generation_config.json (or GGUF metadata) suggests for sampling. */
 typedef struct gr_generation_config {

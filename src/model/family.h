@@ -120,7 +120,6 @@ graft_status gr_model_file_weight(const gr_model *m, const char *name, const gr_
                                   graft_error *err);
 /* Whether the files have it. */
 bool gr_model_has_weight(const gr_model *m, const char *name);
-graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_weight **out, graft_error *err);
 
 /* The activation function of a configuration. */
 gr_activation gr_act_of(gr_hidden_act act);

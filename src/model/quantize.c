@@ -6,17 +6,21 @@
 #include "model/family.h"
 #include "quant/scaled.h"
 
-graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant, gr_quantize_spec *out,
-                                 graft_error *err) {
+graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant, int block,
+                                 gr_quantize_spec *out, graft_error *err) {
     if (load_in_4bit && load_in_8bit)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "load_in_4bit and load_in_8bit: expected at most one of them, found both");
-    if (!load_in_4bit && (quant_type || double_quant))
+    if (!load_in_4bit && (quant_type || double_quant || block))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected load_in_4bit too, found it without",
-                       quant_type ? "bnb_4bit_quant_type" : "bnb_4bit_use_double_quant");
+                       quant_type     ? "bnb_4bit_quant_type"
+                       : double_quant ? "bnb_4bit_use_double_quant"
+                                      : "bnb_4bit_blocksize");
+    if (block && !gr_is_4bit_block(block))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "bnb_4bit_blocksize: expected a power of two from 32 to 4096, found %d", block);
     if (quant_type && strcmp(quant_type, "nf4") && strcmp(quant_type, "fp4"))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "bnb_4bit_quant_type: expected nf4 or fp4, found %s", quant_type);
     const gr_dtype four = quant_type && strcmp(quant_type, "fp4") == 0 ? GR_FP4 : GR_NF4;
-    *out = (gr_quantize_spec){.dtype = load_in_4bit ? four : load_in_8bit ? GR_INT8 : GR_F32, .nested = double_quant != 0};
+    *out = (gr_quantize_spec){.dtype = load_in_4bit ? four : load_in_8bit ? GR_INT8 : GR_F32, .block = block, .nested = double_quant != 0};
     return GRAFT_OK;
 }
 

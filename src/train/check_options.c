@@ -112,7 +112,7 @@ graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_
     GR_TRY(check_names(o, err));
     GR_TRY(gr_method_check_options(o, err));
     gr_quantize_spec quantize;
-    GR_TRY(gr_quantize_options(o->load_in_4bit, o->load_in_8bit, o->bnb_4bit_quant_type, o->bnb_4bit_use_double_quant, &quantize, err));
+    GR_TRY(gr_quantize_options(o->load_in_4bit, o->load_in_8bit, o->bnb_4bit_quant_type, o->bnb_4bit_use_double_quant, 0, &quantize, err));
     if (quantize.dtype != GR_F32 && o->method && !strcmp(o->method, "full"))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "load_in_4bit and load_in_8bit: expected a method that leaves the weights as they are, found full");
     GR_TRY(check_evaluation(o, err));

@@ -59,7 +59,7 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
     gr_model_options mo = {0};
     if (o->dtype) mo = (gr_model_options){.has_dtype = true, .dtype = !strcmp(o->dtype, "bf16") ? GR_BF16 : GR_F32};
-    GR_TRY(gr_quantize_options(o->load_in_4bit, o->load_in_8bit, o->bnb_4bit_quant_type, o->bnb_4bit_use_double_quant, &mo.quantize, err));
+    GR_TRY(gr_quantize_options(o->load_in_4bit, o->load_in_8bit, o->bnb_4bit_quant_type, o->bnb_4bit_use_double_quant, 0, &mo.quantize, err));
     gr_trainer_progress(t, GRAFT_TRAIN_LOADING, 0, 0);
     if (!t->base || !t->base->model) GR_TRY(gr_model_open(t->ctx, o->model, &mo, t->base ? &t->base->model : &t->model, err));
     if (t->base) t->model = t->base->model;

@@ -74,24 +74,30 @@ static void configs_keep_what_graft_does_not_know(void **state) {
     (void)state;
     static const struct {
         const char *text, *edited; /* NULL: refused */
+        const char *quant;
     } cases[] = {
         {"{\"a\":1, \"torch_dtype\" : \"float32\",\"x\":{\"dtype\":2}}",
-         "{\"a\":1, \"torch_dtype\" : \"bfloat16\",\"x\":{\"dtype\":2},\n  \"tie_word_embeddings\": true}"},
-        {"{\n  \"tie_word_embeddings\": false,\n  \"dtype\": null\n}\n", "{\n  \"tie_word_embeddings\": true,\n  \"dtype\": \"bfloat16\"\n}\n"},
-        {"{}", "{\n  \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true}"},
-        {"{\"tie_word_embeddings\":1}", "{\"tie_word_embeddings\":true,\n  \"dtype\": \"bfloat16\"}"},
+         "{\"a\":1, \"torch_dtype\" : \"bfloat16\",\"x\":{\"dtype\":2},\n  \"tie_word_embeddings\": true}", NULL},
+        {"{\n  \"tie_word_embeddings\": false,\n  \"dtype\": null\n}\n", "{\n  \"tie_word_embeddings\": true,\n  \"dtype\": \"bfloat16\"\n}\n", NULL},
+        {"{}", "{\n  \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true}", NULL},
+        {"{\"tie_word_embeddings\":1}", "{\"tie_word_embeddings\":true,\n  \"dtype\": \"bfloat16\"}", NULL},
+        {"{\"quantization_config\": {\"x\": [1]}, \"a\": 1}", "{ \"a\": 1,\n  \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true}", NULL},
+        {"{\"a\": 1,\n \"quantization_config\": {}\n}", "{\"a\": 1,\n  \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true\n}", NULL},
+        {"{\"a\": 1, \"quantization_config\": {} , \"dtype\": 0}", "{\"a\": 1 , \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true}", NULL},
+        {"{\"quantization_config\": 2}", "{\n  \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true}", NULL},
+        {"{\"quantization_config\": 2}", "{\"quantization_config\": {},\n  \"dtype\": \"bfloat16\",\n  \"tie_word_embeddings\": true}", "{}"},
         {"{\"model_type\": \"t5\", \"tie_word_embeddings\": false}",
-         "{\"model_type\": \"t5\", \"tie_word_embeddings\": true,\n  \"dtype\": \"bfloat16\",\n  \"scale_decoder_outputs\": false}"},
+         "{\"model_type\": \"t5\", \"tie_word_embeddings\": true,\n  \"dtype\": \"bfloat16\",\n  \"scale_decoder_outputs\": false}", NULL},
         {"{\"dtype\":0,\"model_type\":\"t5\"}",
-         "{\"dtype\":\"bfloat16\",\"model_type\":\"t5\",\n  \"tie_word_embeddings\": true,\n  \"scale_decoder_outputs\": true}"},
-        {"{\"a\":1", NULL},
-        {"[]", NULL},
-        {"{} {}", NULL},
+         "{\"dtype\":\"bfloat16\",\"model_type\":\"t5\",\n  \"tie_word_embeddings\": true,\n  \"scale_decoder_outputs\": true}", NULL},
+        {"{\"a\":1", NULL, NULL},
+        {"[]", NULL, NULL},
+        {"{} {}", NULL, NULL},
     };
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         char *out;
         graft_error wrong;
-        graft_status st = gr_model_config_edit(NULL, "c", cases[i].text, strlen(cases[i].text), GR_BF16, true, &out, &wrong);
+        graft_status st = gr_model_config_edit(NULL, "c", cases[i].text, strlen(cases[i].text), GR_BF16, true, cases[i].quant, &out, &wrong);
         if (!cases[i].edited) {
             assert_int_equal(st, GRAFT_ERR_FORMAT);
             continue;
