@@ -1,4 +1,6 @@
 /* graft chat: a conversation in the terminal, or over a pipe a turn a line. */
+#include <langinfo.h>
+#include <locale.h>
 #include <stdlib.h>
 
 #include <histedit.h>
@@ -157,6 +159,8 @@ static graft_status answer_or_stop(chat *c, const char *text, size_t len, graft_
 static bool is_word(const char *line, int n, const char *word) { return (size_t)n == strlen(word) && !strncmp(line, word, (size_t)n); }
 
 static graft_status talk_terminal(chat *c, graft_error *err) {
+    /* Else libedit drops what is not ASCII. Numbers are not touched. */
+    if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8") != 0) setlocale(LC_CTYPE, "C.UTF-8");
     EditLine *e = el_init("graft", stdin, stdout, stderr);
     History *h = history_init();
     if (!e || !h) return gr_fail_memory(err);

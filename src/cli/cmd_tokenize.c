@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "cli/cli.h"
@@ -45,6 +46,7 @@ static graft_status each_line(const graft_tokenizer *tok, const tokenize_args *a
     char *line = NULL;
     size_t cap = 0;
     long number = 0;
+    const bool waits = lseek(STDIN_FILENO, 0, SEEK_CUR) < 0;
     graft_status st = GRAFT_OK;
     gr_buf out;
     gr_buf_init(&out, NULL);
@@ -59,7 +61,8 @@ static graft_status each_line(const graft_tokenizer *tok, const tokenize_args *a
         if (st != GRAFT_OK) gr_error_prefix(err, st, "standard input:%ld", number);
         if (st == GRAFT_OK) gr_buf_add_char(&out, '\n');
         if (st == GRAFT_OK) st = gr_buf_status(&out, err);
-        if (st == GRAFT_OK && fwrite(out.data, 1, out.len, stdout) != out.len)
+        /* Who writes a line and waits for its answer gets it; a file is read in one go. */
+        if (st == GRAFT_OK && (fwrite(out.data, 1, out.len, stdout) != out.len || (waits && fflush(stdout) != 0)))
             st = gr_fail_errno(err, GRAFT_ERR_IO, errno, "standard output: cannot write");
     }
     if (st == GRAFT_OK && ferror(stdin)) st = gr_fail_errno(err, GRAFT_ERR_IO, errno, "standard input: cannot read");

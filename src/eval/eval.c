@@ -1,6 +1,7 @@
 /* Evaluation over records: the loss through the same ragged batches as in training, answers through a session. Sums
  * are in double in the order of the records, so that batch size and threads change nothing. */
 #include <math.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "data/loader.h"
@@ -172,11 +173,25 @@ done:
     return st;
 }
 
-/* Loss and answers read the records one after the other, standard input too: `start` is where that was at first. */
+static graft_status fail_twice(const char *path, graft_error *err) {
+    const bool standard = strcmp(path, "-") == 0;
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: cannot be read twice, for the loss and for the answers: expected a file",
+                   standard ? "standard input" : path);
+}
+
+/* Loss and answers read the records one after the other, standard input too, from `start`: a pipe would be empty the second time. */
+static graft_status check_twice(const graft_data_options *data, off_t start, graft_error *err) {
+    struct stat st;
+    for (size_t i = 0; i < data->n_paths; i++) {
+        const char *path = data->paths[i];
+        if (strcmp(path, "-") == 0 ? start < 0 : stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) return fail_twice(path, err);
+    }
+    return GRAFT_OK;
+}
+
 static graft_status rewind_input(const graft_data_options *data, off_t start, graft_error *err) {
     for (size_t i = 0; i < data->n_paths; i++)
-        if (strcmp(data->paths[i], "-") == 0 && (start < 0 || lseek(STDIN_FILENO, start, SEEK_SET) < 0))
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "standard input cannot be read twice, for the loss and for the answers: expected a file");
+        if (strcmp(data->paths[i], "-") == 0 && lseek(STDIN_FILENO, start, SEEK_SET) < 0) return fail_twice("-", err);
     return GRAFT_OK;
 }
 
@@ -190,6 +205,7 @@ graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_
     GR_TRY(adapter_index(m, options->generate.adapter, &adapter, err));
     bool twice = options->what & GRAFT_EVAL_LOSS && options->what & GRAFT_EVAL_GENERATES;
     off_t start = twice ? lseek(STDIN_FILENO, 0, SEEK_CUR) : 0;
+    if (twice) GR_TRY(check_twice(&options->data, start, err));
     if (options->what & GRAFT_EVAL_LOSS) GR_TRY(measure_loss(m, tok, options, adapter, &r, err));
     if (twice) GR_TRY(rewind_input(&options->data, start, err));
     if (options->what & GRAFT_EVAL_GENERATES) GR_TRY(measure_answers(m, tok, options, &r, err));

@@ -186,5 +186,35 @@ expect 1 'are longer than max_length' "$GRAFT" sft -m "$small" --data "$pairs" -
 cp -r "$tmp/trained" "$tmp/part"
 sed -i 's/lora_A/lora_X/' "$tmp/part/adapter_model.safetensors"
 expect 1 'part/adapter_model.safetensors: tensor' "$GRAFT" generate -m "$small" --adapter "$tmp/part" -p red
+# A pipe that would be read twice is refused before anything is read; whoever waits for a line's ids gets them.
+expect 2 'cannot be read twice' "$GRAFT" eval -m "$small" --data <(cat "$pairs") --limit 1 -n 1
+coproc IDS { "$GRAFT" tokenize -m "$small"; }
+echo red >&"${IDS[1]}"
+read -r -t 20 ids <&"${IDS[0]}" || fail "graft tokenize keeps a line's ids"
+eval "exec ${IDS[1]}>&-"
+[[ $ids == '['*']' ]] || fail "graft tokenize: $ids"
+# What is typed in another alphabet reaches the model.
+if command -v python3 >/dev/null; then
+  python3 - "$GRAFT" "$small" <<'P' || fail "graft chat drops what is not ASCII"
+import os, pty, select, sys, time
+pid, fd = pty.fork()
+if pid == 0:
+    os.environ.update(TERM="xterm", LC_ALL="C")
+    os.execv(sys.argv[1], ["graft", "chat", "-m", sys.argv[2], "-n", "2"])
+seen, sent, end = b"", False, time.time() + 30
+while time.time() < end and "é日".encode() not in seen:
+    if select.select([fd], [], [], 0.2)[0]:
+        try:
+            seen += os.read(fd, 4096)
+        except OSError:
+            break
+    if not sent and b"> " in seen:
+        os.write(fd, "é日\n".encode())
+        sent = True
+os.close(fd)
+os.waitpid(pid, 0)
+sys.exit("é日".encode() not in seen)
+P
+fi
 [ $failures -eq 0 ] && echo "all usage checks hold"
 exit $((failures > 0))
