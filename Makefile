@@ -17,8 +17,10 @@ packages:
 check: all
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
-# The same with clang under AddressSanitizer and UBSan, every CPU level below the machine's own, and a short run of every fuzz target.
+# The same with every single allocation failing in turn, with clang under AddressSanitizer and UBSan, on every CPU level below the
+# machine's own, and a short run of every fuzz target.
 check-all: check
+	@GRAFT_SWEEP=all ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -R 'test_(sft|jobs|methods|merge|model_errors|no_memory)$$'
 	@tools/packages.sh clang libclang-rt-14-dev
 	@$(MAKE) --no-print-directory check BUILD=$(BUILD)-sanitized CMAKE_FLAGS="$(SANITIZED)"
 	@native=$$($(BUILD)/graft env | sed -n 's/^kernels *//p'); for cpu in generic avx2 avx512 avx512bf16 amx; do \

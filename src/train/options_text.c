@@ -45,6 +45,31 @@ static uint64_t model_fingerprint(const gr_model *m) {
     return h;
 }
 
+/* The adapter's configuration but for the base model's name: that changes no bit, and the model may have been moved. */
+static graft_status add_config(gr_buf *b, const char *config, graft_error *err) {
+    gr_json_reader r;
+    add_key(b, "adapter_config");
+    gr_json_init(&r, "adapter_config", config, strlen(config));
+    GR_TRY(gr_json_open(&r, GR_JSON_OBJECT, err));
+    const char *separator = "{";
+    for (;;) {
+        bool more;
+        gr_json_text key;
+        GR_TRY(gr_json_next(&r, &more, err));
+        if (!more) break;
+        GR_TRY(gr_json_read_key(&r, &key, err));
+        gr_json_peek(&r);
+        const size_t at = r.at;
+        GR_TRY(gr_json_skip(&r, err));
+        if (gr_json_text_is(&key, "base_model_name_or_path")) continue;
+        gr_buf_add_format(b, "%s\"%.*s\": ", separator, (int)key.len, key.raw);
+        gr_buf_add(b, r.text + at, r.at - at);
+        separator = ", ";
+    }
+    gr_buf_add_text(b, *separator == '{' ? "{}" : "}");
+    return gr_buf_status(b, err);
+}
+
 graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error *err) {
     const graft_sft_options *o = t->o;
     const gr_optimizer_options *p = &t->optimizer_options;
@@ -58,8 +83,7 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error
         add_text(b, "double_quant", o->bnb_4bit_use_double_quant ? "true" : "false");
     }
     add_text(b, "method", gr_adapter_method_name(t->set, t->adapter));
-    const char *config = gr_adapter_config(t->set, t->adapter);
-    add_hash(b, "adapter_config", gr_hash_bytes(config, strlen(config), 0));
+    GR_TRY(add_config(b, gr_adapter_config(t->set, t->adapter), err));
     if (o->adapter) add_text(b, "adapter", o->adapter);
     add_int(b, "records", (int64_t)t->stats.examples);
     add_hash(b, "data", t->stats.fingerprint);

@@ -282,26 +282,25 @@ graft_status gr_state_read(gr_train_state *s, const char *name, const char *text
     return gr_buf_status(&s->options, err);
 }
 
-graft_status gr_state_check_options(const gr_train_state *saved, const gr_buf *now, const char *checkpoint,
-                                    graft_error *err) {
-    gr_json_reader a, b;
-    if (saved->options.len == now->len && !memcmp(gr_buf_text(&saved->options), gr_buf_text(now), now->len))
-        return GRAFT_OK;
-    gr_json_init(&a, checkpoint, gr_buf_text(&saved->options), saved->options.len);
-    gr_json_init(&b, "options", gr_buf_text(now), now->len);
-    GR_TRY(gr_json_open(&a, GR_JSON_OBJECT, err));
-    GR_TRY(gr_json_open(&b, GR_JSON_OBJECT, err));
+/* Two objects of the same members in the same order, up to the first that differs, at any depth. */
+static graft_status compare_options(gr_json_reader *a, gr_json_reader *b, const char *checkpoint, graft_error *err) {
+    GR_TRY(gr_json_open(a, GR_JSON_OBJECT, err));
+    GR_TRY(gr_json_open(b, GR_JSON_OBJECT, err));
     for (bool more_a, more_b;;) {
         gr_json_text ka, kb;
-        GR_TRY(next_key(&a, &more_a, &ka, err));
-        GR_TRY(next_key(&b, &more_b, &kb, err));
+        GR_TRY(next_key(a, &more_a, &ka, err));
+        GR_TRY(next_key(b, &more_b, &kb, err));
+        if (!more_a && !more_b) return GRAFT_OK;
         if (!more_a || !more_b || ka.len != kb.len || memcmp(ka.raw, kb.raw, ka.len)) break;
-        (void)gr_json_peek(&a), (void)gr_json_peek(&b);
-        const char *va = a.text + a.at, *vb = b.text + b.at;
-        GR_TRY(gr_json_skip(&a, err));
-        GR_TRY(gr_json_skip(&b, err));
-        size_t na = (size_t)(a.text + a.at - va), nb = (size_t)(b.text + b.at - vb);
+        gr_json_kind kind_a = gr_json_peek(a), kind_b = gr_json_peek(b);
+        gr_json_reader from_a = *a, from_b = *b;
+        const char *va = a->text + a->at, *vb = b->text + b->at;
+        GR_TRY(gr_json_skip(a, err));
+        GR_TRY(gr_json_skip(b, err));
+        size_t na = (size_t)(a->text + a->at - va), nb = (size_t)(b->text + b->at - vb);
         if (na == nb && !memcmp(va, vb, na)) continue;
+        if (kind_a == GR_JSON_OBJECT && kind_b == GR_JSON_OBJECT && ka.len == 14 && !memcmp(ka.raw, "adapter_config", 14))
+            return compare_options(&from_a, &from_b, checkpoint, err);
         return gr_fail(err, GRAFT_ERR_MISMATCH,
                        "%s: %.*s: the run was started with %.*s, found %.*s: a resumed run keeps its options; to go on "
                        "with others start a new run from this checkpoint's weights",
@@ -309,4 +308,14 @@ graft_status gr_state_check_options(const gr_train_state *saved, const gr_buf *n
     }
     return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: the checkpoint is of another version of graft, which kept other options",
                    checkpoint);
+}
+
+graft_status gr_state_check_options(const gr_train_state *saved, const gr_buf *now, const char *checkpoint,
+                                    graft_error *err) {
+    gr_json_reader a, b;
+    if (saved->options.len == now->len && !memcmp(gr_buf_text(&saved->options), gr_buf_text(now), now->len))
+        return GRAFT_OK;
+    gr_json_init(&a, checkpoint, gr_buf_text(&saved->options), saved->options.len);
+    gr_json_init(&b, "options", gr_buf_text(now), now->len);
+    return compare_options(&a, &b, checkpoint, err);
 }

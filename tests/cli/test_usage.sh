@@ -216,5 +216,10 @@ os.waitpid(pid, 0)
 sys.exit("é日".encode() not in seen)
 P
 fi
+# A resumed run names the option of the adapter that differs, and does not mind another path to the same model.
+resumed() { "$GRAFT" sft --data "$pairs" -o "$tmp/again" --max-steps 2 --save-steps 1 -q "$@"; }
+resumed -m "$small" >/dev/null && rm -r "$tmp/again/checkpoint-2" || fail "a run to resume"
+expect 1 ': r: the run was started with 8, found 4' resumed -m "$small" --lora-r 4 --resume-from-checkpoint latest
+expect 0 '' resumed -m "$small/../model" --resume-from-checkpoint latest
 [ $failures -eq 0 ] && echo "all usage checks hold"
 exit $((failures > 0))

@@ -24,7 +24,8 @@ void test_allocator_init(test_allocator *t);
 
 /* Runs `body` with allocation 1, 2, 3, ... failing until it succeeds; after every failing run nothing may be leaked
  * and the status must be GRAFT_ERR_MEMORY. `body` gets the allocator and must clean up after itself.
- * At most `max` rounds (0: no bound); with `step` > 1 only every step-th allocation is tried. */
+ * At most `max` rounds (0: no bound); with `step` > 1 only every step-th allocation is tried,
+ * unless GRAFT_SWEEP is "all". */
 typedef graft_status (*test_body)(const graft_allocator *a, void *arg);
 void test_allocation_sweep(test_body body, void *arg, long max, long step);
 
