@@ -15,8 +15,8 @@ graft_status graft_model_save(graft_model *m, const char *dir, graft_error *err)
 
 /* Writes a .gguf file that llama.cpp loads. `type` NULL: no value changes (float types stay, norms become F32, what is
  * bitsandbytes' decodes to F32; block formats of a GGUF file stay). Else every matrix gets this format ("Q4_0" .. "Q6_K", "F16",
- * ...); one whose rows are not whole blocks of 256 gets the next better format of 32 (Q2_K, Q3_K: Q4_0; Q4_K: Q5_0; Q5_K: Q5_1;
- * Q6_K: Q8_0); norms and biases become F32. */
+ * ...), the one that makes the logits at least Q6_K; one whose rows are not whole blocks of 256 gets the next better format of 32 (Q2_K, Q3_K: Q4_0; Q4_K: Q5_0; Q5_K: Q5_1;
+ * Q6_K: Q8_0), or F16 where they are not that either; norms and biases become F32. */
 graft_status graft_model_save_gguf(graft_model *m, const char *path, const char *type, graft_error *err);
 
 /* What rounding costs each tensor: the model's own values against those in `type` ("nf4", "fp4", "int8" or a GGUF type), as a

@@ -20,7 +20,8 @@ static graft_status fits(const gr_model *m, const char *name, gr_dtype dtype, bo
     for (int64_t r = 0; r < rows && same && st == GRAFT_OK; r++) {
         st = gr_model_read_tensor(m, name, shape.n > 1 ? r : 0, shape.n > 1 ? 1 : columns, x, err);
         for (int64_t c = 0; c < columns && st == GRAFT_OK; c++)
-            same = same && (dtype == GR_BF16 ? gr_bf16_to_f32(gr_f32_to_bf16(x[c])) : gr_f16_to_f32(gr_f32_to_f16(x[c]))) == x[c];
+            same = same && (dtype == GR_BF16 ? gr_bf16_to_f32(gr_f32_to_bf16(x[c]))
+                                             : gr_f16_to_f32(gr_f32_to_f16(x[c]))) == x[c];
     }
     gr_free(a, x);
     if (st == GRAFT_OK) *out = same;
@@ -53,12 +54,17 @@ static void describe(const gr_tensor_view *v, gr_dtype dense, char *out, size_t 
     const bool four = v->dtype != GR_INT8;
     snprintf(out, size,
              "{\n    \"_load_in_4bit\": %s,\n    \"_load_in_8bit\": %s,\n    \"bnb_4bit_compute_dtype\": \"%s\",\n"
-             "    \"bnb_4bit_quant_storage\": \"uint8\",\n    \"bnb_4bit_quant_type\": \"%s\",\n    \"bnb_4bit_use_double_quant\": %s,\n"
+             "    \"bnb_4bit_quant_storage\": \"uint8\",\n    \"bnb_4bit_quant_type\": \"%s\",\n    "
+             "\"bnb_4bit_use_double_quant\": %s,\n"
              "    \"llm_int8_enable_fp32_cpu_offload\": false,\n    \"llm_int8_has_fp16_weight\": false,\n"
              "    \"llm_int8_skip_modules\": null,\n    \"llm_int8_threshold\": 6.0,\n    \"load_in_4bit\": %s,\n"
              "    \"load_in_8bit\": %s,\n    \"quant_method\": \"bitsandbytes\"\n  }",
-             four ? "true" : "false", four ? "false" : "true", dense == GR_BF16 ? "bfloat16" : dense == GR_F16 ? "float16" : "float32",
-             v->dtype == GR_NF4 ? "nf4" : "fp4", four && !v->scales->absmax ? "true" : "false", four ? "true" : "false", four ? "false" : "true");
+             four ? "true" : "false", four ? "false" : "true",
+             dense == GR_BF16  ? "bfloat16"
+             : dense == GR_F16 ? "float16"
+                               : "float32",
+             v->dtype == GR_NF4 ? "nf4" : "fp4", four && !v->scales->absmax ? "true" : "false", four ? "true" : "false",
+             four ? "false" : "true");
 }
 
 graft_status graft_model_save(graft_model *m, const char *dir, graft_error *err) {

@@ -19,8 +19,8 @@ graft_status gr_outputs_add(gr_outputs *o, const gr_output *x, graft_error *err)
 }
 
 /* Bytes under the first `stem` characters of NAME and TAIL. */
-static graft_status add_part(gr_outputs *o, const char *name, size_t stem, const char *tail, gr_dtype dtype, gr_shape shape, const void *bytes,
-                             graft_error *err) {
+static graft_status add_part(gr_outputs *o, const char *name, size_t stem, const char *tail, gr_dtype dtype,
+                             gr_shape shape, const void *bytes, graft_error *err) {
     size_t k = strlen(tail);
     char *full = gr_arena_alloc(&o->arena, stem + k + 1);
     if (!full) return gr_fail_memory(err);
@@ -31,18 +31,23 @@ static graft_status add_part(gr_outputs *o, const char *name, size_t stem, const
     return gr_outputs_add(o, &x, err);
 }
 
-static const char *torch_name(gr_dtype dtype) { return dtype == GR_BF16 ? "bfloat16" : dtype == GR_F16 ? "float16" : "float32"; }
+static const char *torch_name(gr_dtype dtype) {
+    return dtype == GR_BF16 ? "bfloat16" : dtype == GR_F16 ? "float16" : "float32";
+}
 
 /* quant_state as JSON, in the order in which bitsandbytes writes it. */
-static graft_status add_state(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype, graft_error *err) {
+static graft_status add_state(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype,
+                              graft_error *err) {
     const gr_scales *s = v->scales;
     const bool nf4 = v->dtype == GR_NF4;
     gr_buf b;
     gr_buf_init(&b, o->a);
-    gr_buf_add_format(&b, "{\"quant_type\": \"%s\", \"blocksize\": %lld, \"dtype\": \"%s\", \"shape\": [%lld, %lld]", nf4 ? "nf4" : "fp4",
-                      (long long)s->block, torch_name(dtype), (long long)v->shape.d[0], (long long)v->shape.d[1]);
+    gr_buf_add_format(&b, "{\"quant_type\": \"%s\", \"blocksize\": %lld, \"dtype\": \"%s\", \"shape\": [%lld, %lld]",
+                      nf4 ? "nf4" : "fp4", (long long)s->block, torch_name(dtype), (long long)v->shape.d[0],
+                      (long long)v->shape.d[1]);
     if (!s->absmax) {
-        gr_buf_add_format(&b, ", \"nested_blocksize\": %lld, \"nested_dtype\": \"float32\", \"nested_offset\": ", (long long)s->nested_block);
+        gr_buf_add_format(&b, ", \"nested_blocksize\": %lld, \"nested_dtype\": \"float32\", \"nested_offset\": ",
+                          (long long)s->nested_block);
         gr_json_add_double(&b, (double)s->offset);
     }
     gr_buf_add_char(&b, '}');
@@ -50,13 +55,14 @@ static graft_status add_state(gr_outputs *o, const char *name, const gr_tensor_v
     graft_status st = gr_buf_status(&b, err);
     if (st == GRAFT_OK && !text) st = gr_fail_memory(err);
     if (st == GRAFT_OK)
-        st = add_part(o, name, strlen(name), nf4 ? ".quant_state.bitsandbytes__nf4" : ".quant_state.bitsandbytes__fp4", GR_U8,
-                      gr_shape1((int64_t)b.len), text, err);
+        st = add_part(o, name, strlen(name), nf4 ? ".quant_state.bitsandbytes__nf4" : ".quant_state.bitsandbytes__fp4",
+                      GR_U8, gr_shape1((int64_t)b.len), text, err);
     gr_buf_free(&b);
     return st;
 }
 
-static graft_status add_4bit(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype, graft_error *err) {
+static graft_status add_4bit(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype,
+                             graft_error *err) {
     const gr_scales *s = v->scales;
     const size_t stem = strlen(name);
     const int64_t n = (v->shape.d[0] * v->shape.d[1] + s->block - 1) / s->block;
@@ -73,7 +79,8 @@ static graft_status add_4bit(gr_outputs *o, const char *name, const gr_tensor_vi
     return add_state(o, name, v, dtype, err);
 }
 
-graft_status gr_outputs_add_scaled(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype, graft_error *err) {
+graft_status gr_outputs_add_scaled(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype,
+                                   graft_error *err) {
     static const uint8_t rows_in_order;
     const size_t module = strlen(name) - strlen("weight");
     if (v->dtype != GR_INT8) return add_4bit(o, name, v, dtype, err);

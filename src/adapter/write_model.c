@@ -85,7 +85,7 @@ static graft_status write_from_gguf(gr_model *m, const char *dir, graft_error *e
     if (st == GRAFT_OK) st = gr_generation_config_to_json(a, &g, &text, err);
     if (st == GRAFT_OK) st = write_text(a, dir, "generation_config.json", text, err);
     gr_free(a, text);
-    if (st != GRAFT_OK || !gr_gguf_find(gr_weights_gguf(gr_model_weights(m)), "tokenizer.ggml.model")) return st;
+    if (st != GRAFT_OK || !gr_gguf_find(gr_weights_gguf(gr_model_weights(m)), "tokenizer.ggml.tokens")) return st;
     graft_tokenizer *tok = NULL;
     st = graft_tokenizer_load(gr_model_context(m), gr_model_path(m), &tok, err);
     if (st == GRAFT_OK) st = graft_tokenizer_save(tok, dir, err);

@@ -20,8 +20,5 @@ gr_hidden_act gr_config_read_act(gr_fields *f, const char *key, gr_hidden_act ab
 void gr_rope_from_json(gr_fields *f, double default_theta, gr_model_config *config);
 /* Checks that hold for every source: head counts divide, head_dim is even. */
 graft_status gr_model_config_check(const char *file, const gr_model_config *config, graft_error *err);
-/* Divisors of the inverse frequencies that llama3 scaling amounts to (what GGUF converters store as rope_freqs.weight):
- * out[head_dim / 2]. */
-void gr_llama3_divisors(const gr_rope_config *rope, int head_dim, double *out);
 
 #endif

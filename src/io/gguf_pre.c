@@ -84,12 +84,15 @@ static const char *const p_chameleon[] = {
 static const char *const p_superbpe[] = {"\\p{N}+", "(?=(\\d{3})+(?!\\d))", NULL};
 static const char *const p_lines[] = {"[^\\n]+|[\\n]+", NULL};
 
-graft_status gr_gguf_pre_find(const char *name, size_t len, const gr_gguf_pre **out, graft_error *err) {
-    static const gr_gguf_pre known[] = {
+static const gr_gguf_pre known[] = {
 #define X(text, patterns, flags) {text, p_##patterns, flags},
 #include "io/gguf_pre.def"
 #undef X
-    };
+};
+
+const gr_gguf_pre *gr_gguf_pre_at(size_t i) { return i < GR_COUNT(known) ? &known[i] : NULL; }
+
+graft_status gr_gguf_pre_find(const char *name, size_t len, const gr_gguf_pre **out, graft_error *err) {
     for (size_t i = 0; i < GR_COUNT(known); i++)
         if (strlen(known[i].name) == len && !memcmp(known[i].name, name, len)) {
             *out = &known[i];

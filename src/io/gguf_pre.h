@@ -20,6 +20,8 @@ typedef struct gr_gguf_pre {
 
 /* GRAFT_ERR_UNSUPPORTED naming it when there is none of that name. */
 graft_status gr_gguf_pre_find(const char *name, size_t len, const gr_gguf_pre **out, graft_error *err);
+/* Number i of them, in the order of gguf_pre.def; NULL past the end. */
+const gr_gguf_pre *gr_gguf_pre_at(size_t i);
 /* Appends the pre_tokenizer component that does the splitting. */
 void gr_gguf_pre_json(const gr_gguf_pre *pre, gr_buf *out);
 

@@ -135,6 +135,10 @@ graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_co
 graft_status gr_model_config_edit(const graft_allocator *a, const char *name, const char *text, size_t len, gr_dtype dtype,
                                   bool tied, const char *quantization, char **out, graft_error *err);
 
+/* Divisors of the inverse frequencies that llama3 scaling amounts to (what GGUF converters store as rope_freqs.weight):
+ * out[head_dim / 2]. */
+void gr_llama3_divisors(const gr_rope_config *rope, int head_dim, double *out);
+
 /* What generation_config.json (or GGUF metadata) suggests for sampling. */
 typedef struct gr_generation_config {
     bool do_sample;

@@ -103,8 +103,6 @@ struct gr_model {
     int64_t n_params;
 };
 
-/* Decodes rows [row, row + n) of a weight (the elements, where it has one dimension) into F32 in Hugging Face's order. */
-graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float *out, graft_error *err);
 /* Rows along the output; `transposed`: Hugging Face's matrix is (in, out). */
 graft_status gr_weight_decode_outputs(const gr_weight *w, bool transposed, int64_t row, int64_t n, float *out,
                                       graft_error *err);

@@ -92,6 +92,8 @@ graft_status gr_model_read_tensor(const gr_model *m, const char *name, int64_t r
 /* The same of a module's weight, rows along its output whichever way it is stored: (n, in). */
 graft_status gr_model_read_outputs(const gr_model *m, const gr_site *s, int64_t row, int64_t n, float *out,
                                    graft_error *err);
+/* Decodes rows [row, row + n) of a weight (the elements, where it has one dimension) into F32 in Hugging Face's order. */
+graft_status gr_weight_decode(const gr_weight *w, int64_t row, int64_t n, float *out, graft_error *err);
 /* How a tensor of the model is stored; of a tied head, the embedding. */
 graft_status gr_model_get_weight(const gr_model *m, const char *name, const gr_weight **out, graft_error *err);
 graft_status gr_model_tensor_shape(const gr_model *m, const char *name, gr_shape *out, graft_error *err);

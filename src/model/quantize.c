@@ -6,21 +6,27 @@
 #include "model/family.h"
 #include "quant/scaled.h"
 
-graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant, int block,
-                                 gr_quantize_spec *out, graft_error *err) {
+graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant,
+                                 int block, gr_quantize_spec *out, graft_error *err) {
     if (load_in_4bit && load_in_8bit)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "load_in_4bit and load_in_8bit: expected at most one of them, found both");
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "load_in_4bit and load_in_8bit: expected at most one of them, found both");
     if (!load_in_4bit && (quant_type || double_quant || block))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected load_in_4bit too, found it without",
                        quant_type     ? "bnb_4bit_quant_type"
                        : double_quant ? "bnb_4bit_use_double_quant"
                                       : "bnb_4bit_blocksize");
     if (block && !gr_is_4bit_block(block))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "bnb_4bit_blocksize: expected a power of two from 32 to 4096, found %d", block);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "bnb_4bit_blocksize: expected a power of two from 32 to 4096, found %d",
+                       block);
     if (quant_type && strcmp(quant_type, "nf4") && strcmp(quant_type, "fp4"))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "bnb_4bit_quant_type: expected nf4 or fp4, found %s", quant_type);
     const gr_dtype four = quant_type && strcmp(quant_type, "fp4") == 0 ? GR_FP4 : GR_NF4;
-    *out = (gr_quantize_spec){.dtype = load_in_4bit ? four : load_in_8bit ? GR_INT8 : GR_F32, .block = block, .nested = double_quant != 0};
+    *out = (gr_quantize_spec){.dtype = load_in_4bit ? four
+                                     : load_in_8bit ? GR_INT8
+                                                    : GR_F32,
+                              .block = block,
+                              .nested = double_quant != 0};
     return GRAFT_OK;
 }
 
@@ -54,7 +60,8 @@ static void encode_rows(job *j, int64_t row, int64_t n, float *x) {
         return;
     }
     for (int64_t r = 0; r < n; r++)
-        j->absmax[row + r] = gr_quantize_int8_row(x + r * j->columns, j->columns, (int8_t *)j->codes + at + r * j->columns);
+        j->absmax[row + r] =
+            gr_quantize_int8_row(x + r * j->columns, j->columns, (int8_t *)j->codes + at + r * j->columns);
 }
 
 static void item(void *arg, size_t begin, size_t end, int thread) {
@@ -84,8 +91,10 @@ static graft_status run(gr_device *d, job *j, graft_error *err) {
     gr_parallel_for(d->team, items, 1, item, j);
     gr_free(a, j->scratch);
     if (j->bad >= 0)
-        return gr_fail(err, GRAFT_ERR_NUMERIC, "%s: tensor %s: row %lld or one behind it holds a number that is not finite, which %s cannot hold",
-                       j->w->file, j->w->stored_name, (long long)j->bad, gr_dtype_name(j->spec->dtype));
+        return gr_fail(
+            err, GRAFT_ERR_NUMERIC,
+            "%s: tensor %s: row %lld or one behind it holds a number that is not finite, which %s cannot hold",
+            j->w->file, j->w->stored_name, (long long)j->bad, gr_dtype_name(j->spec->dtype));
     return GRAFT_OK;
 }
 
@@ -102,13 +111,14 @@ static void nest(const float *absmax, int64_t n, gr_scales *s, uint8_t *to) {
     s->nested_block = GR_NESTED_BLOCK;
 }
 
-graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view, void **memory,
-                                size_t *bytes, graft_error *err) {
+graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view,
+                                void **memory, size_t *bytes, graft_error *err) {
     const graft_allocator *a = gr_allocator(d->ctx);
     const bool four = spec->dtype != GR_INT8;
     job j = {.w = w, .spec = spec, .rows = w->view.shape.d[0], .columns = w->view.shape.d[1], .bad = -1};
     if (w->view.shape.n != 2 || j.rows < 1 || j.columns < 1 || w->turned || (four && j.columns % 2))
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: expected a matrix%s stored (out, in), to be held as %s", w->file, w->stored_name,
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: tensor %s: expected a matrix%s stored (out, in), to be held as %s", w->file, w->stored_name,
                        four ? " with rows of even length," : "", gr_dtype_name(spec->dtype));
     j.block = four ? (spec->block ? spec->block : 64) : j.columns;
     j.step = rows_of_item(j.columns, j.block);
@@ -128,7 +138,8 @@ graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quant
         st = run(d, &j, err);
         if (st == GRAFT_OK && apart) nest(apart, n, s, (uint8_t *)at + head + codes);
         if (st == GRAFT_OK) {
-            *view = (gr_tensor_view){spec->dtype, w->view.shape, j.codes, gr_dtype_bytes(spec->dtype, (size_t)(j.rows * j.columns)), s};
+            *view = (gr_tensor_view){spec->dtype, w->view.shape, j.codes,
+                                     gr_dtype_bytes(spec->dtype, (size_t)(j.rows * j.columns)), s};
             *memory = at;
             *bytes = total;
         }

@@ -13,7 +13,8 @@ static const struct {
 } formats[] = {
     {"nf4", {.dtype = GRAFT_DTYPE_F32, .load_in_4bit = 1}},
     {"fp4", {.dtype = GRAFT_DTYPE_F32, .load_in_4bit = 1, .bnb_4bit_quant_type = "fp4"}},
-    {"nf4_double", {.dtype = GRAFT_DTYPE_F32, .load_in_4bit = 1, .bnb_4bit_quant_type = "nf4", .bnb_4bit_use_double_quant = 1}},
+    {"nf4_double",
+     {.dtype = GRAFT_DTYPE_F32, .load_in_4bit = 1, .bnb_4bit_quant_type = "nf4", .bnb_4bit_use_double_quant = 1}},
     {"int8", {.dtype = GRAFT_DTYPE_F32, .load_in_8bit = 1}},
 };
 
@@ -65,7 +66,9 @@ static void loading_quantises_to_the_same_bits(void **state) {
             assert_int_equal(x->dtype, y->dtype);
             assert_memory_equal(x->data, y->data, y->bytes);
             assert_int_equal(gr_view_all_bytes(x), gr_view_all_bytes(y));
-            for (int64_t s = 0, n = x->scales ? (x->shape.d[0] * x->shape.d[1] + x->scales->block - 1) / x->scales->block : 0; s < n; s++)
+            for (int64_t s = 0,
+                         n = x->scales ? (x->shape.d[0] * x->shape.d[1] + x->scales->block - 1) / x->scales->block : 0;
+                 s < n; s++)
                 assert_true(gr_scale_at(x->scales, s) == gr_scale_at(y->scales, s));
         }
         check_logits(m, i, 2e-6);
@@ -90,7 +93,8 @@ static void wrong_options_are_refused(void **state) {
     graft_error failure;
     graft_model *m;
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
-        assert_int_equal(graft_model_load(ctx, test_golden("train/model"), &cases[i].o, &m, &failure), GRAFT_ERR_ARGUMENT);
+        assert_int_equal(graft_model_load(ctx, test_golden("train/model"), &cases[i].o, &m, &failure),
+                         GRAFT_ERR_ARGUMENT);
         if (!strstr(failure.text, cases[i].text)) fail_msg("%s", failure.text);
     }
     assert_int_equal(graft_model_load(ctx, folder(0), &formats[3].options, &m, &failure), GRAFT_ERR_ARGUMENT);
@@ -104,8 +108,9 @@ static graft_status load_once(const graft_allocator *a, void *arg) {
     graft_model *m = NULL;
     GR_TRY(graft_context_new(&co, &ctx, NULL));
     const size_t i = *(const size_t *)arg;
-    graft_status st = i < GR_COUNT(formats) ? graft_model_load(ctx, test_golden("train/model"), &formats[i].options, &m, NULL)
-                                            : graft_model_load(ctx, folder(i - GR_COUNT(formats)), NULL, &m, NULL);
+    graft_status st = i < GR_COUNT(formats)
+                        ? graft_model_load(ctx, test_golden("train/model"), &formats[i].options, &m, NULL)
+                        : graft_model_load(ctx, folder(i - GR_COUNT(formats)), NULL, &m, NULL);
     graft_model_free(m);
     graft_context_free(ctx);
     return st;
@@ -142,12 +147,15 @@ static const lie lies[] = {
     {"nf4", STATE, GR_U8, -1, "{", "byte"},
     {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"fp4\", \"blocksize\": 64, \"shape\": [32, 32]}", "quant_type"},
     {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 63, \"shape\": [32, 32]}", "blocksize"},
-    {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 128, \"shape\": [32, 32]}", "expected 8 elements"},
+    {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 128, \"shape\": [32, 32]}",
+     "expected 8 elements"},
     {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [32]}", "shape"},
     {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [32, -32]}", "shape"},
-    {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [2147483647, 2147483646]}", "expected 2305843005992468481 bytes"},
+    {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [2147483647, 2147483646]}",
+     "expected 2305843005992468481 bytes"},
     {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [1024, 1]}", "even number"},
-    {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [16, 64]}", "expected shape [32, 32]"},
+    {"nf4", STATE, GR_U8, -1, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"shape\": [16, 64]}",
+     "expected shape [32, 32]"},
     {"nf4_double", "weight.absmax", GR_U8, 15, NULL, "expected 16 elements of U8"},
     {"nf4_double", "weight.nested_absmax", GR_F32, 2, NULL, "expected 1 elements of F32"},
     {"nf4_double", "weight.nested_absmax", GR_DTYPE_COUNT, 0, NULL, "is missing"},
@@ -175,10 +183,13 @@ static const char *write_lie(const lie *l) {
     for (size_t i = 0; i < list->n; i++) {
         items[n] = list->items[i];
         gr_tensor_view *v = &items[n].view;
-        bool found = strncmp(items[n].name, module, strlen(module)) == 0 && strcmp(items[n].name + strlen(module), l->tensor) == 0;
+        bool found = strncmp(items[n].name, module, strlen(module)) == 0 &&
+                     strcmp(items[n].name + strlen(module), l->tensor) == 0;
         if (found && l->dtype == GR_DTYPE_COUNT) continue;
-        if (found && l->text) *v = (gr_tensor_view){GR_U8, gr_shape1((int64_t)strlen(l->text)), l->text, strlen(l->text), NULL};
-        else if (found) *v = (gr_tensor_view){l->dtype, gr_shape1(l->n), filler, gr_dtype_bytes(l->dtype, (size_t)l->n), NULL};
+        if (found && l->text)
+            *v = (gr_tensor_view){GR_U8, gr_shape1((int64_t)strlen(l->text)), l->text, strlen(l->text), NULL};
+        else if (found)
+            *v = (gr_tensor_view){l->dtype, gr_shape1(l->n), filler, gr_dtype_bytes(l->dtype, (size_t)l->n), NULL};
         n++;
     }
     size_t len;
@@ -204,7 +215,8 @@ static void lies_are_refused_by_name(void **state) {
         graft_status st = graft_model_load(ctx, write_lie(&lies[i]), NULL, &m, &failure);
         if (st == GRAFT_OK) fail_msg("lie %zu about %s was not noticed", i, lies[i].tensor);
         if (!strstr(failure.text, lies[i].error) || !strstr(failure.text, "layers.0.self_attn.q_proj"))
-            fail_msg("lie %zu about %s: \"%s\", expected it to hold \"%s\"", i, lies[i].tensor, failure.text, lies[i].error);
+            fail_msg("lie %zu about %s: \"%s\", expected it to hold \"%s\"", i, lies[i].tensor, failure.text,
+                     lies[i].error);
     }
     graft_context_free(ctx);
 }
@@ -263,19 +275,17 @@ static void losses_of_qlora_equal_the_reference(void **state) {
         assert_ok(graft_sft(ctx, &o, &call, NULL, &err));
         assert_int_equal(at - got, 20);
         for (int s = 0; s < 20; s++)
-            if (!(fabs(got[s] - want[s]) < 2e-5 * want[s])) fail_msg("%s: step %d: expected %.8g, found %.8g", formats[i].name, s + 1, want[s], got[s]);
+            if (!(fabs(got[s] - want[s]) < 2e-5 * want[s]))
+                fail_msg("%s: step %d: expected %.8g, found %.8g", formats[i].name, s + 1, want[s], got[s]);
         graft_context_free(ctx);
     }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(saved_models_are_read),
-        cmocka_unit_test(loading_quantises_to_the_same_bits),
-        cmocka_unit_test(wrong_options_are_refused),
-        cmocka_unit_test(failing_allocations_leak_nothing),
-        cmocka_unit_test(lies_are_refused_by_name),
-        cmocka_unit_test(losses_of_qlora_equal_the_reference),
+        cmocka_unit_test(saved_models_are_read),     cmocka_unit_test(loading_quantises_to_the_same_bits),
+        cmocka_unit_test(wrong_options_are_refused), cmocka_unit_test(failing_allocations_leak_nothing),
+        cmocka_unit_test(lies_are_refused_by_name),  cmocka_unit_test(losses_of_qlora_equal_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
