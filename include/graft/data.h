@@ -37,6 +37,11 @@ typedef struct graft_data_options {
     const char *chat_template; /* Jinja text; NULL: the tokenizer's own */
     int64_t max_length;        /* tokens that an example keeps; 0: 1024; negative: all */
     int truncate_start;        /* a longer example loses its start, not its end */
+    /* For models with an encoder: the prompt is the source and the answer the target, each tokenised for itself as
+     * transformers' seq2seq examples do it, with an end of text; max_length is of the source. Conversations are split in
+     * front of their last message. {"input_ids", "labels"} may differ in length. */
+    int seq2seq;
+    int64_t max_target_length; /* tokens that a target keeps; 0: 128; negative: all */
     /* Prompt and completion: the loss is on the completion only. AUTO is YES. Other formats: no effect. */
     graft_choice completion_only_loss;
     /* The loss is on what the assistant says, for any chat template: the template's own {% generation %} blocks where
@@ -70,6 +75,7 @@ typedef struct graft_data_stats {
 typedef struct graft_example {
     const int32_t *ids;
     size_t n;
+    size_t n_source;  /* of them, the source's, in front of the target's; 0 without seq2seq */
     const char *path; /* of its record */
     size_t line;      /* 1-based; of the record's first character */
 } graft_example;

@@ -27,6 +27,10 @@ typedef struct graft_sampling {
 /* What the model's generation_config.json suggests; greedy where it does not ask for sampling. */
 graft_status graft_sampling_default(const graft_model *m, graft_sampling *out, graft_error *err);
 
+/* When a beam search ends that has as many finished sequences as beams: as soon as it has them (YES), once no running beam scores
+ * more than the worst of them (NO, transformers' False), or once none could whatever its length (NEVER). */
+typedef enum graft_early_stopping { GRAFT_EARLY_STOPPING_NO, GRAFT_EARLY_STOPPING_YES, GRAFT_EARLY_STOPPING_NEVER } graft_early_stopping;
+
 typedef struct graft_generate_options {
     graft_sampling sampling;
     int64_t max_new_tokens;   /* -1: until the model's max_position_embeddings */
@@ -37,6 +41,12 @@ typedef struct graft_generate_options {
     int keep_special;         /* special tokens stay in the text */
     const char *adapter;      /* name of an adapter of the model; NULL: the bare model */
     size_t max_batch;         /* sequences computed together; 0: 32 */
+    int64_t no_repeat_ngram_size; /* no n tokens in a row come twice (prompt included, of decoders); 0: they may */
+    /* Beam search instead of sampling where there are more than 1: the sequences that are returned are the best of so many, by
+     * the sum of their log probabilities over length^length_penalty. They end at an end of text or by length; no stop texts. */
+    size_t num_beams;
+    double length_penalty;    /* 1 */
+    graft_early_stopping early_stopping;
 } graft_generate_options;
 graft_generate_options graft_generate_options_default(void); /* greedy, 256 new tokens */
 
@@ -48,6 +58,7 @@ typedef struct graft_generation {
     int32_t *ids; /* what was generated, the end-of-text token included when there was one */
     size_t n_ids;
     graft_finish finish;
+    double score; /* of beam search: log probability over length^length_penalty; else 0 */
 } graft_generation;
 
 typedef struct graft_input_ids {
@@ -66,7 +77,8 @@ typedef struct graft_session graft_session;
 graft_status graft_session_new(graft_model *m, const graft_tokenizer *tok, graft_session **out, graft_error *err);
 void graft_session_free(graft_session *s);
 
-/* Continues each of n prompts n_return times; out has room for n * n_return generations, each freed with
+/* A model with an encoder answers a prompt, which is its source, instead of continuing it.
+ * Continues each of n prompts n_return times; out has room for n * n_return generations, each freed with
  * graft_generation_free. Prompts are computed together, their copies share the prompt's keys and values. An empty prompt
  * is an error. GRAFT_ERR_LIMIT: the prompt alone fills the model's positions; max_new_tokens is cut to what is left of
  * them. */

@@ -44,7 +44,8 @@ typedef struct graft_sft_options {
     graft_texts data;      /* JSON Lines files ("-": stdin, ".gz" too). Required */
     graft_texts eval_data; /* the same, for evaluation */
     const char *chat_template_path; /* a Jinja file instead of the model's own chat template */
-    int64_t max_length;             /* tokens of a record, 1024; the rest is cut off. 0: no limit */
+    int64_t max_length;             /* tokens of a record (a source), 1024; the rest is cut off. 0: no limit */
+    int64_t max_target_length;      /* models with an encoder: the same of a target. -1: 128 */
     graft_choice completion_only_loss; /* GRAFT_AUTO: where records have a prompt and a completion */
     int assistant_only_loss;        /* 0 */
     /* 0; 1: records share sequences of up to max_length tokens (best fit, as trl's "bfd"), without attention across

@@ -66,6 +66,7 @@ static void add_model(gr_buf *b, const gr_model *m) {
     add_int(b, "hidden_size", c->hidden_size);
     add_int(b, "intermediate_size", c->intermediate_size);
     add_int(b, "layers", c->n_layers);
+    if (c->n_encoder_layers) add_int(b, "encoder_layers", c->n_encoder_layers);
     add_int(b, "heads", c->n_heads);
     add_int(b, "kv_heads", c->n_kv_heads);
     add_int(b, "head_dim", c->head_dim);

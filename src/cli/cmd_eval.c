@@ -12,7 +12,7 @@ typedef struct eval_args {
     const char *const *data, *const *metrics;
     size_t n_data, n_metrics;
     const char *template_path;
-    int64_t max_length, batch_size, limit, show;
+    int64_t max_length, max_target_length, batch_size, limit, show;
     int ignore_case, ignore_punctuation, stem, skip_bad, samples;
     int completion_only_loss, assistant_only_loss;
 } eval_args;
@@ -22,7 +22,10 @@ static const cli_option eval_options[] = {
     {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F", .help = "JSON Lines files; - is standard input"},
     {.name = "metric", .aliases = "metrics", .kind = CLI_LIST, .offset = AT(metrics), .offset_n = AT(n_metrics), .comma = true, .metavar = "NAMES",
      .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), f1; default: all that the records allow"},
-    {.name = "max-length", .kind = CLI_INT64, .offset = AT(max_length), .metavar = "N", .help = "tokens of a record for the loss; 0: no limit"},
+    {.name = "max-length", .aliases = "max-seq-length max-source-length", .kind = CLI_INT64, .offset = AT(max_length), .metavar = "N",
+     .help = "tokens of a record (of an encoder-decoder: of its prompt) for the loss; 0: no limit"},
+    {.name = "max-target-length", .kind = CLI_INT64, .offset = AT(max_target_length), .metavar = "N",
+     .help = "encoder-decoders: tokens of an answer for the loss; -1: 128, 0: no limit"},
     {.name = "batch-size", .aliases = "per-device-eval-batch-size", .letter = 'b', .kind = CLI_INT64, .offset = AT(batch_size), .metavar = "N", .help = "records at a time"},
     {.name = "limit", .kind = CLI_INT64, .offset = AT(limit), .metavar = "N", .help = "the first N records only; 0: all"},
     {.name = "show", .kind = CLI_INT64, .offset = AT(show), .metavar = "N", .help = "print the first N prompts with reference and answer"},
@@ -44,7 +47,7 @@ static graft_status defaults(cli_args *args, graft_error *err) {
     args->base[0] = gr_arena_alloc(&args->arena, sizeof(cli_common));
     args->base[1] = gr_arena_alloc(&args->arena, sizeof(cli_model_args));
     if (!e || !s || !args->base[0] || !args->base[1]) return gr_fail_memory(err);
-    *e = (eval_args){.max_length = 1024, .batch_size = 8};
+    *e = (eval_args){.max_length = 1024, .max_target_length = -1, .batch_size = 8};
     cli_sampling_defaults(s);
     s->n = 128;
     s->greedy = 1;
@@ -176,13 +179,14 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     graft_eval_options o = graft_eval_options_default();
     GR_TRY(choose_metrics(a, &o.what, err));
     if (!a->n_data) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --data FILE");
-    if (a->batch_size < 1 || a->limit < 0 || a->max_length < 0 || a->show < 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length and --show must not be negative");
+    if (a->batch_size < 1 || a->limit < 0 || a->max_length < 0 || a->max_target_length < -1 || a->show < 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show must not be negative");
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
     GR_TRY(cli_models_open(ctx, args, args->base[1], true, m, err));
     GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
     o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,
+                                  .max_target_length = a->max_target_length < 0 ? 0 : a->max_target_length ? a->max_target_length : -1,
                                   .skip_bad_records = a->skip_bad, .skip_unanswerable = a->n_metrics == 0, .max_records = (size_t)a->limit, .assistant_only_loss = a->assistant_only_loss,
                                   .completion_only_loss = (graft_choice)a->completion_only_loss};
     o.batch_size = (size_t)a->batch_size;

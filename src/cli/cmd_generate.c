@@ -50,7 +50,9 @@ static graft_status print_json(const graft_generation *g, size_t n, size_t n_ret
     for (size_t i = 0; i < n; i++) {
         gr_buf_add_format(&b, "%s{\"index\": %zu, \"prompt\": %zu, \"text\": ", i ? ", " : "", i, i / n_return);
         gr_json_add_text(&b, g[i].text, g[i].len);
-        gr_buf_add_format(&b, ", \"finish_reason\": \"%s\", \"completion_tokens\": %zu}", finishes[g[i].finish], g[i].n_ids);
+        gr_buf_add_format(&b, ", \"finish_reason\": \"%s\", \"completion_tokens\": %zu", finishes[g[i].finish], g[i].n_ids);
+        if (g[i].score < 0) gr_buf_add_format(&b, ", \"score\": %.9g", g[i].score);
+        gr_buf_add_char(&b, '}');
     }
     double decode = s->new_seconds > 0 ? (double)s->new_tokens / s->new_seconds : 0, prefill = s->prompt_seconds > 0 ? (double)s->prompt_tokens / s->prompt_seconds : 0;
     gr_buf_add_format(&b, "], \"prompt_tokens\": %zu, \"completion_tokens\": %zu, \"prompt_per_second\": %.1f, \"predicted_per_second\": %.1f, "
@@ -146,7 +148,7 @@ const cli_command cli_command_generate = {
     .name = "generate",
     .summary = "continue a text",
     .synopsis = "-m M -p TEXT [-n N] [options]",
-    .about = "Continues one or more prompts, as they are (no chat template), and prints what was generated as it comes. Without sampling "
+    .about = "Continues one or more prompts, as they are (no chat template); an encoder-decoder answers them. Prints what was generated as it comes. Without sampling "
              "options the model's generation_config.json decides; where that does not ask for sampling the most likely token is taken.",
     .groups = {&cli_common_group, &cli_model_group, &generate_group, &cli_sampling_group},
     .n_groups = 4,

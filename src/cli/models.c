@@ -72,6 +72,11 @@ static const cli_option sampling_options[] = {
     {.name = "top-p", .kind = CLI_REAL, .offset = AT(top_p), .metavar = "X", .help = "draw among the fewest tokens that sum to this probability"},
     {.name = "min-p", .kind = CLI_REAL, .offset = AT(min_p), .metavar = "X", .help = "draw among tokens with this share of the largest probability"},
     {.name = "repeat-penalty", .aliases = "repetition-penalty", .kind = CLI_REAL, .offset = AT(repeat_penalty), .metavar = "X", .help = "penalty of tokens seen before; 1: none"},
+    {.name = "no-repeat-ngram-size", .kind = CLI_INT64, .offset = AT(no_repeat_ngram_size), .metavar = "N", .help = "no N tokens in a row come twice; 0: they may"},
+    {.name = "num-beams", .kind = CLI_INT64, .offset = AT(num_beams), .metavar = "N", .help = "beam search: the likeliest of N continuations at a time, without drawing"},
+    {.name = "length-penalty", .kind = CLI_REAL, .offset = AT(length_penalty), .metavar = "X", .help = "beam search: scores are divided by length to this power"},
+    {.name = "early-stopping", .kind = CLI_TEXT, .offset = AT(early_stopping), .metavar = "WHEN",
+     .help = "beam search ends with as many finished texts as beams: true: at once; false: when no better one is in sight; never: when none is possible"},
     {.name = "seed", .letter = 's', .kind = CLI_INT64, .offset = AT(seed), .metavar = "N", .help = "decides the draws"},
     {.name = "stop", .kind = CLI_LIST, .offset = AT(stop), .offset_n = AT(n_stop), .metavar = "TEXT", .help = "text that ends the output; repeatable"},
     {.name = "ignore-eos", .kind = CLI_FLAG, .offset = AT(ignore_eos), .metavar = "", .help = "go on after an end of text"},
@@ -82,7 +87,24 @@ const cli_group cli_sampling_group = {"Sampling", sampling_options, GR_COUNT(sam
 
 /* Values that no one can give stand for "as the model's generation_config.json says". */
 void cli_sampling_defaults(cli_sampling_args *a) {
-    *a = (cli_sampling_args){.temperature = NAN, .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .top_k = INT64_MIN, .n = 256};
+    *a = (cli_sampling_args){.temperature = NAN, .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .top_k = INT64_MIN, .n = 256, .num_beams = 1, .length_penalty = NAN};
+}
+
+static graft_status finish_beams(const cli_sampling_args *a, graft_generate_options *o, graft_error *err) {
+    static const char *const names[] = {"false", "true", "never"};
+    size_t when = 0;
+    while (a->early_stopping && when < GR_COUNT(names) && strcmp(a->early_stopping, names[when]) != 0) when++;
+    if (when == GR_COUNT(names))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--early-stopping: expected true, false or never, found %s", a->early_stopping);
+    if (a->num_beams < 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--num-beams: expected 1 or more, found %lld", (long long)a->num_beams);
+    if (a->num_beams == 1 && (a->early_stopping || !isnan(a->length_penalty)))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s is for beam search: expected --num-beams with 2 or more",
+                       a->early_stopping ? "--early-stopping" : "--length-penalty");
+    o->num_beams = (size_t)a->num_beams;
+    if (!isnan(a->length_penalty)) o->length_penalty = a->length_penalty;
+    o->early_stopping = (graft_early_stopping)when;
+    o->no_repeat_ngram_size = a->no_repeat_ngram_size;
+    return GRAFT_OK;
 }
 
 graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a, graft_generate_options *out, graft_error *err) {
@@ -90,7 +112,7 @@ graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a
     GR_TRY(graft_sampling_default(m->model, &o.sampling, err));
     bool given = !isnan(a->temperature) || !isnan(a->top_p) || !isnan(a->min_p) || a->top_k != INT64_MIN;
     if (given || a->do_sample) o.sampling.greedy = 0;
-    if (a->greedy || a->temperature == 0) o.sampling.greedy = 1;
+    if (a->greedy || a->temperature == 0 || (a->num_beams > 1 && !given && !a->do_sample)) o.sampling.greedy = 1;
     if (!isnan(a->temperature) && a->temperature != 0) o.sampling.temperature = a->temperature;
     if (!isnan(a->top_p)) o.sampling.top_p = a->top_p;
     if (!isnan(a->min_p)) o.sampling.min_p = a->min_p;
@@ -103,6 +125,7 @@ graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a
     o.ignore_eos = a->ignore_eos;
     o.keep_special = a->special;
     o.adapter = m->adapter;
+    GR_TRY(finish_beams(a, &o, err));
     *out = o;
     return GRAFT_OK;
 }

@@ -21,7 +21,9 @@ void cli_models_close(cli_models *m);
 typedef struct cli_sampling_args {
     int greedy, do_sample;
     double temperature, top_p, min_p, repeat_penalty; /* NaN (top_k: INT64_MIN): not given */
-    int64_t top_k, n, seed;
+    int64_t top_k, n, seed, num_beams, no_repeat_ngram_size;
+    double length_penalty;
+    const char *early_stopping;
     const char *const *stop;
     size_t n_stop;
     int ignore_eos, special;

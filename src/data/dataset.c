@@ -23,7 +23,8 @@ struct graft_dataset {
     char **paths;
     size_t n_paths;
     entry *entries; /* n + 1 where n > 0: the last one's start is the end */
-    size_t n, entry_cap;
+    uint32_t *n_source; /* of each; NULL: none has a source apart */
+    size_t n, entry_cap, source_cap;
     int32_t *ids;
     uint8_t *kind;
     size_t n_ids, id_cap, kind_cap;
@@ -39,6 +40,7 @@ void graft_dataset_free(graft_dataset *ds) {
     for (size_t i = 0; i < ds->n_paths; i++) gr_free(a, ds->paths[i]);
     gr_free(a, ds->paths);
     gr_free(a, ds->entries);
+    gr_free(a, ds->n_source);
     gr_free(a, ds->ids);
     gr_free(a, ds->kind);
     gr_free(a, ds->others);
@@ -69,6 +71,10 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
         return gr_fail(err, GRAFT_ERR_LIMIT, "expected fewer than %u examples of fewer than %d tokens", UINT32_MAX - 1,
                        INT32_MAX);
     GR_TRY(gr_grow(a, (void **)&ds->entries, &ds->entry_cap, ds->n + 2, sizeof *ds->entries, err));
+    if (t->n_source || ds->n_source) {
+        GR_TRY(gr_grow(a, (void **)&ds->n_source, &ds->source_cap, ds->n + 1, sizeof *ds->n_source, err));
+        ds->n_source[ds->n] = (uint32_t)t->n_source;
+    }
     GR_TRY(gr_grow(a, (void **)&ds->ids, &ds->id_cap, ds->n_ids + t->n, sizeof *ds->ids, err));
     GR_TRY(gr_grow(a, (void **)&ds->kind, &ds->kind_cap, ds->n_ids + t->n, sizeof *ds->kind, err));
     for (size_t i = 0; i < t->n; i++) {
@@ -88,7 +94,7 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
     s->tokens += t->n;
     s->labels += t->n_labels;
     s->longest = GR_MAX(s->longest, t->n);
-    s->fingerprint = gr_hash_bytes(t->ids, t->n * sizeof *t->ids, s->fingerprint + t->n);
+    s->fingerprint = gr_hash_bytes(t->ids, t->n * sizeof *t->ids, s->fingerprint + t->n + ((uint64_t)t->n_source << 32));
     s->fingerprint = gr_hash_bytes(t->labels, t->n * sizeof *t->labels, s->fingerprint);
     return GRAFT_OK;
 }
@@ -198,9 +204,12 @@ const int32_t *gr_dataset_ids(const graft_dataset *ds, size_t i, size_t *n) {
     return ds->ids + ds->entries[i].start;
 }
 
+size_t gr_dataset_n_source(const graft_dataset *ds, size_t i) { return ds->n_source ? ds->n_source[i] : 0; }
+
 void graft_dataset_get(const graft_dataset *ds, size_t i, graft_example *out) {
     graft_example e = {.path = ds->paths[ds->entries[i].file], .line = ds->entries[i].line};
     e.ids = gr_dataset_ids(ds, i, &e.n);
+    e.n_source = gr_dataset_n_source(ds, i);
     *out = e;
 }
 
@@ -213,6 +222,16 @@ static size_t first_other(const graft_dataset *ds, size_t at) {
         else high = mid;
     }
     return low;
+}
+
+size_t gr_dataset_target_labels(const graft_dataset *ds, size_t i, int32_t *out) {
+    size_t start = ds->entries[i].start + gr_dataset_n_source(ds, i), end = ds->entries[i + 1].start, n = 0;
+    size_t k = first_other(ds, start);
+    for (size_t t = start; t < end; t++) {
+        n += ds->kind[t] != IGNORED;
+        out[t - start] = ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[k++].label : GRAFT_IGNORE_LABEL;
+    }
+    return n;
 }
 
 void graft_dataset_get_labels(const graft_dataset *ds, size_t i, int32_t *out) {

@@ -16,7 +16,14 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
                        .instruction_chat = o->instruction_chat,
                        .assistant_only = o->assistant_only_loss != 0,
                        .truncate_start = o->truncate_start != 0,
-                       .max_length = o->max_length == 0 ? 1024 : o->max_length < 0 ? 0 : (size_t)o->max_length};
+                       .max_length = o->max_length == 0 ? 1024 : o->max_length < 0 ? 0 : (size_t)o->max_length,
+                       .seq2seq = o->seq2seq != 0,
+                       .max_target = o->max_target_length == 0  ? 128
+                                     : o->max_target_length < 0 ? 0
+                                                                : (size_t)o->max_target_length};
+    if (made.seq2seq && (made.assistant_only || made.completion_only == GRAFT_NO))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s means nothing to a model with an encoder: it learns targets and nothing else",
+                       made.assistant_only ? "assistant_only_loss" : "completion_only_loss false");
     made.eos.data = graft_tokenizer_token_text(tok, graft_tokenizer_special_id(tok, GRAFT_TOKEN_EOS), &made.eos.len);
     if (!made.eos.data) made.eos = (gr_slice){0};
     GR_TRY(gr_chat_new(ctx, tok, o->chat_template, now, &made.chat, err));
@@ -249,6 +256,9 @@ static graft_status encode_plain(const gr_encoder *e, gr_arena *arena, gr_slice 
 
 static graft_status encode_tokens(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
                                   graft_error *err) {
+    if (record->labels && record->n_labels != record->n_ids)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"labels\" as long as \"input_ids\" (%zu), found %zu", record->n_ids,
+                       record->n_labels);
     t->ids = record->ids;
     t->labels = record->labels;
     t->n = record->n_ids;
@@ -282,6 +292,7 @@ static graft_status encode_kind(const gr_encoder *e, gr_arena *arena, const gr_r
 graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
                               graft_error *err) {
     gr_tokens t = {0};
+    if (e->seq2seq) return gr_encode_source_target(e, arena, record, out, err);
     GR_TRY(encode_kind(e, arena, record, &t, err));
     if (e->max_length && t.n > e->max_length) {
         size_t drop = e->truncate_start ? t.n - e->max_length : 0;
@@ -331,8 +342,8 @@ graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_r
     } else {
         q.text = prompt.text;
         GR_TRY(encode_text(e, arena, q.text, GRAFT_TOK_ADD_SPECIAL, &q.ids, &q.n, err));
-        /* A tokenizer that closes its texts with EOS would end the answer before it begins. */
-        if (q.n && graft_tokenizer_adds_eos(e->tok)) q.n--;
+        /* A tokenizer that closes its texts with EOS would end the answer before it begins. A source has an end. */
+        if (q.n && !e->seq2seq && graft_tokenizer_adds_eos(e->tok)) q.n--;
     }
     *out = q;
     return GRAFT_OK;

@@ -11,6 +11,8 @@ typedef struct gr_encoder {
     graft_choice completion_only, instruction_chat;
     bool assistant_only, truncate_start;
     size_t max_length; /* 0: no limit */
+    bool seq2seq;
+    size_t max_target; /* likewise */
     gr_slice eos;      /* text that ends a text or a completion; absent: none */
 } gr_encoder;
 
@@ -23,6 +25,7 @@ void gr_encoder_close(gr_encoder *e);
 typedef struct gr_tokens {
     int32_t *ids, *labels;
     size_t n;
+    size_t n_source; /* with seq2seq: of n, those of the source, whose labels do not count; the others' all do */
     size_t n_labels; /* labels that count: not ignored, and not the first token's */
     bool truncated, split_prompt;
 } gr_tokens;
@@ -30,6 +33,10 @@ typedef struct gr_tokens {
 /* The arrays are borrowed from the arena and the record. Errors name no place: the caller does. */
 graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
                               graft_error *err);
+
+/* encode_seq2seq.c: the same where e->seq2seq. */
+graft_status gr_encode_source_target(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
+                                     graft_error *err);
 
 /* The prompt that a model is to answer, as text and tokens, and the expected answer (absent: none). */
 typedef struct gr_question {

@@ -14,9 +14,9 @@ struct gr_loader {
     uint32_t *order;   /* rows of the epoch that is at hand; NULL without shuffling */
     uint64_t epoch;    /* which one */
     bool ordered;      /* order is filled */
-    int32_t *bounds, *ids, *labels;
+    int32_t *bounds, *ids, *labels, *source_bounds, *source_ids;
     uint32_t *examples;
-    size_t bounds_cap, ids_cap, labels_cap, examples_cap;
+    size_t bounds_cap, ids_cap, labels_cap, examples_cap, source_bounds_cap, source_ids_cap;
 };
 
 void gr_loader_free(gr_loader *l) {
@@ -28,6 +28,8 @@ void gr_loader_free(gr_loader *l) {
     gr_free(a, l->bounds);
     gr_free(a, l->ids);
     gr_free(a, l->labels);
+    gr_free(a, l->source_bounds);
+    gr_free(a, l->source_ids);
     gr_free(a, l->examples);
     gr_free(a, l);
 }
@@ -113,6 +115,8 @@ graft_status gr_loader_new(graft_context *ctx, const graft_dataset *ds, const gr
                            graft_error *err) {
     const graft_allocator *a = gr_allocator(ctx);
     if (o->batch_size == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected a batch size of at least 1, found 0");
+    if (o->packing && o->seq2seq)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "packing: sources and targets are not packed (there is no padding without it either)");
     if (o->packing && o->max_length == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "packing needs a maximum length, found none");
     gr_loader *l = gr_calloc(a, 1, sizeof *l);
@@ -150,8 +154,29 @@ static void add_virtual(gr_loader *l, size_t example, gr_data_batch *b) {
     }
 }
 
+/* Appends an example as a source and the target behind start_id. */
+static graft_status add_pair(gr_loader *l, size_t example, gr_data_batch *b, size_t *n_source_tokens, graft_error *err) {
+    const graft_allocator *a = gr_allocator(l->ctx);
+    size_t len, source = gr_dataset_n_source(l->ds, example), at = *n_source_tokens;
+    const int32_t *ids = gr_dataset_ids(l->ds, example, &len);
+    size_t target = len - source;
+    GR_TRY(gr_grow(a, (void **)&l->source_bounds, &l->source_bounds_cap, b->n_seqs + 2, sizeof *l->source_bounds, err));
+    GR_TRY(gr_grow(a, (void **)&l->source_ids, &l->source_ids_cap, at + source + (size_t)l->o.n_virtual, sizeof *l->source_ids, err));
+    GR_TRY(gr_grow(a, (void **)&l->ids, &l->ids_cap, b->n_tokens + target, sizeof *l->ids, err));
+    GR_TRY(gr_grow(a, (void **)&l->labels, &l->labels_cap, b->n_tokens + target, sizeof *l->labels, err));
+    l->source_bounds[0] = 0;
+    for (int v = 0; v < l->o.n_virtual; v++) l->source_ids[at++] = -1 - v;
+    memcpy(l->source_ids + at, ids, source * sizeof *ids);
+    *n_source_tokens = at + source;
+    l->source_bounds[b->n_seqs + 1] = (int32_t)*n_source_tokens;
+    for (size_t i = 0; i < target; i++) l->ids[b->n_tokens + i] = i ? ids[source + i - 1] : l->o.start_id;
+    b->n_labels += gr_dataset_target_labels(l->ds, example, l->labels + b->n_tokens);
+    b->n_tokens += target;
+    return GRAFT_OK;
+}
+
 /* Appends one row to the batch. */
-static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, graft_error *err) {
+static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, size_t *n_source_tokens, graft_error *err) {
     const graft_allocator *a = gr_allocator(l->ctx);
     size_t first, n;
     row_members(l, row, &first, &n);
@@ -159,6 +184,12 @@ static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, graft_er
     GR_TRY(gr_grow(a, (void **)&l->examples, &l->examples_cap, b->n_seqs + n, sizeof *l->examples, err));
     for (size_t i = first; i < first + n; i++) {
         size_t example = l->members ? l->members[i] : i, len;
+        l->examples[b->n_seqs] = (uint32_t)example;
+        if (l->o.seq2seq) {
+            GR_TRY(add_pair(l, example, b, n_source_tokens, err));
+            l->bounds[++b->n_seqs] = (int32_t)b->n_tokens;
+            continue;
+        }
         const int32_t *ids = gr_dataset_ids(l->ds, example, &len);
         size_t room = b->n_tokens + len + (size_t)l->o.n_virtual;
         GR_TRY(gr_grow(a, (void **)&l->ids, &l->ids_cap, room, sizeof *l->ids, err));
@@ -167,8 +198,7 @@ static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, graft_er
         if (len) memcpy(l->ids + b->n_tokens, ids, len * sizeof *ids);
         b->n_labels += gr_dataset_shifted_labels(l->ds, example, l->labels + b->n_tokens);
         b->n_tokens += len;
-        l->examples[b->n_seqs++] = (uint32_t)example;
-        l->bounds[b->n_seqs] = (int32_t)b->n_tokens;
+        l->bounds[++b->n_seqs] = (int32_t)b->n_tokens;
     }
     return GRAFT_OK;
 }
@@ -183,14 +213,19 @@ graft_status gr_loader_next(gr_loader *l, gr_data_cursor *cursor, gr_data_batch 
         l->ordered = true;
     }
     gr_data_batch b = {0};
+    size_t n_source_tokens = 0;
     size_t end = (size_t)GR_MIN(cursor->row + l->o.batch_size, l->n_rows);
     GR_TRY(gr_grow(gr_allocator(l->ctx), (void **)&l->bounds, &l->bounds_cap, 1, sizeof *l->bounds, err));
     l->bounds[0] = 0;
-    for (size_t row = (size_t)cursor->row; row < end; row++) GR_TRY(add_row(l, l->order ? l->order[row] : row, &b, err));
+    for (size_t row = (size_t)cursor->row; row < end; row++) GR_TRY(add_row(l, l->order ? l->order[row] : row, &b, &n_source_tokens, err));
     b.bounds = l->bounds;
     b.ids = l->ids;
     b.labels = l->labels;
     b.examples = l->examples;
+    if (l->o.seq2seq) {
+        b.source_bounds = l->source_bounds;
+        b.source_ids = l->source_ids;
+    }
     *cursor = end == l->n_rows ? (gr_data_cursor){cursor->epoch + 1, 0} : (gr_data_cursor){cursor->epoch, end};
     *out = b;
     return GRAFT_OK;

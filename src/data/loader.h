@@ -17,7 +17,9 @@ typedef struct gr_loader_options {
     size_t max_length; /* tokens a row with packing; no example may be longer */
     bool shuffle;      /* else the order of the files */
     uint64_t seed;
-    int n_virtual; /* virtual tokens (ids -1, -2, ...) in front of every sequence, not counted in max_length */
+    int n_virtual; /* virtual tokens (ids -1, -2, ...) in front of every sequence (source), not counted in max_length */
+    bool seq2seq;  /* source and target apart; a target begins with start_id and has its own tokens as labels */
+    int32_t start_id;
 } gr_loader_options;
 
 /* Where the next batch starts. Zero at the beginning of a run. */
@@ -33,7 +35,15 @@ typedef struct gr_data_batch {
     const int32_t *bounds;             /* n_seqs + 1 */
     const int32_t *ids, *labels;       /* n_tokens each */
     const uint32_t *examples;          /* n_seqs: index in the data set, an identity that no batching changes */
+    /* With seq2seq: sequence s is a target, and source_bounds[s] .. source_bounds[s+1]-1 of source_ids its source. */
+    const int32_t *source_bounds, *source_ids; /* NULL: none */
 } gr_data_batch;
+
+/* Tokens of sequences [from, end), sources included. */
+static inline size_t gr_data_batch_tokens(const gr_data_batch *b, size_t from, size_t end) {
+    size_t n = (size_t)(b->bounds[end] - b->bounds[from]);
+    return b->source_bounds ? n + (size_t)(b->source_bounds[end] - b->source_bounds[from]) : n;
+}
 
 typedef struct gr_loader gr_loader;
 

@@ -182,7 +182,7 @@ static graft_status read_tokens(const parse *p, size_t vocab, gr_record *out, gr
     GR_TRY(read_ints(p, FIELD_INPUT_IDS, 0, high, 0, &out->ids, &out->n_ids, err));
     size_t n = out->n_ids;
     if (has(p, FIELD_LABELS))
-        GR_TRY(read_beside(p, FIELD_LABELS, 0, high, GRAFT_IGNORE_LABEL, n, &out->labels, err));
+        GR_TRY(read_ints(p, FIELD_LABELS, 0, high, GRAFT_IGNORE_LABEL, &out->labels, &out->n_labels, err));
     if (has(p, FIELD_COMPLETION_MASK)) GR_TRY(read_mask(p, FIELD_COMPLETION_MASK, n, &out->completion_mask, err));
     if (has(p, FIELD_ASSISTANT_MASKS)) GR_TRY(read_mask(p, FIELD_ASSISTANT_MASKS, n, &out->assistant_mask, err));
     if (has(p, FIELD_ATTENTION_MASK)) {

@@ -44,9 +44,9 @@ typedef struct gr_record {
     gr_slice label;  /* text of the label; where it was a number, that number's characters */
     gr_slice tools;  /* JSON array */
     gr_slice kwargs; /* JSON object: chat_template_kwargs */
-    int32_t *ids, *labels;                  /* n_ids each; labels NULL: absent */
+    int32_t *ids, *labels;                  /* n_ids and n_labels; labels NULL: absent */
     uint8_t *completion_mask, *assistant_mask; /* n_ids each; NULL: absent */
-    size_t n_ids;
+    size_t n_ids, n_labels;
 } gr_record;
 
 /* `place` ("file:line") stands before the sentence of every error. text_field: see graft_data_options. `vocab`: ids must

@@ -21,6 +21,13 @@ static graft_status adapter_index(const graft_model *m, const char *name, int32_
     return *out < 0 ? gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name) : GRAFT_OK;
 }
 
+/* Records are read as the model takes them. */
+static graft_data_options data_options(const graft_model *m, const graft_eval_options *o) {
+    graft_data_options d = o->data;
+    d.seq2seq = gr_model_get_config(m->model)->n_encoder_layers > 0;
+    return d;
+}
+
 /* --- Loss --------------------------------------------------------------------------------------------------------- */
 
 typedef struct loss_run {
@@ -35,8 +42,11 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
                               graft_error *err) {
     const graft_allocator *a = gr_allocator(m->ctx);
     gr_tape_options tape = {0};
-    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8, .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter)};
-    GR_TRY(graft_dataset_load(m->ctx, tok, &o->data, &r->ds, err));
+    const gr_model_config *c = gr_model_get_config(m->model);
+    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8, .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
+                                .seq2seq = c->n_encoder_layers > 0, .start_id = (int32_t)c->decoder_start_token_id};
+    const graft_data_options data = data_options(m, o);
+    GR_TRY(graft_dataset_load(m->ctx, tok, &data, &r->ds, err));
     GR_TRY(gr_loader_new(m->ctx, r->ds, &loader, &r->loader, err));
     GR_TRY(gr_pool_new(a, 0, false, &r->pool, err));
     GR_TRY(gr_tape_new(gr_model_device(m->model), r->pool, &tape, &r->tape, err));
@@ -54,12 +64,17 @@ static void loss_close(loss_run *r) {
 static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, const gr_data_batch *d, graft_eval_result *out,
                                double *sum, graft_error *err) {
     gr_batch b = {.n_tokens = (int64_t)d->n_tokens, .n_seqs = (int)d->n_seqs, .bounds = d->bounds, .ids = d->ids, .one_adapter = adapter, .labels = d->labels};
+    gr_batch source = {.n_seqs = b.n_seqs, .bounds = d->source_bounds, .ids = d->source_ids, .one_adapter = adapter};
     gr_pass_options o = {.hooks = m->hooks};
     gr_loss loss;
+    if (d->source_bounds) {
+        source.n_tokens = d->source_bounds[d->n_seqs];
+        b.source = &source;
+    }
     GR_TRY(gr_pass_loss(r->pass, r->tape, &b, &o, &loss, err));
     for (int64_t i = 0; i < loss.n_rows; i++) *sum += loss.losses[i];
     out->n_records += d->n_seqs;
-    out->n_tokens += d->n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
+    out->n_tokens += d->n_tokens + (size_t)source.n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
     out->n_labels += (uint64_t)loss.n_labels;
     out->n_correct += (uint64_t)loss.n_correct;
     gr_loss_drop(&loss);
@@ -157,7 +172,8 @@ static graft_status measure_answers(graft_model *m, const graft_tokenizer *tok, 
     graft_session *session = NULL;
     sums s = {0};
     graft_status st;
-    GR_GO(done, graft_prompts_load(m->ctx, tok, &o->data, &ps, err));
+    const graft_data_options data = data_options(m, o);
+    GR_GO(done, graft_prompts_load(m->ctx, tok, &data, &ps, err));
     size_t n = graft_prompts_count(ps);
     if (n == 0) goto done;
     GR_GO(done, graft_session_new(m, tok, &session, err));

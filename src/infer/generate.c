@@ -2,67 +2,16 @@
  * pieces of a fixed size, so that what a sequence gets does not depend on which others run beside it. */
 #include <math.h>
 
-#include "infer/text_stream.h"
+#include "infer/job.h"
 
 enum {
     CHUNK = 512,       /* prompt tokens of one sequence a step */
     STEP_TOKENS = 2048 /* prompt tokens of all sequences a step; at least one sequence always runs */
 };
 
-/* One running sequence. */
-typedef struct row {
-    gr_kv_seq kv;
-    int32_t *ids; /* virtual tokens, prompt, then what was generated */
-    size_t n, cap, n_prompt;
-    size_t number; /* in the caller's order */
-    bool copies;   /* its prompt is continued by the sequences number + 1 .. too */
-    int64_t feed;  /* tokens that it has in the current step */
-    gr_text_stream text;
-    graft_finish finish;
-    bool done;
-} row;
-
-struct graft_session {
-    graft_model *m;
-    const graft_tokenizer *tok;
-    const graft_allocator *a;
-    gr_kv_store *store;
-    gr_pool *pool;
-    gr_tape *tape;
-    gr_pass *pass;
-    gr_sampler sampler;
-    /* The last prompt and its first continuation. */
-    gr_kv_seq kept;
-    int32_t *kept_ids;
-    int64_t kept_adapter; /* its identity */
-    graft_generate_stats stats;
-};
-
-/* What one call of graft_generate works on. */
-typedef struct job {
-    graft_session *s;
-    const graft_input_ids *prompts;
-    size_t n_prompts, n_return, next;
-    const graft_generate_options *o;
-    graft_piece_fn piece;
-    void *user;
-    graft_generation *out;
-    row *rows; /* running */
-    size_t n_rows, max_rows;
-    int32_t adapter;
-    int64_t identity; /* of the adapter */
-    size_t n_virtual; /* virtual tokens in front of every prompt */
-    int64_t limit; /* new tokens */
-    double begin;
-    /* Arrays of the batch. */
-    int32_t *ids, *bounds, *wanted, *adapters;
-    const gr_kv **kv;
-    size_t cap_ids, cap_bounds, cap_wanted, cap_adapters, cap_kv;
-} job;
-
 graft_generate_options graft_generate_options_default(void) {
     return (graft_generate_options){
-        .sampling = {.greedy = 1, .temperature = 1, .top_p = 1, .repeat_penalty = 1}, .max_new_tokens = 256, .max_batch = 32};
+        .sampling = {.greedy = 1, .temperature = 1, .top_p = 1, .repeat_penalty = 1}, .max_new_tokens = 256, .max_batch = 32, .length_penalty = 1};
 }
 
 graft_status graft_sampling_default(const graft_model *m, graft_sampling *out, graft_error *err) {
@@ -115,35 +64,14 @@ void graft_generation_free(graft_context *ctx, graft_generation *g) {
     *g = (graft_generation){0};
 }
 
+static bool has_encoder(const graft_session *s) { return gr_model_get_config(s->m->model)->n_encoder_layers > 0; }
+
 /* --- Rows ----------------------------------------------------------------------------------------------------------- */
 
-static void row_free(graft_session *s, row *r) {
-    gr_kv_seq_free(&r->kv);
-    gr_free(s->a, r->ids);
-    gr_text_stream_free(&r->text);
-}
-
-static graft_status row_init(job *j, row *r, size_t number, const int32_t *ids, size_t n, graft_error *err) {
-    graft_session *s = j->s;
-    size_t ahead = j->n_virtual;
-    *r = (row){.number = number, .n_prompt = ahead + n, .finish = GRAFT_FINISH_LENGTH};
-    gr_kv_seq_init(&r->kv, s->store);
-    r->text.text.a = s->a;
-    graft_status st = gr_grow(s->a, (void **)&r->ids, &r->cap, ahead + n + 1, sizeof *r->ids, err);
-    if (st == GRAFT_OK) {
-        for (size_t i = 0; i < ahead; i++) r->ids[i] = -1 - (int32_t)i;
-        memcpy(r->ids + ahead, ids, n * sizeof *ids);
-        r->n = ahead + n;
-        st = gr_text_stream_init(&r->text, s->a, s->tok, j->o->keep_special != 0, j->o->stop, j->o->n_stop, err);
-    }
-    if (st != GRAFT_OK) row_free(s, r);
-    return st;
-}
-
 /* Takes over the rows that the session kept of a sequence that begins like this prompt. */
-static graft_status reuse(job *j, row *r, graft_error *err) {
+static graft_status reuse(gr_job *j, gr_row *r, graft_error *err) {
     graft_session *s = j->s;
-    if (s->kept_adapter != j->identity) return GRAFT_OK;
+    if (r->source || s->kept_adapter != r->identity) return GRAFT_OK;
     size_t same = 0, most = GR_MIN((size_t)s->kept.length, r->n_prompt - 1);
     while (same < most && s->kept_ids[same] == r->ids[same]) same++;
     if (same) GR_TRY(gr_kv_seq_fork(&r->kv, &s->kept, (int64_t)same, err));
@@ -151,20 +79,24 @@ static graft_status reuse(job *j, row *r, graft_error *err) {
     return GRAFT_OK;
 }
 
-/* Rows that run or will when prompts branch into their copies. */
-static size_t reserved(const job *j) {
+/* Rows that a prompt may branch into. */
+static size_t rows_of_prompt(const gr_job *j) { return GR_MAX(j->n_return, j->n_beams > 1 ? j->n_beams : 1); }
+
+/* Rows that run or will when prompts branch into their copies or beams. */
+static size_t reserved(const gr_job *j) {
     size_t n = 0;
-    for (size_t i = 0; i < j->n_rows; i++) n += j->rows[i].copies ? j->n_return : 1;
-    return n;
+    for (size_t i = 0; i < j->n_rows; i++) n += j->rows[i].copies ? j->n_return : !j->rows[i].group;
+    return n + j->n_groups * j->n_beams;
 }
 
-static graft_status admit(job *j, graft_error *err) {
-    while (j->next < j->n_prompts && reserved(j) + j->n_return <= j->max_rows) {
+static graft_status admit(gr_job *j, graft_error *err) {
+    while (j->next < j->n_prompts && reserved(j) + rows_of_prompt(j) <= j->max_rows) {
         const graft_input_ids *p = &j->prompts[j->next];
-        row *r = &j->rows[j->n_rows];
-        GR_TRY(row_init(j, r, j->next * j->n_return, p->ids, p->n, err));
+        gr_row *r = &j->rows[j->n_rows];
+        GR_TRY(gr_row_init(j, r, j->next * j->n_return, p->ids, p->n, NULL, err));
         j->n_rows++;
-        r->copies = j->n_return > 1;
+        r->copies = j->n_return > 1 && j->n_beams <= 1;
+        if (j->n_beams > 1) GR_TRY(gr_group_new(j, r, err));
         j->next++;
         GR_TRY(reuse(j, r, err));
     }
@@ -173,7 +105,7 @@ static graft_status admit(job *j, graft_error *err) {
 
 /* --- One step ------------------------------------------------------------------------------------------------------- */
 
-static graft_status room_for_batch(job *j, size_t tokens, graft_error *err) {
+static graft_status room_for_batch(gr_job *j, size_t tokens, graft_error *err) {
     const graft_allocator *a = j->s->a;
     GR_TRY(gr_grow(a, (void **)&j->ids, &j->cap_ids, tokens, sizeof *j->ids, err));
     GR_TRY(gr_grow(a, (void **)&j->bounds, &j->cap_bounds, j->n_rows + 1, sizeof *j->bounds, err));
@@ -183,40 +115,45 @@ static graft_status room_for_batch(job *j, size_t tokens, graft_error *err) {
 }
 
 /* Decides how many tokens each row has in this step. */
-static size_t share_out(job *j) {
+static size_t share_out(gr_job *j) {
     size_t tokens = 0;
     for (size_t i = 0; i < j->n_rows; i++) {
-        row *r = &j->rows[i];
+        gr_row *r = &j->rows[i];
         int64_t left = (int64_t)r->n - r->kv.length;
         r->feed = GR_MIN(left, (int64_t)CHUNK);
-        if (r->feed > 1 && tokens > 0 && tokens + (size_t)r->feed > STEP_TOKENS) r->feed = 0;
-        tokens += (size_t)r->feed;
+        /* A source is encoded at once, for its tokens see each other both ways. */
+        size_t cost = (size_t)r->feed + (r->source && !r->source->kv.length ? r->source->n : 0);
+        if (cost > 1 && tokens > 0 && tokens + cost > STEP_TOKENS) r->feed = 0;
+        if (r->feed) tokens += cost;
     }
     return tokens;
 }
 
-static graft_status fill_batch(job *j, gr_batch *b, size_t tokens, int64_t *n_wanted, graft_error *err) {
+static graft_status fill_batch(gr_job *j, gr_batch *b, size_t tokens, int64_t *n_wanted, graft_error *err) {
     GR_TRY(room_for_batch(j, tokens, err));
     int n_seqs = 0;
     int32_t at = 0;
     *n_wanted = 0;
+    j->source = (gr_batch){0};
     for (size_t i = 0; i < j->n_rows; i++) {
-        row *r = &j->rows[i];
+        gr_row *r = &j->rows[i];
         if (!r->feed) continue;
         GR_TRY(gr_kv_seq_extend(&r->kv, r->feed, err));
         j->bounds[n_seqs] = at;
         j->kv[n_seqs] = &r->kv.kv;
-        j->adapters[n_seqs++] = j->adapter;
+        j->adapters[n_seqs] = r->adapter;
+        if (r->source) GR_TRY(gr_job_add_source(j, r, n_seqs, err));
+        n_seqs++;
         memcpy(j->ids + at, r->ids + r->kv.length, (size_t)r->feed * sizeof *j->ids);
         at += (int32_t)r->feed;
         if (r->kv.length + r->feed == (int64_t)r->n) j->wanted[(*n_wanted)++] = at - 1;
     }
     j->bounds[n_seqs] = at;
     *b = (gr_batch){.n_tokens = at, .n_seqs = n_seqs, .bounds = j->bounds, .ids = j->ids, .adapter = j->adapters, .one_adapter = -1, .kv = j->kv};
-    return GRAFT_OK;
+    return n_seqs && has_encoder(j->s) ? gr_job_finish_sources(j, b, err) : GRAFT_OK;
 }
 
-static graft_status take_token(job *j, row *r, int32_t id, graft_error *err) {
+static graft_status take_token(gr_job *j, gr_row *r, int32_t id, graft_error *err) {
     graft_session *s = j->s;
     if (s->stats.new_tokens++ == 0) s->stats.first_token_seconds = gr_now_seconds() - j->begin;
     GR_TRY(gr_grow(s->a, (void **)&r->ids, &r->cap, r->n + 1, sizeof *r->ids, err));
@@ -226,7 +163,7 @@ static graft_status take_token(job *j, row *r, int32_t id, graft_error *err) {
     if (end || r->text.stopped) {
         r->finish = GRAFT_FINISH_STOP;
         r->done = true;
-    } else if ((int64_t)(r->n - r->n_prompt) >= j->limit) {
+    } else if ((int64_t)(r->n - r->n_prompt) >= r->limit) {
         r->done = true;
     }
     if (r->done) GR_TRY(gr_text_stream_finish(&r->text, err));
@@ -240,23 +177,23 @@ static graft_status take_token(job *j, row *r, int32_t id, graft_error *err) {
     return GRAFT_OK;
 }
 
-static graft_status choose(job *j, row *r, const float *logits, graft_error *err) {
-    size_t n_banned = 0, made = r->n - r->n_prompt;
-    const int32_t *banned = NULL;
-    if ((int64_t)made < j->o->min_new_tokens) banned = graft_tokenizer_eos_ids(j->s->tok, &n_banned);
+static graft_status choose(gr_job *j, gr_row *r, const float *logits, graft_error *err) {
+    size_t n_banned, made = r->n - r->n_prompt;
+    const int32_t *banned;
     int32_t id;
-    GR_TRY(gr_sampler_choose(&j->s->sampler, &j->o->sampling, logits, r->ids + j->n_virtual, r->n - j->n_virtual, banned, n_banned,
+    GR_TRY(gr_row_banned(j, r, made, &banned, &n_banned, err));
+    GR_TRY(gr_sampler_choose(&j->s->sampler, &j->o->sampling, logits, r->ids + r->n_virtual, r->n - r->n_virtual, banned, n_banned,
                              gr_rng_stream(GR_RNG_SAMPLE, r->number), made, &id, err));
     return take_token(j, r, id, err);
 }
 
 /* The other continuations of r's prompt, whose keys and values they share. */
-static graft_status branch(job *j, size_t at, const float *logits, graft_error *err) {
+static graft_status branch(gr_job *j, size_t at, const float *logits, graft_error *err) {
     size_t number = j->rows[at].number;
     j->rows[at].copies = false;
     for (size_t c = 1; c < j->n_return; c++) {
-        row *from = &j->rows[at], *r = &j->rows[j->n_rows];
-        GR_TRY(row_init(j, r, number + c, from->ids + j->n_virtual, from->n_prompt - j->n_virtual, err));
+        gr_row *from = &j->rows[at], *r = &j->rows[j->n_rows];
+        GR_TRY(gr_row_init(j, r, number + c, from->ids + from->n_virtual, from->n_prompt - from->n_virtual, from, err));
         j->n_rows++;
         GR_TRY(gr_kv_seq_fork(&r->kv, &from->kv, from->kv.length, err));
         GR_TRY(choose(j, r, logits, err));
@@ -264,22 +201,26 @@ static graft_status branch(job *j, size_t at, const float *logits, graft_error *
     return GRAFT_OK;
 }
 
-static graft_status use_logits(job *j, const float *logits, size_t n_rows, graft_error *err) {
+static graft_status use_logits(gr_job *j, const float *logits, size_t n_rows, graft_error *err) {
     int64_t vocab = j->s->sampler.vocab;
     size_t at = 0;
     for (size_t i = 0; i < n_rows; i++) {
-        row *r = &j->rows[i];
+        gr_row *r = &j->rows[i];
         if (!r->feed) continue;
         r->kv.length += r->feed;
         if (r->kv.length < (int64_t)r->n) continue;
         const float *mine = logits + (int64_t)at++ * vocab;
+        if (r->group) {
+            GR_TRY(gr_group_offer(j, r, mine, err));
+            continue;
+        }
         if (r->copies) GR_TRY(branch(j, i, mine, err));
         GR_TRY(choose(j, &j->rows[i], mine, err));
     }
-    return GRAFT_OK;
+    return gr_groups_advance(j, err);
 }
 
-static graft_status step(job *j, graft_error *err) {
+static graft_status step(gr_job *j, graft_error *err) {
     graft_session *s = j->s;
     gr_batch b;
     int64_t n_wanted;
@@ -291,6 +232,7 @@ static graft_status step(job *j, graft_error *err) {
     gr_var *out = NULL;
     graft_status st = n_wanted ? gr_pass_logits(s->pass, s->tape, &b, &o, j->wanted, n_wanted, &out, err)
                                : gr_pass_hidden(s->pass, s->tape, &b, &o, NULL, 0, &out, err);
+    if (st == GRAFT_OK) st = gr_job_keep_sources(j, err);
     if (st == GRAFT_OK) st = use_logits(j, n_wanted ? gr_var_array(out)->data : NULL, n_rows, err);
     gr_var_drop(out);
     gr_tape_reset(s->tape);
@@ -301,7 +243,7 @@ static graft_status step(job *j, graft_error *err) {
 
 /* --- The call --------------------------------------------------------------------------------------------------------- */
 
-static graft_status hand_over(job *j, row *r, graft_error *err) {
+static graft_status hand_over(gr_job *j, gr_row *r, graft_error *err) {
     graft_generation g = {.finish = r->finish, .n_ids = r->n - r->n_prompt};
     GR_TRY(gr_buf_take(&r->text.text, &g.text, &g.len, err));
     g.ids = gr_alloc(j->s->a, g.n_ids * sizeof *g.ids);
@@ -315,57 +257,80 @@ static graft_status hand_over(job *j, row *r, graft_error *err) {
 }
 
 /* The first sequence of the call stays in the session. */
-static void keep(job *j, row *r) {
+static void keep(gr_job *j, gr_row *r) {
     graft_session *s = j->s;
     gr_kv_seq_free(&s->kept);
     gr_free(s->a, s->kept_ids);
     s->kept = r->kv;
     s->kept_ids = r->ids;
-    s->kept_adapter = j->identity;
+    s->kept_adapter = r->identity;
     gr_kv_seq_init(&r->kv, s->store);
     r->ids = NULL;
 }
 
-static graft_status retire(job *j, graft_error *err) {
+static graft_status retire(gr_job *j, graft_error *err) {
     for (size_t i = 0; i < j->n_rows;) {
-        row *r = &j->rows[i];
+        gr_row *r = &j->rows[i];
         if (!r->done) {
             i++;
             continue;
         }
         GR_TRY(hand_over(j, r, err));
-        if (r->number == 0) keep(j, r);
-        row_free(j->s, r);
+        if (r->number == 0 && !r->source) keep(j, r);
+        gr_row_free(j->s, r);
         memmove(r, r + 1, (--j->n_rows - i) * sizeof *r);
     }
     return GRAFT_OK;
 }
 
-static graft_status check(const graft_session *s, const graft_input_ids *prompts, size_t n, size_t n_return,
-                          const graft_generate_options *o, int64_t ahead, int64_t *limit, graft_error *err) {
-    int64_t most = graft_model_max_length(s->m) - ahead, vocab = s->sampler.vocab;
-    size_t longest = 0;
-    GR_TRY(gr_sampling_check(&o->sampling, err));
-    if (n_return < 1 || n_return > 4096) return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequences a prompt: expected 1 to 4096, found %zu", n_return);
-    for (size_t i = 0; i < n; i++) {
-        if (!prompts[i].n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: expected at least one token, found none", i + 1);
-        for (size_t k = 0; k < prompts[i].n; k++)
-            if (prompts[i].ids[k] < 0 || prompts[i].ids[k] >= vocab)
-                return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1, k + 1,
-                               (long long)vocab, prompts[i].ids[k]);
-        longest = GR_MAX(longest, prompts[i].n);
-    }
-    *limit = o->max_new_tokens < 0 ? most - (int64_t)longest : o->max_new_tokens;
-    if (o->max_new_tokens == 0 || o->max_new_tokens < -1)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected at least 1, or -1 for all that fit, found %lld",
-                       (long long)o->max_new_tokens);
-    if ((int64_t)longest >= most)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "prompt of %zu tokens: expected fewer than the model's %lld positions", longest, (long long)most);
-    *limit = GR_MIN(*limit, most - (int64_t)longest);
+static graft_status check_prompt(const gr_job *j, size_t i, int64_t most, graft_error *err) {
+    const graft_input_ids *p = &j->prompts[i];
+    int64_t vocab = j->s->sampler.vocab;
+    if (!p->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: expected at least one token, found none", i + 1);
+    for (size_t k = 0; k < p->n; k++)
+        if (p->ids[k] < 0 || p->ids[k] >= vocab)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1, k + 1,
+                           (long long)vocab, p->ids[k]);
+    if ((int64_t)p->n >= most)
+        return gr_fail(err, GRAFT_ERR_LIMIT, "prompt of %zu tokens: expected fewer than the model's %lld positions", p->n, (long long)most);
     return GRAFT_OK;
 }
 
-static graft_status run(job *j, graft_error *err) {
+static graft_status check_beams(const gr_job *j, graft_error *err) {
+    const graft_generate_options *o = j->o;
+    if (o->no_repeat_ngram_size < 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "no_repeat_ngram_size: expected 0 or more, found %lld", (long long)o->no_repeat_ngram_size);
+    if (j->n_beams <= 1) return GRAFT_OK;
+    if (j->n_beams > 1024 || j->n_return > j->n_beams)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_beams: expected at least the %zu sequences that are returned and at most 1024, found %zu",
+                       j->n_return, j->n_beams);
+    if (!o->sampling.greedy) return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_beams: beam search takes the likeliest tokens, it does not sample");
+    if (o->n_stop) return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_beams: beam search does not look for stop texts");
+    if (!isfinite(o->length_penalty) || fabs(o->length_penalty) > 100)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "length_penalty: expected a number from -100 to 100, found %g", o->length_penalty);
+    return GRAFT_OK;
+}
+
+static graft_status check(const gr_job *j, graft_error *err) {
+    const graft_generate_options *o = j->o;
+    const gr_hooks *h = j->s->m->hooks;
+    GR_TRY(gr_sampling_check(&o->sampling, err));
+    if (o->adapter && h->find(h->self, o->adapter) < 0)
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", o->adapter);
+    if (j->n_return < 1 || j->n_return > 4096)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequences a prompt: expected 1 to 4096, found %zu", j->n_return);
+    GR_TRY(check_beams(j, err));
+    int64_t most = gr_job_positions(j->s, o->adapter ? h->find(h->self, o->adapter) : -1);
+    for (size_t i = 0; i < j->n_prompts; i++) GR_TRY(check_prompt(j, i, most, err));
+    if (o->max_new_tokens == 0 || o->max_new_tokens < -1)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected at least 1, or -1 for all that fit, found %lld",
+                       (long long)o->max_new_tokens);
+    if (o->max_new_tokens < 0 && has_encoder(j->s))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected a number, for this model's positions have no end");
+    return GRAFT_OK;
+}
+
+static graft_status run(gr_job *j, graft_error *err) {
     while (j->next < j->n_prompts || j->n_rows) {
         GR_TRY(gr_check_cancel(j->s->m->ctx, err));
         GR_TRY(admit(j, err));
@@ -375,38 +340,33 @@ static graft_status run(job *j, graft_error *err) {
     return GRAFT_OK;
 }
 
-static void job_free(job *j) {
+static void job_free(gr_job *j) {
     const graft_allocator *a = j->s->a;
-    for (size_t i = 0; i < j->n_rows; i++) row_free(j->s, &j->rows[i]);
-    gr_free(a, j->rows);
-    gr_free(a, j->ids);
-    gr_free(a, j->bounds);
-    gr_free(a, j->wanted);
-    gr_free(a, j->adapters);
-    gr_free(a, j->kv);
+    for (size_t i = 0; i < j->n_rows; i++) gr_row_free(j->s, &j->rows[i]);
+    for (size_t i = 0; i < j->n_groups; i++) gr_group_free(j, j->groups[i]);
+    void *const all[] = {j->rows, j->groups, j->ids, j->bounds, j->wanted, j->adapters, j->reads, j->source_ids, j->source_bounds,
+                         j->source_adapters, j->banned, j->kv, j->source_kv, j->encoded_kv, j->sources};
+    for (size_t i = 0; i < GR_COUNT(all); i++) gr_free(a, all[i]);
 }
 
 graft_status graft_generate(graft_session *s, const graft_input_ids *prompts, size_t n, size_t n_return,
                             const graft_generate_options *options, graft_piece_fn piece, void *user,
                             graft_generation *out, graft_error *err) {
     graft_generate_options defaults = graft_generate_options_default();
-    job j = {.s = s, .prompts = prompts, .n_prompts = n, .n_return = n_return, .o = options ? options : &defaults,
-             .piece = piece, .user = user, .adapter = -1, .begin = gr_now_seconds()};
-    const gr_hooks *h = s->m->hooks;
-    if (j.o->adapter && (j.adapter = h->find(h->self, j.o->adapter)) < 0)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", j.o->adapter);
-    j.identity = h->identity(h->self, j.adapter);
-    j.n_virtual = (size_t)h->n_virtual(h->self, j.adapter);
-    GR_TRY(check(s, prompts, n, n_return, j.o, (int64_t)j.n_virtual + h->n_prefix(h->self, j.adapter), &j.limit, err));
+    gr_job j = {.s = s, .prompts = prompts, .n_prompts = n, .n_return = n_return, .o = options ? options : &defaults,
+                .piece = piece, .user = user, .begin = gr_now_seconds()};
+    j.n_beams = j.o->num_beams;
+    GR_TRY(check(&j, err));
     s->stats = (graft_generate_stats){0};
     for (size_t i = 0; i < n; i++) s->stats.prompt_tokens += prompts[i].n;
-    j.max_rows = GR_MAX(j.o->max_batch ? j.o->max_batch : 32, n_return);
+    j.max_rows = GR_MAX(j.o->max_batch ? j.o->max_batch : 32, rows_of_prompt(&j));
     j.rows = gr_calloc(s->a, j.max_rows, sizeof *j.rows);
+    j.groups = gr_calloc(s->a, j.max_rows, sizeof *j.groups);
     j.out = gr_calloc(s->a, n * n_return, sizeof *j.out);
-    graft_status st = j.rows && j.out ? run(&j, err) : gr_fail_memory(err);
+    graft_status st = j.rows && j.groups && j.out ? run(&j, err) : gr_fail_memory(err);
     if (st == GRAFT_OK) memcpy(out, j.out, n * n_return * sizeof *out);
     for (size_t i = 0; st != GRAFT_OK && j.out && i < n * n_return; i++) graft_generation_free(s->m->ctx, &j.out[i]);
     gr_free(s->a, j.out);
-    if (j.rows) job_free(&j);
+    job_free(&j);
     return st;
 }

@@ -35,7 +35,7 @@ void gr_kv_seq_init(gr_kv_seq *q, gr_kv_store *s);
 void gr_kv_seq_free(gr_kv_seq *q);
 /* Forgets rows from `length` on. */
 void gr_kv_seq_truncate(gr_kv_seq *q, int64_t length);
-/* Makes `to` (initialised, empty) begin like `from`: whole blocks shared, the last part of a block copied. */
+/* Makes `to` (initialised, empty) begin like `from`. Blocks are shared until one of both writes into the last one. */
 graft_status gr_kv_seq_fork(gr_kv_seq *to, const gr_kv_seq *from, int64_t length, graft_error *err);
 /* Makes room for n more rows and builds the view q->kv of the history so far and where the new rows go. After the pass
  * has run, the caller adds n to q->length. */
@@ -59,5 +59,9 @@ graft_status gr_sampling_check(const graft_sampling *p, graft_error *err);
 graft_status gr_sampler_choose(gr_sampler *s, const graft_sampling *p, const float *logits, const int32_t *seen, size_t n_seen,
                                const int32_t *banned, size_t n_banned, uint64_t stream, uint64_t index, int32_t *out,
                                graft_error *err);
+
+/* Log probabilities with penalty and bans, for beam search; borrowed until the next use. */
+graft_status gr_sampler_log_probs(gr_sampler *s, const graft_sampling *p, const float *logits, const int32_t *seen, size_t n_seen,
+                                  const int32_t *banned, size_t n_banned, const float **out, graft_error *err);
 
 #endif

@@ -106,27 +106,20 @@ static graft_status copy_block(gr_kv_seq *q, gr_kv_block *from, int64_t n, gr_kv
 }
 
 graft_status gr_kv_seq_fork(gr_kv_seq *to, const gr_kv_seq *from, int64_t length, graft_error *err) {
-    size_t whole = (size_t)length / GR_KV_ROWS;
-    int64_t rest = length % GR_KV_ROWS;
-    graft_status st = GRAFT_OK;
-    for (size_t i = 0; i < whole && st == GRAFT_OK; i++) {
-        st = push_block(to, from->blocks[i], err);
-        if (st == GRAFT_OK) from->blocks[i]->users++;
-    }
-    if (st == GRAFT_OK && rest) {
-        gr_kv_block *b;
-        st = copy_block(to, from->blocks[whole], rest, &b, err);
-        if (st == GRAFT_OK && (st = push_block(to, b, err)) != GRAFT_OK) drop_block(to->store, b);
-    }
-    if (st != GRAFT_OK) {
-        gr_kv_seq_free(to);
-        return st;
+    size_t n = ((size_t)length + GR_KV_ROWS - 1) / GR_KV_ROWS;
+    for (size_t i = 0; i < n; i++) {
+        graft_status st = push_block(to, from->blocks[i], err);
+        if (st != GRAFT_OK) {
+            gr_kv_seq_free(to);
+            return st;
+        }
+        from->blocks[i]->users++;
     }
     to->length = length;
     return GRAFT_OK;
 }
 
-/* Rows may only be written in blocks that no other sequence sees. */
+/* Rows may only be written in blocks that no other sequence has. */
 static graft_status own_last_block(gr_kv_seq *q, graft_error *err) {
     if (q->length % GR_KV_ROWS == 0 || q->blocks[q->n_blocks - 1]->users == 1) return GRAFT_OK;
     gr_kv_block *b;

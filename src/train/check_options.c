@@ -12,6 +12,7 @@ static graft_status check_ranges(const graft_sft_options *o, graft_error *err) {
     const double big = 1e15;
     const range ranges[] = {
         {"max_length", (double)o->max_length, 0, big},
+        {"max_target_length", (double)o->max_target_length, -1, big},
         {"per_device_train_batch_size", (double)o->per_device_train_batch_size, 1, 1e6},
         {"per_device_eval_batch_size", (double)o->per_device_eval_batch_size, 1, 1e6},
         {"gradient_accumulation_steps", (double)o->gradient_accumulation_steps, 1, 1e6},

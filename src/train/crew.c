@@ -12,11 +12,13 @@ struct gr_crew {
     size_t max_tokens;
     gr_recompute recompute;
     /* Of the micro-batch in flight. */
-    int32_t *bounds, *adapter, *ids, *labels;
+    int32_t *bounds, *adapter, *ids, *labels, *source_bounds, *source_ids;
+    gr_batch source;
     size_t *item;      /* of each sequence */
     uint32_t *example; /* of each sequence */
     float *weight;
-    uint64_t *key;
+    uint64_t *key, *source_key;
+    size_t source_bounds_cap, source_ids_cap, source_key_cap;
     size_t bounds_cap, adapter_cap, ids_cap, labels_cap, item_cap, example_cap, weight_cap, key_cap;
 };
 
@@ -50,6 +52,9 @@ void gr_crew_free(gr_crew *c) {
     gr_free(c->a, c->bounds);
     gr_free(c->a, c->adapter);
     gr_free(c->a, c->ids);
+    gr_free(c->a, c->source_bounds);
+    gr_free(c->a, c->source_ids);
+    gr_free(c->a, c->source_key);
     gr_free(c->a, c->labels);
     gr_free(c->a, c->item);
     gr_free(c->a, c->example);
@@ -66,12 +71,12 @@ static bool settle(const gr_crew_item *items, size_t n, place *p) {
     return p->i < n;
 }
 
-/* Sequences and tokens of the micro-batch that begins at `from`; at least one sequence. */
+/* Sequences, and tokens of both sides, of the micro-batch that begins at `from`; at least one sequence. */
 static place micro_end(const gr_crew *c, const gr_crew_item *items, size_t n, place from, size_t *n_seqs, size_t *n_tokens) {
     place p = from;
     *n_seqs = *n_tokens = 0;
     while (settle(items, n, &p)) {
-        size_t tokens = seq_tokens(items[p.i].batch, p.s);
+        size_t tokens = gr_data_batch_tokens(items[p.i].batch, p.s, p.s + 1);
         if (*n_seqs && *n_tokens + tokens > c->max_tokens) break;
         *n_tokens += tokens;
         ++*n_seqs;
@@ -89,6 +94,21 @@ static graft_status grow(gr_crew *c, size_t n_seqs, size_t n_tokens, graft_error
     GR_TRY(gr_grow(c->a, (void **)&c->labels, &c->labels_cap, n_tokens, sizeof *c->labels, err));
     GR_TRY(gr_grow(c->a, (void **)&c->weight, &c->weight_cap, n_tokens, sizeof *c->weight, err));
     return gr_grow(c->a, (void **)&c->key, &c->key_cap, n_tokens, sizeof *c->key, err);
+}
+
+/* The source of sequence s of an item behind the k that are there. */
+static graft_status add_source(gr_crew *c, const gr_crew_item *x, size_t s, size_t k, graft_error *err) {
+    const gr_data_batch *b = x->batch;
+    size_t at = k ? (size_t)c->source_bounds[k] : 0, tokens = (size_t)(b->source_bounds[s + 1] - b->source_bounds[s]);
+    uint64_t record = gr_engine_record_key(x->seed, x->step, b->examples[s]);
+    GR_TRY(gr_grow(c->a, (void **)&c->source_bounds, &c->source_bounds_cap, k + 2, sizeof *c->source_bounds, err));
+    GR_TRY(gr_grow(c->a, (void **)&c->source_ids, &c->source_ids_cap, at + tokens, sizeof *c->source_ids, err));
+    GR_TRY(gr_grow(c->a, (void **)&c->source_key, &c->source_key_cap, at + tokens, sizeof *c->source_key, err));
+    memcpy(c->source_ids + at, b->source_ids + b->source_bounds[s], tokens * sizeof *c->source_ids);
+    for (size_t i = 0; i < tokens; i++) c->source_key[at + i] = gr_engine_token_key(record, (int32_t)i);
+    c->source_bounds[0] = 0;
+    c->source_bounds[k + 1] = (int32_t)(at + tokens);
+    return GRAFT_OK;
 }
 
 static graft_status cut(gr_crew *c, const gr_crew_item *items, size_t n, place from, size_t n_seqs, size_t n_tokens, gr_batch *out,
@@ -114,10 +134,15 @@ static graft_status cut(gr_crew *c, const gr_crew_item *items, size_t n, place f
         c->item[k] = p.i;
         c->example[k] = b->examples[p.s];
         at += (int32_t)tokens;
+        if (b->source_bounds) GR_TRY(add_source(c, x, p.s, k, err));
     }
     c->bounds[n_seqs] = at;
     *out = (gr_batch){.n_tokens = at, .n_seqs = (int)n_seqs, .bounds = c->bounds, .ids = c->ids, .adapter = c->adapter,
                       .labels = c->labels, .weight = c->weight, .training = true, .dropout_key = c->key};
+    if (!items[from.i].batch->source_bounds) return GRAFT_OK;
+    c->source = (gr_batch){.n_tokens = c->source_bounds[n_seqs], .n_seqs = (int)n_seqs, .bounds = c->source_bounds,
+                           .ids = c->source_ids, .adapter = c->adapter, .training = true, .dropout_key = c->source_key};
+    out->source = &c->source;
     return GRAFT_OK;
 }
 
@@ -139,6 +164,7 @@ static void count(const gr_crew *c, gr_crew_item *items, const gr_batch *b, cons
     for (s = 0; s < b->n_seqs; s++) {
         gr_tally *t = items[c->item[s]].tally;
         t->n_tokens += b->bounds[s + 1] - b->bounds[s] - gr_adapter_n_virtual(c->set, c->adapter[s]);
+        if (b->source) t->n_tokens += b->source->bounds[s + 1] - b->source->bounds[s];
         t->n_seqs++;
     }
 }

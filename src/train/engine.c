@@ -11,10 +11,11 @@ struct gr_engine {
     gr_tape *tape, *eval_tape; /* recording and not, over one pool; made when first needed */
     gr_pass *pass;
     /* Of the micro-batch in flight. */
-    int32_t *bounds;
+    int32_t *bounds, *source_bounds;
     float *weight;
-    uint64_t *key;
-    size_t bounds_cap, weight_cap, key_cap;
+    uint64_t *key, *source_key;
+    gr_batch source;
+    size_t bounds_cap, source_bounds_cap, weight_cap, key_cap, source_key_cap;
     uint32_t bad_example;
     /* With a trunk. */
     gr_pass *trunk_pass;
@@ -51,6 +52,8 @@ void gr_engine_free(gr_engine *e) {
     gr_free(e->a, e->part_bounds);
     gr_free(e->a, e->missing);
     gr_free(e->a, e->bounds);
+    gr_free(e->a, e->source_bounds);
+    gr_free(e->a, e->source_key);
     gr_free(e->a, e->weight);
     gr_free(e->a, e->key);
     gr_free(e->a, e);
@@ -88,7 +91,7 @@ static size_t micro_end(const gr_engine *e, const gr_data_batch *b, size_t from)
     size_t end = from + 1;
     while (end < b->n_seqs) {
         if (e->o.max_seqs && end - from >= e->o.max_seqs) break;
-        if (e->o.max_tokens && (size_t)(b->bounds[end + 1] - b->bounds[from]) > e->o.max_tokens) break;
+        if (e->o.max_tokens && gr_data_batch_tokens(b, from, end + 1) > e->o.max_tokens) break;
         end++;
     }
     return end;
@@ -99,7 +102,7 @@ size_t gr_engine_largest_micro(const gr_engine *e, const gr_data_batch *b, size_
     if (n_seqs) *n_seqs = 0;
     for (size_t from = 0, end; from < b->n_seqs; from = end) {
         end = micro_end(e, b, from);
-        most = GR_MAX(most, (size_t)(b->bounds[end] - b->bounds[from]));
+        most = GR_MAX(most, gr_data_batch_tokens(b, from, end));
         if (n_seqs) *n_seqs = GR_MAX(*n_seqs, end - from);
     }
     return most;
@@ -116,6 +119,32 @@ uint64_t gr_engine_record_key(uint64_t seed, int64_t step, uint32_t example) { r
 uint64_t gr_engine_token_key(uint64_t record_key, int32_t place) { return mix(record_key + (uint64_t)place); }
 uint64_t gr_engine_adapter_key(uint64_t seed, int64_t step) { return mix(mix(seed) + (uint64_t)step) | 1; /* 0 would mean none */ }
 
+/* Bounds that begin with 0, and keys of the tokens, for sequences [from, end). */
+static void cut_side(const gr_engine *e, const gr_data_batch *b, const int32_t *all, size_t from, size_t end, int64_t step,
+                     int32_t *bounds, uint64_t *key) {
+    for (size_t s = 0; s <= end - from; s++) bounds[s] = all[from + s] - all[from];
+    for (size_t s = 0; s < end - from; s++) {
+        uint64_t record = gr_engine_record_key(e->o.seed, step, b->examples[from + s]);
+        for (int32_t t = bounds[s]; t < bounds[s + 1]; t++) key[t] = gr_engine_token_key(record, t - bounds[s]);
+    }
+}
+
+/* The sources of sequences [from, end) into e->source. */
+static graft_status cut_sources(gr_engine *e, const gr_data_batch *b, size_t from, size_t end, int64_t step, graft_error *err) {
+    int32_t first = b->source_bounds[from];
+    size_t n = end - from, n_tokens = (size_t)(b->source_bounds[end] - first);
+    GR_TRY(gr_grow(e->a, (void **)&e->source_bounds, &e->source_bounds_cap, n + 1, sizeof *e->source_bounds, err));
+    GR_TRY(gr_grow(e->a, (void **)&e->source_key, &e->source_key_cap, n_tokens, sizeof *e->source_key, err));
+    cut_side(e, b, b->source_bounds, from, end, step, e->source_bounds, e->source_key);
+    e->source = (gr_batch){.n_tokens = (int64_t)n_tokens,
+                           .n_seqs = (int)n,
+                           .bounds = e->source_bounds,
+                           .ids = b->source_ids + first,
+                           .one_adapter = e->o.adapter,
+                           .dropout_key = e->source_key};
+    return GRAFT_OK;
+}
+
 /* Fills `out` with sequences [from, end). */
 static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_t end, int64_t step, gr_batch *out,
                         graft_error *err) {
@@ -125,14 +154,9 @@ static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_
     GR_TRY(gr_grow(e->a, (void **)&e->weight, &e->weight_cap, n_tokens, sizeof *e->weight, err));
     GR_TRY(gr_grow(e->a, (void **)&e->key, &e->key_cap, n_tokens, sizeof *e->key, err));
     float weight = (float)(1.0 / (double)GR_MAX(b->n_labels, (size_t)1));
-    for (size_t s = 0; s <= n; s++) e->bounds[s] = b->bounds[from + s] - first;
-    for (size_t s = 0; s < n; s++) {
-        uint64_t record = gr_engine_record_key(e->o.seed, step, b->examples[from + s]);
-        for (int32_t t = e->bounds[s]; t < e->bounds[s + 1]; t++) {
-            e->weight[t] = weight;
-            e->key[t] = gr_engine_token_key(record, t - e->bounds[s]);
-        }
-    }
+    for (size_t t = 0; t < n_tokens; t++) e->weight[t] = weight;
+    cut_side(e, b, b->bounds, from, end, step, e->bounds, e->key);
+    if (b->source_bounds) GR_TRY(cut_sources(e, b, from, end, step, err));
     *out = (gr_batch){.n_tokens = (int64_t)n_tokens,
                       .n_seqs = (int)n,
                       .bounds = e->bounds,
@@ -140,6 +164,7 @@ static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_
                       .one_adapter = e->o.adapter,
                       .labels = b->labels + first,
                       .weight = e->weight,
+                      .source = b->source_bounds ? &e->source : NULL,
                       .training = true,
                       .dropout_key = e->key};
     return GRAFT_OK;
@@ -160,7 +185,8 @@ static graft_status count(gr_engine *e, const gr_data_batch *b, size_t from, con
     tally->n_labels += loss->n_labels;
     tally->n_correct += loss->n_correct;
     int n_virtual = e->o.set ? gr_adapter_n_virtual(e->o.set, e->o.adapter) : 0;
-    tally->n_tokens += micro->n_tokens - (int64_t)n_virtual * micro->n_seqs; /* the records' own */
+    int64_t source = micro->source ? micro->source->n_tokens : 0;
+    tally->n_tokens += micro->n_tokens + source - (int64_t)n_virtual * micro->n_seqs; /* the records' own */
     tally->n_seqs += micro->n_seqs;
     return GRAFT_OK;
 }
@@ -240,7 +266,7 @@ static graft_status run(gr_engine *e, const gr_data_batch *b, int64_t step, bool
         end = micro_end(e, b, from);
         GR_TRY(gr_check_cancel(gr_model_context(e->model), err));
         GR_TRY(cut(e, b, from, end, step, &micro, err));
-        micro.training = train;
+        micro.training = e->source.training = train;
         if (e->o.trunk) {
             GR_TRY(fill_hidden(e, &micro, err));
             po.first_layer = e->o.trunk_layer;
@@ -279,7 +305,7 @@ graft_status gr_engine_plan(gr_engine *e, const gr_data_batch *b, bool backward,
         gr_batch micro;
         size_t bytes;
         end = micro_end(e, b, from);
-        if ((size_t)(b->bounds[end] - b->bounds[from]) < largest - largest / 4) continue;
+        if (gr_data_batch_tokens(b, from, end) < largest - largest / 4) continue;
         GR_TRY(cut(e, b, from, end, 0, &micro, err));
         micro.training = backward;
         GR_TRY(gr_pass_plan(e->pass, &micro, &po, backward, &bytes, err));

@@ -30,7 +30,7 @@ static graft_status find_heavy(const gr_trainer *t, gr_loader *loader, int64_t s
         gr_data_cursor at = cursor;
         gr_data_batch b;
         GR_TRY(gr_loader_next(loader, &cursor, &b, err));
-        scanned += b.n_tokens;
+        scanned += gr_data_batch_tokens(&b, 0, b.n_seqs);
         size_t weight = gr_engine_largest_micro(t->engine, &b, NULL) + b.n_labels / GR_MAX(b.n_seqs, (size_t)1);
         size_t k = *n < CANDIDATES ? (*n)++ : CANDIDATES;
         for (; k > 0 && out[k - 1].weight < weight; k--)

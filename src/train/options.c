@@ -9,6 +9,7 @@ graft_sft_options graft_sft_options_default(void) {
         .method = "lora",
         .lora = graft_lora_options_default(),
         .max_length = 1024,
+        .max_target_length = -1,
         .num_train_epochs = 3,
         .max_steps = -1,
         .per_device_train_batch_size = 8,

@@ -59,6 +59,7 @@ static void add_data(gr_buf *b, const graft_sft_options *o) {
     add_texts(b, "eval_data", o->eval_data);
     add_text(b, "chat_template_path", o->chat_template_path);
     add_int(b, "max_length", o->max_length);
+    add_int(b, "max_target_length", o->max_target_length);
     add_choice(b, "completion_only_loss", o->completion_only_loss);
     add_bool(b, "assistant_only_loss", o->assistant_only_loss);
     add_bool(b, "packing", o->packing);

@@ -4,6 +4,8 @@
 
 #include "train/trainer.h"
 
+static bool is_seq2seq(const gr_trainer *t) { return gr_model_get_config(t->model)->n_encoder_layers > 0; }
+
 static graft_status load_records(gr_trainer *t, graft_texts paths, const char *template, graft_dataset **out,
                                  graft_error *err) {
     const graft_sft_options *o = t->o;
@@ -11,6 +13,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
                                   .n_paths = paths.n,
                                   .chat_template = template,
                                   .max_length = o->max_length > 0 ? o->max_length : -1,
+                                  .seq2seq = is_seq2seq(t),
+                                  .max_target_length = o->max_target_length < 0 ? 0 : o->max_target_length ? o->max_target_length : -1,
                                   .completion_only_loss = o->completion_only_loss,
                                   .assistant_only_loss = o->assistant_only_loss,
                                   .skip_bad_records = o->skip_bad_records,
@@ -20,6 +24,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
 
 static graft_status load_data(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
+    if (o->max_target_length >= 0 && !is_seq2seq(t))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "max_target_length: %s has no encoder, its records are not split", o->model);
     char *template = NULL;
     graft_status st = GRAFT_OK;
     gr_trainer_progress(t, GRAFT_TRAIN_READING, 0, 0);
@@ -49,9 +55,12 @@ static graft_status make_loaders(gr_trainer *t, graft_error *err) {
         .max_length = pack_length(t, &t->stats),
         .shuffle = !o->no_shuffle,
         .seed = o->seed,
-        .n_virtual = gr_adapter_n_virtual(t->set, t->adapter)};
+        .n_virtual = gr_adapter_n_virtual(t->set, t->adapter),
+        .seq2seq = is_seq2seq(t),
+        .start_id = (int32_t)gr_model_get_config(t->model)->decoder_start_token_id};
     GR_TRY(gr_loader_new(t->ctx, t->data, &train, &t->loader, err));
-    const gr_loader_options eval = {.batch_size = (size_t)o->per_device_eval_batch_size, .n_virtual = train.n_virtual};
+    const gr_loader_options eval = {.batch_size = (size_t)o->per_device_eval_batch_size, .n_virtual = train.n_virtual,
+                                    .seq2seq = train.seq2seq, .start_id = train.start_id};
     return t->eval_data ? gr_loader_new(t->ctx, t->eval_data, &eval, &t->eval_loader, err) : GRAFT_OK;
 }
 
@@ -156,6 +165,8 @@ static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
         if (!o->cache_trunk_dir) return GRAFT_OK;
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk_dir: expected cache_trunk with a size too, found none");
     }
+    if (c->n_encoder_layers)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "cache_trunk: %s is an encoder-decoder, of which no layer's output is kept", o->model);
     if (*layer == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk: expected layers below the lowest trained one, found that layer 0 or "
                        "the embedding is trained (layers_to_transform chooses the upper layers)");

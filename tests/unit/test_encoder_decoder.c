@@ -164,6 +164,45 @@ static void no_cut_changes_a_gradient(void **state) {
     }
 }
 
+/* Every method's adapter on a pair of its own, and the bare model on the last one, in one batch. */
+static void a_batch_mixes_methods(void **state) {
+    (void)state;
+    static const int mixed[] = {1, 3, 5, 7};
+    graft_context *ctx = test_context(NULL, 2, NULL);
+    graft_model *m = test_load(ctx, test_golden("families/t5"), GRAFT_DTYPE_F32);
+    int64_t vocab = graft_model_vocab_size(m);
+    for (int i = 0; i < PAIRS; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "%d", i);
+        assert_ok(graft_adapter_new(m, name, methods[mixed[i]].config, 7, &err));
+    }
+    pairs all;
+    int lengths[PAIRS];
+    int32_t adapters[PAIRS];
+    for (int bare = 0; bare < 2; bare++) {
+        for (int s = 0; s < PAIRS; s++) {
+            adapters[s] = bare && s == PAIRS - 1 ? -1 : s;
+            lengths[s] = source_lengths[s] + methods[mixed[s]].virtual;
+        }
+        fill(&all, m, 0, PAIRS, 0, 0);
+        test_fill_batch(&all.source, vocab, PAIRS, lengths, source_seeds);
+        for (int s = 0; s < PAIRS; s++)
+            for (int v = 0; v < methods[mixed[s]].virtual; v++) all.source.ids[all.source.bounds[s] + v] = -1 - v;
+        all.source.batch.adapter = all.target.batch.adapter = adapters;
+        float *x = test_logits(m->model, m->hooks, &all.target.batch);
+        for (int s = 0; s < PAIRS; s++) {
+            pairs one;
+            fill(&one, m, s, 1, methods[mixed[s]].virtual, adapters[s]);
+            float *y = test_logits(m->model, m->hooks, &one.target.batch);
+            assert_same(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab), methods[mixed[s]].config);
+            free(y);
+        }
+        free(x);
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 /* A dry pass has exactly the peak of the real one. */
 static void a_plan_is_exact(void **state) {
     (void)state;
@@ -318,6 +357,7 @@ int main(void) {
         cmocka_unit_test(batched_equals_alone),
         cmocka_unit_test(a_shared_source_equals_separate_ones),
         cmocka_unit_test(no_cut_changes_a_gradient),
+        cmocka_unit_test(a_batch_mixes_methods),
         cmocka_unit_test(a_plan_is_exact),
         cmocka_unit_test(kept_sources_give_the_same_bits),
         cmocka_unit_test(wrong_batches_are_refused),
