@@ -146,9 +146,15 @@ static const char *prompt_text(EditLine *e) {
     return "> ";
 }
 
-/* Ctrl-C during an answer ends the answer, not the conversation. */
+/* Ctrl-C during an answer ends the answer, not the conversation; so does a turn for which the model has no positions left. */
 static graft_status answer_or_stop(chat *c, const char *text, size_t len, graft_error *err) {
     graft_status st = answer(c, text, len, err);
+    if (st == GRAFT_ERR_LIMIT) {
+        fputs("graft chat: ", stderr);
+        cli_print_text(stderr, err->text, strlen(err->text));
+        fputs("; /clear forgets the conversation\n", stderr);
+        return GRAFT_OK;
+    }
     if (st != GRAFT_ERR_CANCELLED) return st;
     graft_context_reset_cancel(c->m.ctx);
     cli_forget_interrupt();

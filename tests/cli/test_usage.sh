@@ -211,9 +211,15 @@ while time.time() < end and "é日".encode() not in seen:
     if not sent and b"> " in seen:
         os.write(fd, "é日\n".encode())
         sent = True
+# A turn that is too long does not end the conversation.
+os.write(fd, b"red " * 250 + b"\n")
+while time.time() < end and b"/clear forgets the conversation\r\n" not in seen:
+    if select.select([fd], [], [], 0.2)[0]:
+        seen += os.read(fd, 4096)
+os.write(fd, b"\x04")
 os.close(fd)
 os.waitpid(pid, 0)
-sys.exit("é日".encode() not in seen)
+sys.exit("é日".encode() not in seen or b"/clear forgets the conversation\r\n" not in seen)
 P
 fi
 # A resumed run names the option of the adapter that differs, and does not mind another path to the same model.
