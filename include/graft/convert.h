@@ -24,6 +24,11 @@ graft_status graft_model_save_gguf(graft_model *m, const char *path, const char 
  * the values. Nothing is written. */
 graft_status graft_quantize_report(graft_model *m, const char *type, int double_quant, int blocksize, char **json, graft_error *err);
 
+/* A LoRA adapter directory of this base as a GGUF file that llama.cpp loads, and back. GRAFT_ERR_UNSUPPORTED names what such
+ * files have no place for (DoRA, embeddings, modules_to_save, biases, alpha_pattern). */
+graft_status graft_adapter_to_gguf(graft_model *m, const char *dir, const char *path, graft_error *err);
+graft_status graft_adapter_from_gguf(graft_model *m, const char *path, const char *dir, graft_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -193,6 +193,57 @@ static void reports_tell_the_error(void **state) {
     graft_context_free(ctx);
 }
 
+/* Directory, GGUF file, directory: the same factors; logits with the adapter stay. */
+static void adapters_come_back_from_gguf(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("train/model"), GRAFT_DTYPE_F32);
+    const char *first = out_path("first"), *gguf = out_path("lora.gguf"), *back = out_path("lora_back");
+    assert_ok(graft_adapter_new(m, "a",
+                                "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 6, \"target_modules\": \"all-linear\", "
+                                "\"rank_pattern\": {\"down_proj\": 2}, \"init_lora_weights\": false}",
+                                3, &err));
+    assert_ok(graft_adapter_save(m, "a", first, &err));
+    assert_ok(graft_adapter_to_gguf(m, first, gguf, &err));
+    assert_ok(graft_adapter_from_gguf(m, gguf, back, &err));
+    gr_safetensors *x, *y;
+    gr_gguf *g;
+    assert_ok(gr_safetensors_open(NULL, first, &x, &err));
+    assert_ok(gr_safetensors_open(NULL, back, &y, &err));
+    const gr_tensor_list *a = gr_safetensors_tensors(x), *b = gr_safetensors_tensors(y);
+    assert_int_equal(a->n, b->n);
+    for (size_t i = 0; i < a->n; i++) {
+        assert_string_equal(a->items[i].name, b->items[i].name);
+        assert_int_equal(a->items[i].view.bytes, b->items[i].view.bytes);
+        assert_memory_equal(a->items[i].view.data, b->items[i].view.data, a->items[i].view.bytes);
+    }
+    assert_ok(graft_adapter_load(m, "b", back, 1, &err));
+    test_batch batch;
+    test_fill_batch(&batch, graft_model_vocab_size(m), 1, (int[]){9}, (int[]){5});
+    float *with[2];
+    for (int i = 0; i < 2; i++) {
+        batch.adapter[0] = i;
+        batch.batch.adapter = batch.adapter;
+        with[i] = test_logits(m->model, m->hooks, &batch.batch);
+    }
+    assert_memory_equal(with[0], with[1], 9 * (size_t)graft_model_vocab_size(m) * sizeof(float));
+    free(with[0]);
+    free(with[1]);
+    /* The head of q that llama.cpp rotates pair by pair. */
+    assert_ok(gr_gguf_open(NULL, gguf, &g, &err));
+    const gr_tensor_view *q = &gr_tensor_list_find(gr_gguf_tensors(g), "blk.0.attn_q.weight.lora_b")->view;
+    const gr_tensor_view *hf = &gr_tensor_list_find(a, "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight")->view;
+    assert_memory_equal((const char *)q->data + 4 * 4, (const char *)hf->data + 4 * 4 * 4, 4 * 4); /* row 1 is row 4 of 8 */
+    gr_gguf_close(g);
+    gr_safetensors_close(x);
+    gr_safetensors_close(y);
+    graft_error failure;
+    assert_int_equal(graft_adapter_to_gguf(m, test_golden("train/model"), gguf, &failure), GRAFT_ERR_NOT_FOUND);
+    assert_int_equal(graft_adapter_from_gguf(m, test_golden("models/g_f32.gguf"), back, &failure), GRAFT_ERR_NOT_FOUND);
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 static void what_cannot_be_written_is_told(void **state) {
     (void)state;
     graft_context *ctx = test_context(NULL, 1, NULL);
@@ -248,6 +299,7 @@ int main(void) {
         cmocka_unit_test(gguf_files_are_quantised),
         cmocka_unit_test(reports_tell_the_error),
         cmocka_unit_test(what_cannot_be_written_is_told),
+        cmocka_unit_test(adapters_come_back_from_gguf),
         cmocka_unit_test(failing_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
