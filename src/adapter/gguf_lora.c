@@ -1,6 +1,6 @@
-/* LoRA adapters as GGUF files and back (graft/convert.h), as llama.cpp's convert_lora_to_gguf.py writes them: NAME.lora_a (r, in)
- * and NAME.lora_b (out, r) under the GGUF name of the weight, rows of B in the order that the weight has there; the delta is
- * adapter.lora.alpha / r times B A. */
+/* LoRA adapters as GGUF files and back (graft/convert.h), as llama.cpp's convert_lora_to_gguf.py writes them:
+ * NAME.lora_a (r, in) and NAME.lora_b (out, r) under the GGUF name of the weight, rows of B in the order that the
+ * weight has there; the delta is adapter.lora.alpha / r times B A. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,8 +39,8 @@ static graft_status permute(lora *l, const char *module, bool back, gr_tensor_vi
     if (!to) return gr_fail_memory(err);
     for (int64_t r = 0; r < rows; r++) {
         const int64_t in = r % dim, paired = r - in + (in < half ? 2 * in : 2 * (in - half) + 1);
-        memcpy(to + (size_t)(back ? r : paired) * row_bytes, (const char *)v->data + (size_t)(back ? paired : r) * row_bytes,
-               row_bytes);
+        memcpy(to + (size_t)(back ? r : paired) * row_bytes,
+               (const char *)v->data + (size_t)(back ? paired : r) * row_bytes, row_bytes);
     }
     v->data = to;
     return GRAFT_OK;
@@ -60,7 +60,8 @@ static graft_status check(const lora *l, const char *name, const char *module, b
     const gr_site *s = gr_model_find_site(l->m, module);
     char shape[GR_SHAPE_TEXT];
     if (!s || s->role == GR_ROLE_NORM || s->role == GR_ROLE_EMBED || s->role == GR_ROLE_TABLE)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: the base has no product '%s'", l->from, name, module);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: the base has no product '%s'", l->from, name,
+                       module);
     if (v->dtype != GR_F32 && v->dtype != GR_F16 && v->dtype != GR_BF16)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: expected F32, F16 or BF16, found %s", l->from, name,
                        gr_dtype_name(v->dtype));
@@ -71,7 +72,7 @@ static graft_status check(const lora *l, const char *name, const char *module, b
     return GRAFT_OK;
 }
 
-/* --- To GGUF ------------------------------------------------------------------------------------------------------- */
+/* --- To GGUF ------------------------------------------------------------------------------------------------------ */
 
 /* llama.cpp divides one alpha by the rank of each tensor. */
 static graft_status read_config(lora *l, const char *dir, graft_error *err) {
@@ -86,14 +87,15 @@ static graft_status read_config(lora *l, const char *dir, graft_error *err) {
         const gr_json_value *ranks = gr_json_get(root, "rank_pattern"), *rs = gr_json_get(root, "use_rslora");
         const gr_json_value *dora = gr_json_get(root, "use_dora");
         const bool rslora = rs && rs->kind == GR_JSON_TRUE;
-        const char *not = !type || type->kind != GR_JSON_STRING || strcmp(type->text, "LORA") ? "another method than LORA"
-                          : dora && dora->kind == GR_JSON_TRUE                                 ? "use_dora"
-                          : pattern && pattern->len                                            ? "alpha_pattern"
-                          : rslora && ranks && ranks->len                                      ? "use_rslora with rank_pattern"
-                                                                                               : NULL;
+        const char *not = !type || type->kind != GR_JSON_STRING || strcmp(type->text, "LORA")
+                            ? "another method than LORA"
+                        : dora && dora->kind == GR_JSON_TRUE ? "use_dora"
+                        : pattern && pattern->len            ? "alpha_pattern"
+                        : rslora && ranks && ranks->len      ? "use_rslora with rank_pattern"
+                                                             : NULL;
         l->alpha = alpha && alpha->kind == GR_JSON_NUMBER ? alpha->number.d : 8;
         if (rslora) l->alpha *= sqrt(r && r->kind == GR_JSON_NUMBER ? r->number.d : 8);
-        if (not) st = gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: GGUF files have no place for %s", path, not);
+        if (not ) st = gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: GGUF files have no place for %s", path, not );
     }
     gr_free(l->a, text);
     gr_free(l->a, path);
@@ -110,7 +112,8 @@ static graft_status list_factors(lora *l, const gr_tensor_list *list, graft_erro
         const size_t n = strlen(name), tail = strlen(".lora_A.weight"), head = strlen(prefix);
         if ((!b && !gr_ends_with(name, ".lora_A.weight")) || n <= head + tail || strncmp(name, prefix, head) ||
             n - head - tail >= NAME_SIZE)
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: GGUF files have no place for tensor %s of an adapter", l->from, name);
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: GGUF files have no place for tensor %s of an adapter",
+                           l->from, name);
         snprintf(module, sizeof module, "%.*s", (int)(n - head - tail), name + head);
         GR_TRY(check(l, name, module, b, &v, err));
         snprintf(weight, sizeof weight, "%s.weight", module);
@@ -159,12 +162,10 @@ graft_status graft_adapter_to_gguf(graft_model *m, const char *dir, const char *
     return st;
 }
 
-/* --- From GGUF ----------------------------------------------------------------------------------------------------- */
+/* --- From GGUF ---------------------------------------------------------------------------------------------------- */
 
 static graft_status check_kind(lora *l, const gr_gguf *g, graft_error *err) {
-    static const struct {
-        const char *key, *value;
-    } wanted[] = {{"general.type", "adapter"}, {"adapter.type", "lora"}};
+    static const struct { const char *key, *value; } wanted[] = {{"general.type", "adapter"}, {"adapter.type", "lora"}};
     for (size_t i = 0; i < GR_COUNT(wanted); i++) {
         gr_text t;
         GR_TRY(gr_gguf_get_text(g, wanted[i].key, &t, err));
@@ -182,7 +183,8 @@ static graft_status add_factor(lora *l, const char *arch, const gr_named_tensor 
     char gguf[NAME_SIZE], hf[NAME_SIZE], name[NAME_SIZE + 64];
     gr_tensor_view v = t->view;
     if ((!b && !gr_ends_with(t->name, ".lora_a")) || n - tail >= sizeof gguf)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: expected NAME.lora_a or NAME.lora_b", l->from, t->name);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: expected NAME.lora_a or NAME.lora_b", l->from,
+                       t->name);
     snprintf(gguf, sizeof gguf, "%.*s", (int)(n - tail), t->name);
     if (!gr_name_from_gguf(arch, gguf, hf, sizeof hf) || !gr_ends_with(hf, ".weight"))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: %s is not known", l->from, t->name, gguf);
@@ -201,7 +203,8 @@ static graft_status describe(lora *l, gr_buf *b, graft_error *err) {
     gr_buf_init(&ranks, l->a);
     gr_buf_add_format(b, "{\n  \"base_model_name_or_path\": ");
     gr_json_add_text(b, gr_model_path(l->m), strlen(gr_model_path(l->m)));
-    gr_buf_add_text(b, ",\n  \"bias\": \"none\",\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n  \"target_modules\": [");
+    gr_buf_add_text(b, ",\n  \"bias\": \"none\",\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n  "
+                       "\"target_modules\": [");
     for (size_t i = 0; i < l->n; i += 2) { /* by name: A before B */
         const char *name = l->out[i].name;
         const int64_t rank = l->out[i].view.shape.d[0];
@@ -210,7 +213,8 @@ static graft_status describe(lora *l, gr_buf *b, graft_error *err) {
                     gr_ends_with(name, ".lora_A.weight") && l->out[i + 1].view.shape.d[1] == rank;
         if (!pair) {
             gr_buf_free(&ranks);
-            return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor %s: expected a factor of the same rank beside it", l->from, name);
+            return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor %s: expected a factor of the same rank beside it",
+                           l->from, name);
         }
         if (!r) r = rank;
         gr_buf_add_text(b, i ? ", " : "");
@@ -225,7 +229,8 @@ static graft_status describe(lora *l, gr_buf *b, graft_error *err) {
         gr_buf_add_format(b, "%lld", (long long)l->alpha);
     else
         gr_json_add_double(b, l->alpha);
-    gr_buf_add_format(b, ",\n  \"lora_dropout\": 0.0,\n  \"rank_pattern\": {%s}\n}\n", ranks.len ? gr_buf_text(&ranks) : "");
+    gr_buf_add_format(b, ",\n  \"lora_dropout\": 0.0,\n  \"rank_pattern\": {%s}\n}\n",
+                      ranks.len ? gr_buf_text(&ranks) : "");
     graft_status st = gr_buf_status(&ranks, err);
     gr_buf_free(&ranks);
     return st == GRAFT_OK ? gr_buf_status(b, err) : st;
@@ -238,7 +243,8 @@ static int by_name(const void *a, const void *b) {
 static graft_status write_dir(lora *l, const char *dir, graft_error *err) {
     gr_buf config;
     gr_buf_init(&config, l->a);
-    char *to = gr_path_join(l->a, dir, "adapter_config.json"), *weights = gr_path_join(l->a, dir, "adapter_model.safetensors");
+    char *to = gr_path_join(l->a, dir, "adapter_config.json"),
+         *weights = gr_path_join(l->a, dir, "adapter_model.safetensors");
     graft_status st = to && weights ? describe(l, &config, err) : gr_fail_memory(err);
     if (st == GRAFT_OK) st = gr_make_dirs(dir, err);
     if (st == GRAFT_OK) st = gr_write_file(l->a, to, config.data, config.len, err);

@@ -1,5 +1,5 @@
-/* Models as GGUF files (graft/convert.h): metadata from the GGUF file or the directory that the model came from, tensors in
- * the order of the model, each encoded some rows at a time. */
+/* Models as GGUF files (graft/convert.h): metadata from the GGUF file or the directory that the model came from,
+ * tensors in the order of the model, each encoded some rows at a time. */
 #include <math.h>
 #include <stdio.h>
 
@@ -32,7 +32,7 @@ typedef struct saver {
     float *divisors; /* rope_freqs.weight of llama3 scaling */
 } saver;
 
-/* --- Types ------------------------------------------------------------------------------------------------------------------ */
+/* --- Types -------------------------------------------------------------------------------------------------------- */
 
 /* For rows that are not whole blocks of 256, as llama.cpp chooses. */
 static gr_dtype small_blocks(gr_dtype type) {
@@ -65,7 +65,7 @@ static gr_dtype choose_type(const saver *s, const gr_tensor_view *v, bool output
     return type;
 }
 
-/* --- What there is to write ---------------------------------------------------------------------------------------------------- */
+/* --- What there is to write --------------------------------------------------------------------------------------- */
 
 static graft_status add(saver *s, const char *name, const gr_weight *w, int heads, bool output, graft_error *err) {
     source x = {.w = w, .view = w->view, .heads = heads};
@@ -128,7 +128,7 @@ static graft_status add_divisors(saver *s, graft_error *err) {
     return GRAFT_OK;
 }
 
-/* --- Metadata --------------------------------------------------------------------------------------------------------------------- */
+/* --- Metadata ----------------------------------------------------------------------------------------------------- */
 
 static uint32_t file_type(gr_dtype type) {
     static const struct {
@@ -173,7 +173,7 @@ static graft_status add_metadata(saver *s, graft_error *err) {
     return gr_gguf_add_u32(s->w, "general.quantization_version", 2, err);
 }
 
-/* --- Data --------------------------------------------------------------------------------------------------------------------------- */
+/* --- Data --------------------------------------------------------------------------------------------------------- */
 
 typedef struct chunk {
     const source *x;
@@ -274,7 +274,7 @@ graft_status graft_model_save_gguf(graft_model *m, const char *path, const char 
     return st;
 }
 
-/* --- The report ---------------------------------------------------------------------------------------------------------------- */
+/* --- The report --------------------------------------------------------------------------------------------------- */
 
 typedef struct cost {
     double error, values; /* sums of squares */

@@ -42,7 +42,7 @@ static graft_status find_kind(writer *w, graft_error *err) {
     return GRAFT_OK;
 }
 
-/* --- The vocabulary ------------------------------------------------------------------------------------------------------ */
+/* --- The vocabulary ----------------------------------------------------------------------------------------------- */
 
 static int type_of(const writer *w, int32_t id, const char *text) {
     const gr_added_entry *added = gr_tokenizer_added(w->tok, id);
@@ -123,7 +123,7 @@ static graft_status add_merges(writer *w, graft_error *err) {
     return st;
 }
 
-/* --- The pre-tokeniser ---------------------------------------------------------------------------------------------------- */
+/* --- The pre-tokeniser -------------------------------------------------------------------------------------------- */
 
 /* Whether the rules of `pre` give the ids of the tokenizer itself. */
 static graft_status agrees(const writer *w, const gr_gguf_pre *pre, const int32_t *want, size_t n, bool *out,
@@ -188,7 +188,7 @@ static graft_status add_pre(writer *w, graft_error *err) {
     return st;
 }
 
-/* --- The rest ----------------------------------------------------------------------------------------------------------------- */
+/* --- The rest ----------------------------------------------------------------------------------------------------- */
 
 static graft_status add_special(writer *w, graft_error *err) {
     static const char *const keys[GR_N_SPECIAL] = {

@@ -50,7 +50,7 @@ static graft_status take(joiner *j, const char *file, const char *stem, const ch
     return GRAFT_OK;
 }
 
-/* --- 4 bits ---------------------------------------------------------------------------------------------------------- */
+/* --- 4 bits ------------------------------------------------------------------------------------------------------- */
 
 typedef struct state {
     gr_dtype dtype;
@@ -158,7 +158,7 @@ static graft_status join_4bit(joiner *j, const graft_allocator *a, size_t at, co
     return GRAFT_OK;
 }
 
-/* --- 8 bits ---------------------------------------------------------------------------------------------------------- */
+/* --- 8 bits ------------------------------------------------------------------------------------------------------- */
 
 static graft_status join_8bit(joiner *j, size_t at, const char *module, graft_error *err) {
     char name[600];

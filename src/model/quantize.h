@@ -11,15 +11,15 @@ typedef struct gr_quantize_spec {
     bool nested;    /* their absmax quantised to 8 bits */
 } gr_quantize_spec;
 
-/* What the options of transformers' BitsAndBytesConfig ask for. Options that contradict each other, or that would do nothing,
- * are GRAFT_ERR_ARGUMENT. */
-graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant, int block,
-                                 gr_quantize_spec *out, graft_error *err);
+/* What the options of transformers' BitsAndBytesConfig ask for. Options that contradict each other, or that would do
+ * nothing, are GRAFT_ERR_ARGUMENT. */
+graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant,
+                                 int block, gr_quantize_spec *out, graft_error *err);
 
-/* Encodes a matrix, row by row in Hugging Face's order. `memory` (gr_alloc_aligned, *bytes long) holds the codes and the
- * scales that `view` points to. An element that is not finite, or a row of odd length in 4 bits, is an error that names file
- * and tensor. */
-graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view, void **memory,
-                                size_t *bytes, graft_error *err);
+/* Encodes a matrix, row by row in Hugging Face's order. `memory` (gr_alloc_aligned, *bytes long) holds the codes and
+ * the scales that `view` points to. An element that is not finite, or a row of odd length in 4 bits, is an error that
+ * names file and tensor. */
+graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view,
+                                void **memory, size_t *bytes, graft_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* The signed dynamic map of 8 bits: for each of seven decades the middles of 1, 2, 4 .. 64 equal parts of [0.1, 1], both
- * signs, 0 and 1 (bitsandbytes' create_dynamic_map, rounded as it rounds). */
+/* The signed dynamic map of 8 bits: for each of seven decades the middles of 1, 2, 4 .. 64 equal parts of [0.1, 1],
+ * both signs, 0 and 1 (bitsandbytes' create_dynamic_map, rounded as it rounds). */
 #include "quant/scaled.h"
 
 const float gr_dynamic_map[256] = {

@@ -1,10 +1,10 @@
-/* Encoders of the k-quants (block256.c): the bytes of ggml's reference quantisers (quantize_row_*_K_ref, without importance
- * matrix).
+/* Encoders of the k-quants (block256.c): the bytes of ggml's reference quantisers (quantize_row_*_K_ref, without
+ * importance matrix).
  *
- * Each sub-block is fitted for itself: among some scales near the one that the range of its elements suggests, each refined
- * by weighted least squares, the one with the smallest weighted error is kept. The sub-blocks' scales (and minima) are then
- * quantised under the super-block's half, and the elements again under what is left of them. The order of the float
- * operations is the reference's, since the choice among nearly equal fits depends on it. */
+ * * Each sub-block is fitted for itself: among some scales near the one that the range of its elements suggests, each
+ * refined by weighted least squares, the one with the smallest weighted error is kept. The sub-blocks' scales (and
+ * minima) are then quantised under the super-block's half, and the elements again under what is left of them. The
+ * order of the float operations is the reference's, since the choice among nearly equal fits depends on it. */
 #include <math.h>
 
 #include "quant/blocks.h"
@@ -12,13 +12,13 @@
 /* Below this a sub-block is taken for zeros. */
 static const float tiny = 1e-15f;
 
-/* v to the nearest whole number, ties to even, by the addition that leaves it in the low bits; |v| < 2^22. Larger ones give
- * some number, as the reference's. */
+/* v to the nearest whole number, ties to even, by the addition that leaves it in the low bits; |v| < 2^22. Larger
+ * ones give some number, as the reference's. */
 static inline int nearest(float v) { return (int)(gr_float_bits(v + 12582912.0f) & 0x007FFFFF) - 0x00400000; }
 
 static inline int clip(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
 
-/* --- x = scale * q, q symmetric: Q6_K, Q3_K ------------------------------------------------------------------------ */
+/* --- x = scale * q, q symmetric: Q6_K, Q3_K ----------------------------------------------------------------------- */
 
 static float extreme(const float *x, int n) {
     float most = 0;
@@ -101,7 +101,7 @@ static float fit_descent(const float *x, int n, int half, uint8_t *q) {
     return l2 > 0 ? xl / l2 : 0.0f;
 }
 
-/* --- x = scale * q - min: Q2_K, Q4_K, Q5_K --------------------------------------------------------------------------- */
+/* --- x = scale * q - min: Q2_K, Q4_K, Q5_K ------------------------------------------------------------------------ */
 
 /* Which scales are tried: (top + first + i * step) / range for i = 0 .. count; how errors count. */
 typedef struct search {
@@ -222,7 +222,8 @@ void gr_quantize_Q3_K(const float *x, size_t n, void *blocks) {
         }
         memset(b->hmask, 0, sizeof b->hmask);
         for (int sub = 0; sub < 16; sub++)
-            requantize(x + 16 * sub, 16, gr_half_at(b->d) * (float)gr_q3_scale(b->scales, sub), 0, -4, 3, 4, q + 16 * sub);
+            requantize(x + 16 * sub, 16, gr_half_at(b->d) * (float)gr_q3_scale(b->scales, sub), 0, -4, 3, 4,
+                       q + 16 * sub);
         for (int k = 0; k < 256; k++) b->hmask[k % 32] |= (uint8_t)((q[k] >> 2) << k / 32);
         put_pairs(q, b->qs);
     }
@@ -268,7 +269,8 @@ static void encode_above(const search *s, const float *x, uint8_t *d, uint8_t *d
     for (int sub = 0; sub < 8; sub++) {
         int ls, lm;
         gr_q4_scale_min(packed, sub, &ls, &lm);
-        requantize(x + 32 * sub, 32, gr_half_at(d) * (float)ls, gr_half_at(dmin) * (float)lm, 0, s->top, 0, q + 32 * sub);
+        requantize(x + 32 * sub, 32, gr_half_at(d) * (float)ls, gr_half_at(dmin) * (float)lm, 0, s->top, 0,
+                   q + 32 * sub);
     }
 }
 

@@ -1,5 +1,5 @@
-/* Encoders of the formats of block32.c: the bytes of ggml's reference quantisers (quantize_row_*_ref, without importance
- * matrix). The scale that divides is the float; the one that is stored is its half. */
+/* Encoders of the formats of block32.c: the bytes of ggml's reference quantisers (quantize_row_*_ref, without
+ * importance matrix). The scale that divides is the float; the one that is stored is its half. */
 #include <math.h>
 
 #include "quant/blocks.h"

@@ -1,5 +1,5 @@
-/* The table of decoders and encoders. Rows decode in pieces of 256 elements through float where the target is bfloat16: the
- * rounding is then the same for every format. */
+/* The table of decoders and encoders. Rows decode in pieces of 256 elements through float where the target is
+ * bfloat16: the rounding is then the same for every format. */
 #include "quant/quant.h"
 
 #include <math.h>
@@ -58,7 +58,9 @@ graft_status gr_dequantize_row_bf16(gr_dtype dtype, const void *blocks, size_t n
 graft_status gr_quantize_row(gr_dtype dtype, const float *x, size_t n, void *blocks, graft_error *err) {
     GR_TRY(check_row(dtype, n, err));
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return gr_fail(err, GRAFT_ERR_NUMERIC, "element %zu is %g, which %s cannot hold", i, (double)x[i], gr_dtype_name(dtype));
+        if (!isfinite(x[i]))
+            return gr_fail(err, GRAFT_ERR_NUMERIC, "element %zu is %g, which %s cannot hold", i, (double)x[i],
+                           gr_dtype_name(dtype));
     table[dtype].from_f32(x, n, blocks);
     return GRAFT_OK;
 }

@@ -6,7 +6,7 @@
 /* FP4's codes by ascending value; of the two zeros the positive one first. */
 static const uint8_t fp4_order[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3};
 
-/* --- Decoding ------------------------------------------------------------------------------------------------------- */
+/* --- Decoding ----------------------------------------------------------------------------------------------------- */
 
 static inline float nibble_at(const float *values, const uint8_t *codes, size_t i, float scale) {
     return values[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4] * scale;
@@ -46,7 +46,8 @@ static void int8_to_bf16(const void *codes, size_t n, float scale, uint16_t *out
 }
 
 const gr_scaled_ops *gr_scaled_get(gr_dtype dtype) {
-    static const gr_scaled_ops ops[] = {{nf4_to_f32, nf4_to_bf16}, {fp4_to_f32, fp4_to_bf16}, {int8_to_f32, int8_to_bf16}};
+    static const gr_scaled_ops ops[] = {
+        {nf4_to_f32, nf4_to_bf16}, {fp4_to_f32, fp4_to_bf16}, {int8_to_f32, int8_to_bf16}};
     return dtype == GR_NF4 ? &ops[0] : dtype == GR_FP4 ? &ops[1] : dtype == GR_INT8 ? &ops[2] : NULL;
 }
 
@@ -65,7 +66,7 @@ graft_status gr_view_decode(const gr_tensor_view *v, int64_t first, int64_t n, f
     return GRAFT_OK;
 }
 
-/* --- Encoding to 4 bits --------------------------------------------------------------------------------------------- */
+/* --- Encoding to 4 bits ------------------------------------------------------------------------------------------- */
 
 /* How many of 15 ascending bounds are smaller than v. */
 static inline int count_below(const float bounds[15], float v) {
@@ -85,7 +86,8 @@ void gr_quantize_4bit(gr_dtype dtype, const float *x, int64_t n, int64_t block, 
     const float *values = gr_scaled_values(dtype);
     float bounds[15];
     for (int i = 0; i < 15; i++) {
-        const float low = values[dtype == GR_NF4 ? i : fp4_order[i]], high = values[dtype == GR_NF4 ? i + 1 : fp4_order[i + 1]];
+        const float low = values[dtype == GR_NF4 ? i : fp4_order[i]],
+                    high = values[dtype == GR_NF4 ? i + 1 : fp4_order[i + 1]];
         bounds[i] = (low + high) / 2;
     }
     for (int64_t at = 0; at < n; at += block, absmax++) {
@@ -110,11 +112,12 @@ void gr_quantize_4bit(gr_dtype dtype, const float *x, int64_t n, int64_t block, 
     }
 }
 
-/* --- Double quantisation -------------------------------------------------------------------------------------------- */
+/* --- Double quantisation ------------------------------------------------------------------------------------------ */
 
 enum { LANES = 8, ROWS = 4, LEVELS = 4 };
 
-/* Sum in the order of torch's on one thread: eight lanes times four rows, in blocks whose sums are carried up four levels. */
+/* Sum in the order of torch's on one thread: eight lanes times four rows, in blocks whose sums are carried up four
+ * levels. */
 typedef struct cascade {
     float sum[LEVELS][ROWS][LANES];
 } cascade;
@@ -186,7 +189,7 @@ void gr_quantize_absmax(const float *absmax, int64_t n, uint8_t *codes, float *n
     *offset = mean;
 }
 
-/* --- Rows of 8 bits --------------------------------------------------------------------------------------------------- */
+/* --- Rows of 8 bits ----------------------------------------------------------------------------------------------- */
 
 float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes) {
     float most = 0;

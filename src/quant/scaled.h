@@ -1,9 +1,9 @@
-/* Formats whose scales stand apart from their elements, as bitsandbytes 0.50 keeps them: NF4 and FP4 (Dettmers et al. 2023,
- * arXiv 2305.14314), two elements a byte, the first in the high nibble, with one absmax a block of elements, which may
- * itself be quantised to 8 bits ("double quantisation"); INT8 (LLM.int8(), Dettmers et al. 2022, arXiv 2208.07339), one
- * scale a row.
+/* Formats whose scales stand apart from their elements, as bitsandbytes 0.50 keeps them: NF4 and FP4 (Dettmers et al.
+ * 2023, arXiv 2305.14314), two elements a byte, the first in the high nibble, with one absmax a block of elements,
+ * which may itself be quantised to 8 bits ("double quantisation"); INT8 (LLM.int8(), Dettmers et al. 2022, arXiv
+ * 2208.07339), one scale a row.
  *
- * Codes, absmax, nested absmax, offset and decoded values are bitsandbytes' to the bit (CPU, one thread). */
+ * * Codes, absmax, nested absmax, offset and decoded values are bitsandbytes' to the bit (CPU, one thread). */
 #ifndef GR_QUANT_SCALED_H
 #define GR_QUANT_SCALED_H
 
@@ -31,10 +31,10 @@ bool gr_can_decode(gr_dtype dtype);
 /* Decodes n elements of a view from element `first` on, counted through the tensor; both whole blocks of the format. */
 graft_status gr_view_decode(const gr_tensor_view *v, int64_t first, int64_t n, float *out, graft_error *err);
 
-/* --- Encoding ------------------------------------------------------------------------------------------------------- */
+/* --- Encoding ----------------------------------------------------------------------------------------------------- */
 
-/* Encodes n elements as NF4 or FP4: ceil(n / 2) bytes, ceil(n / block) scales. A tensor may be encoded piece by piece, where
- * only the last piece may end inside a block. */
+/* Encodes n elements as NF4 or FP4: ceil(n / 2) bytes, ceil(n / block) scales. A tensor may be encoded piece by
+ * piece, where only the last piece may end inside a block. */
 void gr_quantize_4bit(gr_dtype dtype, const float *x, int64_t n, int64_t block, uint8_t *codes, float *absmax);
 /* Double quantisation of n scales: n codes, ceil(n / 256) floats and one offset. */
 enum { GR_NESTED_BLOCK = 256 };

@@ -1,5 +1,5 @@
-/* Models in bitsandbytes' formats: read from what transformers saved, made while loading, trained over (QLoRA); files that lie
- * about sizes (tools/golden/make_quant.py). */
+/* Models in bitsandbytes' formats: read from what transformers saved, made while loading, trained over (QLoRA); files
+ * that lie about sizes (tools/golden/make_quant.py). */
 #include <math.h>
 
 #include "graft/train.h"
@@ -121,7 +121,7 @@ static void failing_allocations_leak_nothing(void **state) {
     for (size_t i = 0; i < 2 * GR_COUNT(formats); i++) test_allocation_sweep(load_once, &i, 0, 1);
 }
 
-/* --- Files that lie ---------------------------------------------------------------------------------------------------- */
+/* --- Files that lie ----------------------------------------------------------------------------------------------- */
 
 typedef struct lie {
     const char *format, *tensor; /* of layer 0's q_proj */
@@ -221,7 +221,7 @@ static void lies_are_refused_by_name(void **state) {
     graft_context_free(ctx);
 }
 
-/* --- QLoRA --------------------------------------------------------------------------------------------------------------- */
+/* --- QLoRA -------------------------------------------------------------------------------------------------------- */
 
 static void read_losses(const char *path, const char *key, double *out, size_t n) {
     gr_arena arena;

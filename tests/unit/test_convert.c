@@ -1,5 +1,5 @@
-/* Models in other formats and back (graft/convert.h): bytes of transformers' own files, values that stay, errors that are
- * told. */
+/* Models in other formats and back (graft/convert.h): bytes of transformers' own files, values that stay, errors that
+ * are told. */
 #include "graft/convert.h"
 #include "graft/tokenizer.h"
 #include "io/gguf.h"
@@ -199,10 +199,11 @@ static void adapters_come_back_from_gguf(void **state) {
     graft_context *ctx = test_context(NULL, 1, NULL);
     graft_model *m = test_load(ctx, test_golden("train/model"), GRAFT_DTYPE_F32);
     const char *first = out_path("first"), *gguf = out_path("lora.gguf"), *back = out_path("lora_back");
-    assert_ok(graft_adapter_new(m, "a",
-                                "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 6, \"target_modules\": \"all-linear\", "
-                                "\"rank_pattern\": {\"down_proj\": 2}, \"init_lora_weights\": false}",
-                                3, &err));
+    assert_ok(
+        graft_adapter_new(m, "a",
+                          "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 6, \"target_modules\": \"all-linear\", "
+                          "\"rank_pattern\": {\"down_proj\": 2}, \"init_lora_weights\": false}",
+                          3, &err));
     assert_ok(graft_adapter_save(m, "a", first, &err));
     assert_ok(graft_adapter_to_gguf(m, first, gguf, &err));
     assert_ok(graft_adapter_from_gguf(m, gguf, back, &err));
@@ -232,8 +233,10 @@ static void adapters_come_back_from_gguf(void **state) {
     /* The head of q that llama.cpp rotates pair by pair. */
     assert_ok(gr_gguf_open(NULL, gguf, &g, &err));
     const gr_tensor_view *q = &gr_tensor_list_find(gr_gguf_tensors(g), "blk.0.attn_q.weight.lora_b")->view;
-    const gr_tensor_view *hf = &gr_tensor_list_find(a, "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight")->view;
-    assert_memory_equal((const char *)q->data + 4 * 4, (const char *)hf->data + 4 * 4 * 4, 4 * 4); /* row 1 is row 4 of 8 */
+    const gr_tensor_view *hf =
+        &gr_tensor_list_find(a, "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight")->view;
+    assert_memory_equal((const char *)q->data + 4 * 4, (const char *)hf->data + 4 * 4 * 4,
+                        4 * 4); /* row 1 is row 4 of 8 */
     gr_gguf_close(g);
     gr_safetensors_close(x);
     gr_safetensors_close(y);

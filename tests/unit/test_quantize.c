@@ -42,12 +42,14 @@ static void assert_bytes(const gr_tensor_view *want, const void *found, size_t b
     assert_int_equal(want->bytes, bytes);
     for (size_t i = 0; i < bytes; i++)
         if (((const uint8_t *)want->data)[i] != ((const uint8_t *)found)[i])
-            fail_msg("%s: byte %zu of %zu: expected %d, found %d", what, i, bytes, ((const uint8_t *)want->data)[i], ((const uint8_t *)found)[i]);
+            fail_msg("%s: byte %zu of %zu: expected %d, found %d", what, i, bytes, ((const uint8_t *)want->data)[i],
+                     ((const uint8_t *)found)[i]);
 }
 
 static void block_formats_have_the_bytes_of_ggml(void **state) {
     (void)state;
-    static const gr_dtype types[] = {GR_Q4_0, GR_Q4_1, GR_Q5_0, GR_Q5_1, GR_Q8_0, GR_Q2_K, GR_Q3_K, GR_Q4_K, GR_Q5_K, GR_Q6_K};
+    static const gr_dtype types[] = {GR_Q4_0, GR_Q4_1, GR_Q5_0, GR_Q5_1, GR_Q8_0,
+                                     GR_Q2_K, GR_Q3_K, GR_Q4_K, GR_Q5_K, GR_Q6_K};
     enum { N = 2048 };
     gr_safetensors *f = open_golden("quant/ggml.safetensors");
     for (size_t t = 0; t < GR_COUNT(types); t++)
@@ -56,7 +58,8 @@ static void block_formats_have_the_bytes_of_ggml(void **state) {
             uint8_t bytes[N * 4];
             numbers((uint64_t)kind, N, kind, x);
             assert_ok(gr_quantize_row(types[t], x, N, bytes, &err));
-            assert_bytes(golden(f, "%s.%d", gr_dtype_name(types[t]), kind), bytes, gr_dtype_bytes(types[t], N), gr_dtype_name(types[t]));
+            assert_bytes(golden(f, "%s.%d", gr_dtype_name(types[t]), kind), bytes, gr_dtype_bytes(types[t], N),
+                         gr_dtype_name(types[t]));
         }
     gr_safetensors_close(f);
 }
@@ -119,7 +122,8 @@ static void four_bits_are_those_of_bitsandbytes(void **state) {
         assert_int_equal(want->bytes, n * 4);
         for (int64_t i = 0; i < n; i++) { /* FP4 has two zeros; bitsandbytes gives one of them a sign, by its kernel */
             if (gr_scaled_float(want->data, i) != values[i])
-                fail_msg("%s: element %d: expected %a, found %a", key, (int)i, (double)gr_scaled_float(want->data, i), (double)values[i]);
+                fail_msg("%s: element %d: expected %a, found %a", key, (int)i, (double)gr_scaled_float(want->data, i),
+                         (double)values[i]);
         }
     }
     gr_free(NULL, x);
@@ -144,7 +148,12 @@ static void double_quantisation_is_that_of_bitsandbytes(void **state) {
         assert_bytes(golden(f, "nested.%d.absmax", (int)n), nested, (size_t)((n + 255) / 256) * 4, "absmax");
         if (n > 5000) continue;
         assert_bytes(golden(f, "nested.%d", (int)n), codes, (size_t)n, "codes");
-        gr_scales s = {.block = 64, .codes = codes, .map = gr_dynamic_map, .nested = nested, .nested_block = GR_NESTED_BLOCK, .offset = offset};
+        gr_scales s = {.block = 64,
+                       .codes = codes,
+                       .map = gr_dynamic_map,
+                       .nested = nested,
+                       .nested_block = GR_NESTED_BLOCK,
+                       .offset = offset};
         for (int64_t i = 0; i < n; i++) x[i] = gr_scale_at(&s, i);
         assert_bytes(golden(f, "nested.%d.values", (int)n), x, (size_t)n * 4, "values");
     }
