@@ -167,6 +167,10 @@ static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
     }
     if (c->n_encoder_layers)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "cache_trunk: %s is an encoder-decoder, of which no layer's output is kept", o->model);
+    const double dropout = GR_MAX(c->embedding_dropout, c->hidden_dropout);
+    if (dropout > 0)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "cache_trunk: %s has dropout (%g), so that no layer gives the same twice", o->model,
+                       dropout);
     if (*layer == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk: expected layers below the lowest trained one, found that layer 0 or "
                        "the embedding is trained (layers_to_transform chooses the upper layers)");

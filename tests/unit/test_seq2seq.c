@@ -224,12 +224,30 @@ static void no_cut_of_a_run_changes_a_bit(void **state) {
     }
 }
 
+/* A GPT-2, whose configuration has dropout, with a tokenizer. */
+static const char *model_with_dropout(void) {
+    static const char *const files[][2] = {{"families/gpt2", "config.json"}, {"families/gpt2", "model.safetensors"},
+                                           {"seq2seq/model", "tokenizer.json"}, {"seq2seq/model", "tokenizer_config.json"}};
+    static char dir[1024];
+    snprintf(dir, sizeof dir, "%s/gpt2", test_temp_dir());
+    assert_ok(gr_make_dirs(dir, &err));
+    for (size_t i = 0; i < GR_COUNT(files); i++) {
+        size_t len;
+        char *bytes = sft_read(test_golden(test_path("%s/%s", files[i][0], files[i][1])), &len);
+        assert_ok(gr_write_file(NULL, test_path("%s/%s", dir, files[i][1]), bytes, len, &err));
+        gr_free(NULL, bytes);
+    }
+    return dir;
+}
+
 static void options_that_mean_nothing_are_refused(void **state) {
     (void)state;
     graft_train_result result;
     graft_error wrong;
-    for (int i = 0; i < 5; i++) {
-        static const char *const says[] = {"packing", "cache_trunk", "completion_only_loss", "assistant_only_loss", "has no encoder"};
+    static const int top[] = {1};
+    for (int i = 0; i < 6; i++) {
+        static const char *const says[] = {"packing", "cache_trunk", "completion_only_loss", "assistant_only_loss", "has no encoder",
+                                           "has dropout"};
         sft_case c;
         init(&c, "refused");
         if (i == 0) c.o.packing = 1;
@@ -239,6 +257,13 @@ static void options_that_mean_nothing_are_refused(void **state) {
         if (i == 4) {
             sft_case_init(&c, "pairs.jsonl", "refused");
             c.o.max_target_length = 4;
+        }
+        if (i == 5) {
+            c.o.model = model_with_dropout();
+            c.o.max_target_length = -1;
+            c.o.cache_trunk = 1 << 20;
+            c.o.lora.layers_to_transform = top;
+            c.o.lora.n_layers_to_transform = 1;
         }
         graft_status st = sft_run(&c, 1, &result, &wrong);
         if (st == GRAFT_OK || !strstr(wrong.text, says[i])) fail_msg("expected '%s', found '%s'", says[i], st ? wrong.text : "no error");
