@@ -352,6 +352,55 @@ static void wrong_batches_are_refused(void **state) {
     graft_context_free(ctx);
 }
 
+/* --- graft_forward ------------------------------------------------------------------------------------------------------- */
+
+typedef struct forward_input {
+    const char *name;
+    int64_t rows, columns;
+    int64_t values[8];
+} forward_input;
+
+static void refuse_input(graft_model *m, const forward_input *in, size_t n, const char *says) {
+    gr_named_tensor t[4];
+    char path[1100], out[1100];
+    graft_error wrong;
+    for (size_t i = 0; i < n; i++)
+        t[i] = (gr_named_tensor){.name = in[i].name,
+                                 .view = {GR_I64, gr_shape2(in[i].rows, in[i].columns), in[i].values, (size_t)(in[i].rows * in[i].columns) * 8}};
+    snprintf(path, sizeof path, "%s/in.safetensors", test_temp_dir());
+    snprintf(out, sizeof out, "%s/out.safetensors", test_temp_dir());
+    assert_ok(gr_safetensors_save(NULL, path, t, n, NULL, &err));
+    const graft_forward_options o = {.input = path, .output = out};
+    graft_status st = graft_forward(m, &o, &wrong);
+    if (!says && st != GRAFT_OK) fail_msg("%s", wrong.text);
+    if (says && (st == GRAFT_OK || !strstr(wrong.text, says))) fail_msg("expected '%s', found '%s'", says, st ? wrong.text : "no error");
+}
+
+static void wrong_inputs_of_forward_are_named(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("families/t5"), GRAFT_DTYPE_F32);
+    const forward_input ids = {"input_ids", 2, 3, {5, 6, 1, 7, 8, 1}}, labels = {"labels", 2, 2, {4, 1, 9, -100}};
+    const struct {
+        forward_input third;
+        const char *says;
+    } cases[] = {{{"attention_mask", 2, 3, {1, 1, 0, 1, 0, 1}}, NULL},
+                 {{"attention_mask", 2, 3, {1, 1, 1, 0, 0, 0}}, "attention_mask hides every token of row 1"},
+                 {{"decoder_attention_mask", 2, 2, {1, 0, 1, 1}}, NULL},
+                 {{"decoder_attention_mask", 2, 3, {1, 1, 1, 1, 1, 1}}, "'decoder_attention_mask' has shape [2, 3], expected [2, 2]"},
+                 {{"decoder_input_ids", 2, 3, {0, 4, 5, 0, 9, 9}}, "'labels' has shape [2, 2], expected [2, 3]"},
+                 {{"decoder_input_ids", 2, 2, {0, 4, 0, 96}}, "outside the vocabulary"},
+                 {{"position_ids", 2, 3, {0, 1, 2, 0, 1, 2}}, "takes no 'position_ids'"},
+                 {{"token_type_ids", 2, 3, {0}}, "takes no 'token_type_ids'"}};
+    for (size_t i = 0; i < GR_COUNT(cases); i++) refuse_input(m, (const forward_input[]){ids, labels, cases[i].third}, 3, cases[i].says);
+    refuse_input(m, &ids, 1, "expected 'labels' or 'decoder_input_ids'");
+    refuse_input(m, &labels, 1, "no 'input_ids'");
+    refuse_input(m, (const forward_input[]){ids, {"labels", 3, 1, {1, 1, 1}}}, 2, "'labels' of 3 x 1 beside 'input_ids' of 2 rows");
+    refuse_input(m, (const forward_input[]){ids, {"labels", 2, 2, {4, -5, 9, 1}}}, 2, "labels[0][1] is -5");
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batched_equals_alone),
@@ -361,6 +410,7 @@ int main(void) {
         cmocka_unit_test(a_plan_is_exact),
         cmocka_unit_test(kept_sources_give_the_same_bits),
         cmocka_unit_test(wrong_batches_are_refused),
+        cmocka_unit_test(wrong_inputs_of_forward_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
