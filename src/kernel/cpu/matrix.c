@@ -189,6 +189,14 @@ static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64
                          void *scratch) {
     const matrix_b *b = (const matrix_b *)base;
     const gr_matrix *w = b->w;
+    int64_t at, last;
+    const part *p0 = find_row(w, b->first + k0, &at);
+    if (w->direct && !p0->permuted_heads && find_row(w, b->first + k0 + kc - 1, &last) == p0) { /* from where they stand */
+        const char *rows = (const char *)p0->view.data + at * p0->row_bytes;
+        gr_product_pack(b->k, kc, nc, gr_at_const(rows, w->dt, n0), p0->row_bytes / (int64_t)gr_type_size(w->dt), 1, width_to,
+                        panel);
+        return;
+    }
     int64_t from = n0 / w->block * w->block, to = GR_MIN((n0 + nc + w->block - 1) / w->block * w->block, w->in);
     int64_t width = to - from;
     for (int64_t k = 0; k < kc; k++) {
