@@ -143,7 +143,7 @@ static void make_product(model *m, product *p, int64_t out, int64_t in, int n_pa
     fill(stored, p->data, out * in);
     if (m->o.full) p->grad = get((size_t)(out * in) * sizeof(float));
     gr_matrix_spec spec = {.name = "bench", .n_parts = 1, .dt = m->dt};
-    spec.part[0].view = (gr_tensor_view){stored, gr_shape2(out, in), p->data, bytes};
+    spec.part[0].view = (gr_tensor_view){.dtype = stored, .shape = gr_shape2(out, in), .data = p->data, .bytes = bytes};
     MUST(gr_matrix_new(m->dev, &spec, &p->w, &err));
     if (m->o.steps) MUST(gr_matrix_prepare(p->w, true, true, &err));
     p->n_pairs = strcmp(m->o.lora, "none") == 0 ? 0 : n_pairs;
