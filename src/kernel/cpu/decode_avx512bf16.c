@@ -6,15 +6,18 @@
 #include "kernel/cpu/cpu.h"
 #include "kernel/cpu/simd_avx512.h"
 
-static inline float half_at(const uint8_t *p) { return gr_f16_to_f32((uint16_t)(p[0] | p[1] << 8)); }
+static inline float half_at(const uint8_t *p) {
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(p[0] | p[1] << 8)));
+}
 static inline __m128i load16(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
 static inline __m256i load32(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 
 /* scale * (first + i) + min for i = 0..15, product and sum each rounded. */
-static inline __m256i sixteen_values(float scale, float first, float min) {
+static inline vf sixteen_floats(float scale, float first, float min) {
     const vf ramp = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    return v_to_bf16(v_add(v_mul(v_set1(scale), v_add(ramp, v_set1(first))), v_set1(min)));
+    return v_add(v_mul(v_set1(scale), v_add(ramp, v_set1(first))), v_set1(min));
 }
+static inline __m256i sixteen_values(float scale, float first, float min) { return v_to_bf16(sixteen_floats(scale, first, min)); }
 static inline __m512i pair_of(__m256i low, __m256i high) { return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1); }
 /* The values of 4 bits, twice, so that bit 4 of an index does not matter. */
 static inline __m512i table4(float scale, float first, float min) {
@@ -43,15 +46,57 @@ static inline uint32_t word_at(const uint8_t *p) {
     return x;
 }
 
+/* Two blocks of 16 bytes of nibbles: a table holds the values of both, the second's from 16 on. */
+static inline void two_blocks(__m512i table, const uint8_t *q0, const uint8_t *q1, uint16_t *out) {
+    const __m512i second = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
+    __m512i b = _mm512_cvtepu8_epi16(_mm256_inserti128_si256(_mm256_castsi128_si256(load16(q0)), load16(q1), 1));
+    /* (b and 15) or second */
+    __m512i low = _mm512_permutexvar_epi16(_mm512_ternarylogic_epi64(b, _mm512_set1_epi16(15), second, 0xEA), table);
+    __m512i high = _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_srli_epi16(b, 4), second), table);
+    _mm256_storeu_si256((__m256i *)(void *)out, _mm512_castsi512_si256(low));
+    _mm256_storeu_si256((__m256i *)(void *)(out + 16), _mm512_castsi512_si256(high));
+    _mm256_storeu_si256((__m256i *)(void *)(out + 32), _mm512_extracti64x4_epi64(low, 1));
+    _mm256_storeu_si256((__m256i *)(void *)(out + 48), _mm512_extracti64x4_epi64(high, 1));
+}
+
+/* Scales d, and minima m where wanted, of up to 16 blocks `bytes` long that begin with them. Converted together and read back
+ * one by one: conversion and broadcast would otherwise take the port that look-ups need. */
+typedef struct scales {
+    float d[16], m[16];
+} scales;
+static inline void read_scales(const uint8_t *b, int bytes, size_t n, bool minima, scales *s) {
+    const __m512i ramp = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i at = _mm512_mullo_epi32(ramp, _mm512_set1_epi32(bytes));
+    const __mmask16 mask = n >= 16 ? (__mmask16)~0 : v_mask((int64_t)n);
+    const __m512i both = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, at, b, 1);
+    v_store(s->d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
+    if (minima) v_store(s->m, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
+}
+
+static inline __m512i table_of_two(vf first, vf second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
+
 static void Q4_0(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n; i += 32, b += 18, out += 32) look_up(table4(half_at(b), -8, -0.0f), nibbles(b + 2), out);
+    scales s;
+    for (size_t left = n / 32; left; left -= GR_MIN(left, (size_t)16)) {
+        const size_t now = GR_MIN(left, (size_t)16);
+        read_scales(b, 18, now, false, &s);
+        for (size_t i = 0; i + 1 < now; i += 2, b += 36, out += 64)
+            two_blocks(table_of_two(sixteen_floats(s.d[i], -8, -0.0f), sixteen_floats(s.d[i + 1], -8, -0.0f)), b + 2, b + 20, out);
+        if (now % 2) look_up(table4(s.d[now - 1], -8, -0.0f), nibbles(b + 2), out);
+    }
 }
 
 static void Q4_1(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n; i += 32, b += 20, out += 32)
-        look_up(table4(half_at(b), 0, half_at(b + 2)), nibbles(b + 4), out);
+    scales s;
+    for (size_t left = n / 32; left; left -= GR_MIN(left, (size_t)16)) {
+        const size_t now = GR_MIN(left, (size_t)16);
+        read_scales(b, 20, now, true, &s);
+        for (size_t i = 0; i + 1 < now; i += 2, b += 40, out += 64)
+            two_blocks(table_of_two(sixteen_floats(s.d[i], 0, s.m[i]), sixteen_floats(s.d[i + 1], 0, s.m[i + 1])), b + 4, b + 24, out);
+        if (now % 2) look_up(table4(s.d[now - 1], 0, s.m[now - 1]), nibbles(b + 4), out);
+    }
 }
 
 static void Q5_0(const void *blocks, size_t n, uint16_t *out) {
@@ -68,10 +113,16 @@ static void Q5_1(const void *blocks, size_t n, uint16_t *out) {
 
 static void Q8_0(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n; i += 32, b += 34, out += 32) {
-        const vf d = v_set1(half_at(b));
-        for (int k = 0; k < 32; k += 16)
-            v_store_bf16(out + k, v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 2 + k)))));
+    scales s;
+    for (size_t left = n / 32; left; left -= GR_MIN(left, (size_t)16)) {
+        const size_t now = GR_MIN(left, (size_t)16);
+        read_scales(b, 34, now, false, &s);
+        for (size_t i = 0; i < now; i++, b += 34, out += 32) {
+            const vf d = v_set1(s.d[i]);
+            vf low = v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 2))));
+            vf high = v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 18))));
+            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
     }
 }
 

@@ -168,25 +168,23 @@ typedef struct matrix_b {
     int64_t first; /* backward of some outputs: the first of them */
 } matrix_b;
 
-/* Rows of W (dot form, forward). */
+/* Rows of W (dot form, forward). Rows that follow each other in the file are decoded together. */
 static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const void **ptrs, void *scratch) {
     const gr_matrix *w = ((const matrix_b *)base)->w;
-    for (int64_t j = 0; j < nc; j++) {
-        int64_t row;
+    for (int64_t j = 0; j < nc;) {
+        int64_t row, next, run = 1;
         const part *p = find_row(w, n0 + j, &row);
-        if (w->direct) {
-            ptrs[j] = (const char *)p->view.data + row * p->row_bytes;
-        } else {
-            void *to = gr_at(scratch, w->dt, j * w->in);
-            decode(p, w->dt, row, 0, w->in, to);
-            ptrs[j] = to;
-        }
+        while (j + run < nc && find_row(w, n0 + j + run, &next) == p && next == row + run) run++;
+        void *to = gr_at(scratch, w->dt, j * w->in);
+        if (!w->direct) decode(p, w->dt, row, 0, run * w->in, to);
+        for (; run > 0; run--, j++, row++)
+            ptrs[j] = w->direct ? (const char *)p->view.data + row * p->row_bytes : gr_at(scratch, w->dt, j * w->in);
     }
 }
 
 /* Columns n0.. of rows k0.. of W (outer form, backward). Decodes whole blocks around the columns. */
-static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width_to, void *panel,
-                         void *scratch) {
+static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width_to,
+                         void *panel, void *scratch) {
     const matrix_b *b = (const matrix_b *)base;
     const gr_matrix *w = b->w;
     int64_t at, last;

@@ -2,7 +2,7 @@
  * vectors, so that bytes moved decide:
  *
  * Many rows: a block of up to 256 columns of B is decoded and packed once, along all of K, and stays in the second-level
- * cache; rows of A pass it 32 at a time, where they stand; their sums are rounded and stored at once.
+ * cache; rows of A pass it 32 at a time, where they stand; 32 x 32 sums are rounded and stored at once.
  * Few rows (decoding, dot form): turning a panel's pairs would cost more than using it. Decoded rows of B are the left
  * operand as they stand, the few rows of A are packed instead, and the small result is turned. The sums are the same. */
 #include "kernel/cpu/product.h"
@@ -15,8 +15,7 @@ enum {
     PANEL_BYTES = 786432,
     SLICE = 64,          /* elements of K that are decoded together, outer form */
     FEW_ROWS = 64,
-    FEW_COLUMNS = 32,
-    FEW_BYTES = 65536,   /* of decoded rows */
+    FEW_COLUMNS = 32,    /* of an item with few rows */
     DECODE_ROWS = 160,   /* rows that decoding and packing a block of B costs as much as */
     FETCH_COLUMNS = 36   /* columns that fetching a block of A costs as much as */
 };
@@ -28,7 +27,7 @@ typedef struct job {
     bool dot;
     int64_t rows, cols; /* of a block of C */
     int64_t row_blocks, col_blocks;
-    int64_t inner;      /* elements of K per panel; few rows: columns per panel */
+    int64_t inner;      /* elements of K per panel; few rows: columns at once */
     int64_t steps_k;    /* K rounded up to whole steps */
     size_t acc_bytes, panel_bytes, a_bytes, scratch_bytes, thread_bytes;
     char *workspace;
@@ -81,7 +80,7 @@ static void cut(job *w) {
 static void plan(job *w) {
     cut(w);
     const size_t size = w->k->packed_size;
-    w->acc_bytes = round64((size_t)((w->inner == w->steps_k ? (int64_t)ROWS : w->rows) * w->cols) * sizeof(float));
+    w->acc_bytes = round64((size_t)(w->inner == w->steps_k ? ROWS * ROWS : round_up(w->rows, ROWS) * w->cols) * sizeof(float));
     w->panel_bytes = round64((size_t)(w->inner * w->cols) * size);
     w->a_bytes = round64((size_t)(ROWS * w->inner) * size);
     w->scratch_bytes = round64(w->dot ? SIDE * w->b->row_scratch
@@ -128,9 +127,14 @@ static void block(const job *w, int64_t i0, int64_t i1, int64_t j, int64_t n, in
             const int64_t m = GR_MIN(i1 - i, (int64_t)ROWS);
             int64_t row_bytes;
             const void *a = left(w, i, m, k, kc, packed, &row_bytes);
-            float *acc = (float *)(void *)space + (w->inner == w->steps_k ? 0 : (i - i0) * w->cols);
-            w->k->tiles->multiply(round_up(m, SIDE), round_up(n, SIDE), kc, a, row_bytes, panel, w->cols, acc, w->cols, k > begin);
-            if (k + kc >= end) finish(w, i, j, m, n, acc, w->cols);
+            for (int64_t c = 0; c < n; c += ROWS) {
+                const int64_t nc = GR_MIN(n - c, (int64_t)ROWS);
+                /* one block after the other where K comes in parts */
+                float *acc = (float *)(void *)space + (w->inner == w->steps_k ? 0 : (i - i0) * w->cols + c * ROWS);
+                w->k->tiles->multiply(round_up(m, SIDE), round_up(nc, SIDE), kc, a, row_bytes,
+                                      panel + c * w->k->step * (int64_t)w->k->packed_size, w->cols, acc, ROWS, k > begin);
+                if (k + kc >= end) finish(w, i, j + c, m, nc, acc, ROWS);
+            }
         }
         k += kc;
     } while (k < end);
@@ -164,7 +168,7 @@ static void plan_few(job *w) {
     w->row_blocks = 1;
     w->cols = FEW_COLUMNS;
     w->col_blocks = (w->p->n + w->cols - 1) / w->cols;
-    w->inner = FEW_COLUMNS * row_bytes > FEW_BYTES ? SIDE : FEW_COLUMNS;
+    w->inner = w->b->row_scratch ? SIDE : FEW_COLUMNS; /* decoded rows stay in the first-level cache */
     w->acc_bytes = round64((size_t)(2 * FEW_COLUMNS * few_width(w)) * sizeof(float)); /* turned, and straight */
     w->a_bytes = round64((size_t)w->inner * row_bytes);
     w->scratch_bytes = round64((size_t)w->inner * w->b->row_scratch);

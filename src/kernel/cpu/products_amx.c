@@ -16,7 +16,7 @@
 
 enum { SIDE = 16, STEP = 32, TILE_BYTES = 1024 };
 
-/* Registers 0 to 3: sums; 4, 5 and sometimes 7: A; 6, 7: B. All of 16 rows of 64 bytes. */
+/* Registers 0 to 3: sums; 4, 5: A; 6, 7: B. All of 16 rows of 64 bytes. */
 typedef struct configuration {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
@@ -96,40 +96,12 @@ static inline __attribute__((always_inline)) void square(const int mt, const int
     if (mt > 1 && nt > 1) STORE_SUMS(3, low + SIDE, m - SIDE, n - SIDE);
 }
 
-/* 4 x 1 tiles, all of whose rows exist: with two sums alone the multiplier would wait for each. */
-static void column(int64_t n, int64_t steps, const char *a, int64_t a_row, const char *b, int64_t b_step, float *c,
-                   int64_t ldc) {
-    _Alignas(64) float edge[SIDE * SIDE];
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (; steps > 0; steps--, a += 2 * STEP, b += b_step) {
-        _tile_loadd(6, b, 64);
-        _tile_loadd(4, a, a_row);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, a + SIDE * a_row, a_row);
-        _tile_dpbf16ps(1, 5, 6);
-        _tile_loadd(7, a + 2 * SIDE * a_row, a_row);
-        _tile_dpbf16ps(2, 7, 6);
-        _tile_loadd(4, a + 3 * SIDE * a_row, a_row);
-        _tile_dpbf16ps(3, 4, 6);
-    }
-    STORE_SUMS(0, c, SIDE, n);
-    STORE_SUMS(1, c + SIDE * ldc, SIDE, n);
-    STORE_SUMS(2, c + 2 * SIDE * ldc, SIDE, n);
-    STORE_SUMS(3, c + 3 * SIDE * ldc, SIDE, n);
-}
-
 static void multiply(int64_t m, int64_t n, int64_t k, const void *a_, int64_t a_row, const void *panel, int64_t width, void *c_,
                      int64_t ldc, bool add) {
     const int64_t steps = (k + STEP - 1) / STEP, b_step = width / SIDE * TILE_BYTES;
     const char *b = panel, *a = a_;
     float *c = c_;
-    int64_t i = 0;
-    for (; n <= SIDE && !add && i + 4 * SIDE <= m; i += 4 * SIDE)
-        column(n, steps, a + i * a_row, a_row, b, b_step, c + i * ldc, ldc);
-    for (; i < m; i += 2 * SIDE)
+    for (int64_t i = 0; i < m; i += 2 * SIDE)
         for (int64_t j = 0; j < n; j += 2 * SIDE) {
             const char *ai = a + i * a_row, *bj = b + j / SIDE * TILE_BYTES;
             float *at = c + i * ldc + j;
@@ -265,6 +237,20 @@ static void turn(int64_t m, int64_t n, const float *from, int64_t ld, float *to,
         }
 }
 
+/* The most frequent case, a whole line of results at once: the bits of finish. */
+static void finish_lines(int64_t m, int64_t n, double alpha, const void *acc_, int64_t ld, double beta, gr_dtype c_dt, void *c_,
+                         int64_t ldc) {
+    if (alpha != 1 || beta != 0 || c_dt != GR_BF16 || n % (2 * VW) != 0) {
+        finish(m, n, alpha, acc_, ld, beta, c_dt, c_, ldc);
+        return;
+    }
+    const float *acc = acc_;
+    uint16_t *c = c_;
+    for (int64_t i = 0; i < m; i++, acc += ld, c += ldc)
+        for (int64_t j = 0; j < n; j += 2 * VW)
+            _mm512_storeu_si512(c + j, (__m512i)_mm512_cvtne2ps_pbh(v_load(acc + j + VW), v_load(acc + j)));
+}
+
 static const gr_tile_kernels tiles_bf16 = {.multiply = multiply, .pack = pack, .pack_rows = pack_rows, .turn = turn};
 
 static const gr_product_kernels products_bf16 = {.dot = dot,
@@ -273,7 +259,7 @@ static const gr_product_kernels products_bf16 = {.dot = dot,
                                                  .packed_size = 2,
                                                  .pack_panel = pack_panel,
                                                  .pack_a = {pack_a, pack_a_transposed},
-                                                 .finish = finish,
+                                                 .finish = finish_lines,
                                                  .begin = begin,
                                                  .end = end,
                                                  .tiles = &tiles_bf16};
