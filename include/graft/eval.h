@@ -16,7 +16,8 @@ enum {
     GRAFT_EVAL_EXACT = 2,    /* generated answer equals the reference (white space at both ends aside) */
     GRAFT_EVAL_ROUGE = 4,    /* ROUGE-1, -2, -L and -Lsum F-measure of the generated answer */
     GRAFT_EVAL_TOKEN_F1 = 8, /* SQuAD's F1 of the generated answer */
-    GRAFT_EVAL_GENERATES = GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE | GRAFT_EVAL_TOKEN_F1
+    GRAFT_EVAL_BLEU = 64,    /* BLEU of all generated answers together */
+    GRAFT_EVAL_GENERATES = GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE | GRAFT_EVAL_TOKEN_F1 | GRAFT_EVAL_BLEU
 };
 
 typedef struct graft_eval_sample {
@@ -48,6 +49,7 @@ typedef struct graft_eval_result {
     uint64_t n_tokens, n_labels, n_correct;  /* for the loss */
     double loss, perplexity, token_accuracy; /* NaN where not measured, as all below */
     double exact_match, rouge1, rouge2, rougeL, rougeLsum, token_f1; /* means, 0 to 1 */
+    double bleu;                                                     /* of the corpus, 0 to 100 */
     double seconds;
 } graft_eval_result;
 

@@ -3,6 +3,7 @@
 #define GRAFT_METRICS_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include "graft/context.h"
 
 #ifdef __cplusplus
@@ -38,6 +39,17 @@ graft_status graft_exact_match(graft_context *ctx, const char *target, size_t ta
  * have no word left score 0, as the official script gives. */
 graft_status graft_token_f1(graft_context *ctx, const char *target, size_t target_len, const char *prediction,
                             size_t prediction_len, graft_score *out, graft_error *err);
+
+/* BLEU (Papineni et al. 2002) of a corpus, equal to sacrebleu 2.6's corpus_bleu with its defaults and one reference each:
+ * begin with zeros, add every pair of texts, take the score. */
+enum { GRAFT_BLEU_ORDER = 4 };
+typedef struct graft_bleu {
+    uint64_t correct[GRAFT_BLEU_ORDER], total[GRAFT_BLEU_ORDER]; /* n-grams of the predictions, and those found in the targets */
+    uint64_t prediction_length, target_length;                   /* words */
+} graft_bleu;
+graft_status graft_bleu_add(graft_context *ctx, const char *target, size_t target_len, const char *prediction,
+                            size_t prediction_len, graft_bleu *b, graft_error *err);
+double graft_bleu_score(const graft_bleu *b); /* 0 to 100 */
 
 #ifdef __cplusplus
 }

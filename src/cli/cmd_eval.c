@@ -21,7 +21,7 @@ typedef struct eval_args {
 static const cli_option eval_options[] = {
     {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F", .help = "JSON Lines files; - is standard input"},
     {.name = "metric", .aliases = "metrics", .kind = CLI_LIST, .offset = AT(metrics), .offset_n = AT(n_metrics), .comma = true, .metavar = "NAMES",
-     .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), f1; default: all that the records allow"},
+     .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), bleu, f1; default: all that the records allow"},
     {.name = "max-length", .aliases = "max-seq-length max-source-length", .kind = CLI_INT64, .offset = AT(max_length), .metavar = "N",
      .help = "tokens of a record (of an encoder-decoder: of its prompt) for the loss; 0: no limit"},
     {.name = "max-target-length", .kind = CLI_INT64, .offset = AT(max_target_length), .metavar = "N",
@@ -112,8 +112,9 @@ static graft_status choose_metrics(const eval_args *a, unsigned *what, graft_err
         if (!strcmp(m, "perplexity") || !strcmp(m, "loss") || !strcmp(m, "token_accuracy") || !strcmp(m, "accuracy")) *what |= GRAFT_EVAL_LOSS;
         else if (!strcmp(m, "exact_match")) *what |= GRAFT_EVAL_EXACT;
         else if (!strncmp(m, "rouge", 5)) *what |= GRAFT_EVAL_ROUGE;
+        else if (!strcmp(m, "bleu") || !strcmp(m, "sacrebleu")) *what |= GRAFT_EVAL_BLEU;
         else if (!strcmp(m, "f1")) *what |= GRAFT_EVAL_TOKEN_F1;
-        else return gr_fail(err, GRAFT_ERR_ARGUMENT, "--metric: expected perplexity, exact_match, rouge or f1, found \"%s\"", m);
+        else return gr_fail(err, GRAFT_ERR_ARGUMENT, "--metric: expected perplexity, exact_match, rouge, bleu or f1, found \"%s\"", m);
     }
     return GRAFT_OK;
 }
@@ -135,6 +136,7 @@ static graft_status print_result(const graft_eval_result *r, bool json, graft_er
         add_number(&b, "rouge2", r->rouge2);
         add_number(&b, "rougeL", r->rougeL);
         add_number(&b, "rougeLsum", r->rougeLsum);
+        add_number(&b, "bleu", r->bleu);
         add_number(&b, "f1", r->token_f1);
         gr_buf_add_format(&b, "\"n_records\": %zu, \"n_answers\": %zu, \"n_tokens\": %llu, \"n_labels\": %llu, \"seconds\": %.3f}\n", r->n_records,
                           r->n_answers, (unsigned long long)r->n_tokens, (unsigned long long)r->n_labels, r->seconds);
@@ -150,6 +152,7 @@ static graft_status print_result(const graft_eval_result *r, bool json, graft_er
     if (isfinite(r->exact_match)) printf("exact match     %.2f %%\n", 100 * r->exact_match);
     if (isfinite(r->rougeL))
         printf("ROUGE-1         %.2f\nROUGE-2         %.2f\nROUGE-L         %.2f\n", 100 * r->rouge1, 100 * r->rouge2, 100 * r->rougeL);
+    if (isfinite(r->bleu)) printf("BLEU            %.2f\n", r->bleu);
     if (isfinite(r->token_f1)) printf("F1              %.2f\n", 100 * r->token_f1);
     printf("time            %.1f s\n", r->seconds);
     return cli_write_stdout("", 0, err);
@@ -217,7 +220,8 @@ const cli_command cli_command_eval = {
     .name = "eval",
     .summary = "measure a model on records",
     .synopsis = "-m M [--adapter DIR] --data F [--metric NAMES]",
-    .about = "Perplexity and token accuracy of the expected answers, and exact match, ROUGE (equal to rouge-score's) and F1 of the answers "
+    .about = "Perplexity and token accuracy of the expected answers, and exact match, ROUGE (equal to rouge-score's), BLEU (equal to "
+             "sacrebleu's) and F1 of the answers "
              "that the model generates, greedily unless sampling options are given. Records are those of graft sft.",
     .groups = {&cli_common_group, &cli_model_group, &eval_group, &cli_sampling_group},
     .n_groups = 4,

@@ -108,6 +108,7 @@ static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, con
 
 typedef struct sums {
     double exact, rouge1, rouge2, rougeL, rougeLsum, f1;
+    graft_bleu bleu;
 } sums;
 
 static graft_status score(graft_model *m, const graft_eval_options *o, const graft_prompt *p, const graft_generation *g, size_t index,
@@ -120,6 +121,8 @@ static graft_status score(graft_model *m, const graft_eval_options *o, const gra
         GR_TRY(graft_rouge_score(m->ctx, x.reference, x.reference_len, x.output, x.output_len, o->rouge_stem, &x.rouge, err));
     if (o->what & GRAFT_EVAL_TOKEN_F1)
         GR_TRY(graft_token_f1(m->ctx, x.reference, x.reference_len, x.output, x.output_len, &x.token_f1, err));
+    if (o->what & GRAFT_EVAL_BLEU)
+        GR_TRY(graft_bleu_add(m->ctx, x.reference, x.reference_len, x.output, x.output_len, &s->bleu, err));
     s->exact += x.exact;
     s->rouge1 += x.rouge.rouge1.fmeasure;
     s->rouge2 += x.rouge.rouge2.fmeasure;
@@ -157,6 +160,7 @@ static void set_means(const graft_eval_options *o, const sums *s, size_t n, graf
     out->n_answers = n;
     if (o->what & GRAFT_EVAL_EXACT) out->exact_match = s->exact / d;
     if (o->what & GRAFT_EVAL_TOKEN_F1) out->token_f1 = s->f1 / d;
+    if (o->what & GRAFT_EVAL_BLEU) out->bleu = graft_bleu_score(&s->bleu);
     if (o->what & GRAFT_EVAL_ROUGE) {
         out->rouge1 = s->rouge1 / d;
         out->rouge2 = s->rouge2 / d;
@@ -215,7 +219,7 @@ graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_
                         graft_eval_result *out, graft_error *err) {
     double begin = gr_now_seconds();
     graft_eval_result r = {.loss = NAN, .perplexity = NAN, .token_accuracy = NAN, .exact_match = NAN, .rouge1 = NAN, .rouge2 = NAN,
-                           .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN};
+                           .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN, .bleu = NAN};
     int32_t adapter;
     GR_TRY(gr_model_want_causal(m->model, "evaluation", err));
     GR_TRY(adapter_index(m, options->generate.adapter, &adapter, err));

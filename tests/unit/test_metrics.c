@@ -1,4 +1,6 @@
-/* Room eval: metrics equal to rouge-score, nltk, lm-eval's exact match and SQuAD's F1 (tools/golden/make_metrics.py). */
+/* Room eval: metrics equal to rouge-score, nltk, sacrebleu, lm-eval's exact match and SQuAD's F1 (tools/golden/make_metrics.py). */
+#include <math.h>
+
 #include "base/json.h"
 #include "eval/metrics.h"
 #include "support/support.h"
@@ -46,6 +48,29 @@ static void check_rouge(graft_context *ctx, const gr_json_value *v) {
 static void rouge_equals_rouge_score(void **state) {
     (void)state;
     each_line("metrics/rouge.jsonl", check_rouge);
+}
+
+/* Counts and score of a corpus. */
+static void check_bleu(graft_context *ctx, const gr_json_value *v) {
+    graft_bleu b = {{0}, {0}, 0, 0};
+    const gr_json_value *stats = gr_json_get(v, "stats")->child, *score = gr_json_get(v, "score");
+    for (const gr_json_value *pair = gr_json_get(v, "pairs")->child; pair; pair = pair->next) {
+        const gr_json_value *t = pair->child, *p = t->next;
+        assert_ok(graft_bleu_add(ctx, t->text, t->len, p->text, p->len, &b, &err));
+    }
+    const uint64_t found[] = {b.prediction_length, b.target_length, b.correct[0], b.correct[1], b.correct[2], b.correct[3],
+                              b.total[0], b.total[1], b.total[2], b.total[3]};
+    for (size_t i = 0; i < GR_COUNT(found); i++, stats = stats->next)
+        if (found[i] != (uint64_t)stats->number.i)
+            fail_msg("\"%s\": number %zu is %llu, expected %lld", gr_json_get(v, "pairs")->child->child->text, i,
+                     (unsigned long long)found[i], (long long)stats->number.i);
+    if (!(fabs(graft_bleu_score(&b) - score->number.d) <= 1e-12 * (1 + score->number.d)))
+        fail_msg("score %.17g, expected %.17g", graft_bleu_score(&b), score->number.d);
+}
+
+static void bleu_equals_sacrebleu(void **state) {
+    (void)state;
+    each_line("metrics/bleu.jsonl", check_bleu);
 }
 
 static void check_match(graft_context *ctx, const gr_json_value *v) {
@@ -99,6 +124,8 @@ static graft_status score_once(const graft_allocator *a, void *arg) {
     graft_status st = graft_rouge_score(ctx, target, sizeof target - 1, prediction, sizeof prediction - 1, 1, &r, NULL);
     if (st == GRAFT_OK) st = graft_exact_match(ctx, target, sizeof target - 1, prediction, sizeof prediction - 1, 15, &equal, NULL);
     if (st == GRAFT_OK) st = graft_token_f1(ctx, target, sizeof target - 1, prediction, sizeof prediction - 1, &s, NULL);
+    graft_bleu b = {{0}, {0}, 0, 0};
+    if (st == GRAFT_OK) st = graft_bleu_add(ctx, target, sizeof target - 1, prediction, sizeof prediction - 1, &b, NULL);
     graft_context_free(ctx);
     return st;
 }
@@ -111,6 +138,7 @@ static void metrics_survive_failing_allocations(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rouge_equals_rouge_score),
+        cmocka_unit_test(bleu_equals_sacrebleu),
         cmocka_unit_test(match_equals_reference),
         cmocka_unit_test(stems_equal_nltk),
         cmocka_unit_test(metrics_survive_failing_allocations),

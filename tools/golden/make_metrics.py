@@ -3,12 +3,14 @@
 
 rouge.jsonl  target, prediction, and for use_stemmer False and True the twelve numbers of rouge-score 0.1.2 (rouge1,
              rouge2, rougeL, rougeLsum; precision, recall, F)
+bleu.jsonl   pairs of target and prediction, sacrebleu 2.6's corpus_bleu over them (score, and stats: lengths, matched and
+             all n-grams)
 stems.txt    word and stem, nltk 3.10.4's PorterStemmer
 match.jsonl  texts with str.lower(), exact match under each set of flags (as lm-eval 0.4.13's exact_match computes it:
              lower case, punctuation and digits removed; bit 8 strips first), and SQuAD 1.1's F1 (precision, recall, F)
 
 Usage: make_metrics.py tests/golden/metrics
-Made with Python 3.11 (Unicode 14), rouge-score 0.1.2, nltk 3.10.4; seed 7."""
+Made with Python 3.11 (Unicode 14), rouge-score 0.1.2, nltk 3.10.4, sacrebleu 2.6.0; seed 7."""
 import collections
 import json
 import pathlib
@@ -19,6 +21,7 @@ import sys
 
 from nltk.stem.porter import PorterStemmer
 from rouge_score import rouge_scorer
+import sacrebleu
 
 WORDS = """the a an and of to in is it package library tools simple fast small running runs ran quickly happily dogs foxes jumped
 jumping over lazy brown organisations organizational relational conditional rational digitizer conformably radically
@@ -74,6 +77,21 @@ def words(rng):
     return sorted(w.lower() for w in out if w)
 
 
+def write_bleu(path, pairs, rng):
+    """Every pair alone, with what mteval's words are made of in it, and corpora of up to 40."""
+    odd = [".", ",", "-", "1.5", "1,000", "3-4", "a-", "x.y", "...", "&quot;a&quot;", "&amp;lt;", "<skipped>", "end-\nof", "it's",
+           "$5.00", "[x]", "{y}", "~", "`q`", "1.", ".1", "a,b", "9-", "-9", "e.g.", "\u3000", "\x1c", "caf\u00e9.", "\u00e9,\u00e9"]
+    mixed = [" ".join(rng.choice(odd + WORDS) for _ in range(rng.randint(0, 14))) for _ in range(240)]
+    cases = [[p] for p in pairs if len(p[0]) < 300] + [[(a, b)] for a, b in zip(mixed, mixed[1:])]
+    cases += [[(a, " ".join(w for w in a.split(" ") if rng.random() < 0.8))] for a in mixed]
+    pool = [p for c in cases for p in c]
+    cases += [[rng.choice(pool) for _ in range(rng.randint(2, 12))] for _ in range(40)]
+    with open(path, "w") as f:
+        for case in cases:
+            b = sacrebleu.corpus_bleu([p for _, p in case], [[t for t, _ in case]])
+            f.write(json.dumps({"pairs": case, "score": b.score, "stats": [b.sys_len, b.ref_len, *b.counts, *b.totals]}) + "\n")
+
+
 def lm_eval_match(a, b, flags):
     if flags & 8:
         a, b = a.strip(), b.strip()
@@ -109,6 +127,7 @@ def main():
         for target, prediction in pairs:
             scores = [[x for k in kinds for x in s.score(target, prediction)[k]] for s in scorers]
             f.write(json.dumps({"target": target, "prediction": prediction, "plain": scores[0], "stem": scores[1]}) + "\n")
+    write_bleu(out / "bleu.jsonl", pairs, random.Random(8))
     stemmer = PorterStemmer()
     (out / "stems.txt").write_text("".join(f"{w} {stemmer.stem(w)}\n" for w in words(rng)))
     pairs += [(a, b) for a, _ in pairs[:60] for b in (a, a.upper(), f" {a}\u2003", a.replace(" ", ""), re.sub(r"[.,!0-9]", "", a))]
