@@ -42,7 +42,9 @@ typedef struct graft_lora_options {
     /* LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B, and every vector, learn at this many times learning_rate; 0: as A. */
     double loraplus_lr_ratio;
     double loraplus_lr_embedding; /* learning rate of factors of an embedding then; 0: 1e-6 */
-    const char *init_lora_weights; /* "true" (NULL: A Kaiming-uniform, B zero), "gaussian" or "false" (B random too) */
+    const char *init_lora_weights; /* "true" (NULL: A Kaiming-uniform, B zero), "gaussian", "false" (B random too); or
+     * factors of the weight, which is then what is left of it: "pissa" (Meng et al. 2024, arXiv 2404.02948), "pissa_niter_N" (fast,
+     * N rounds), "olora" (Buyukakyuz 2024, arXiv 2406.01775). Such an adapter is saved as a LoRA of twice the rank. */
 } graft_lora_options;
 
 /* peft's defaults. */

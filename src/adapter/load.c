@@ -88,7 +88,9 @@ bool gr_adapter_has_encoder(const gr_adapter *a) {
 
 static graft_status read_values(gr_adapter *a, const char *dir, graft_error *err) {
     GR_TRY(read_file(a, dir, false, err));
-    return gr_adapter_has_encoder(a) ? read_file(a, dir, true, err) : GRAFT_OK;
+    if (gr_adapter_has_encoder(a)) GR_TRY(read_file(a, dir, true, err));
+    if (a->method->loaded) a->method->loaded(a);
+    return GRAFT_OK;
 }
 
 /* A configuration is a few bytes that can ask for any memory, before any tensor shows that it is wrong. What a sound one

@@ -44,13 +44,18 @@ static graft_status make_identity(gr_adapter *a, gr_lora_pair *p, graft_error *e
     return GRAFT_OK;
 }
 
-static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *err) {
+static graft_status add_pair(gr_adapter *a, const gr_site *site, bool fresh, uint64_t seed, graft_error *err) {
     struct lora *s = a->state;
     gr_lora_pair *p = &s->pairs[s->n_pairs];
     double r, alpha;
     GR_TRY(gr_lora_pattern_value(&s->config.rank, site->name, (double)s->config.r, &r, err));
     GR_TRY(gr_lora_pattern_value(&s->config.alpha_of, site->name, s->config.alpha, &alpha, err));
+    bool start = gr_lora_starts_from_weight(&s->config);
     p->site = site;
+    if (start) {
+        r *= 2;
+        alpha *= gr_lora_start_alpha(&s->config);
+    }
     p->r = (int64_t)r;
     p->scale = alpha / (s->config.rslora ? sqrt(r) : r) * a->scale;
     p->stream = gr_rng_stream(GR_RNG_DROPOUT, gr_hash_bytes(site->name, strlen(site->name), 0));
@@ -62,8 +67,15 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, graft_error *er
     gr_shape shape_a = gr_shape2(p->r, site->in), shape_b = gr_shape2(site->out, p->r);
     GR_TRY(gr_adapter_new_param(a, name_a, &shape_a, true, &p->a, err));
     GR_TRY(gr_adapter_new_param(a, name_b, &shape_b, true, &p->b, err));
-    GR_TRY(gr_adapter_add(a, name_a, p->a, gr_adapter_depth(a->model, site), err));
-    GR_TRY(gr_adapter_add(a, name_b, p->b, gr_adapter_depth(a->model, site), err));
+    p->a->name = name_a;
+    p->b->name = name_b;
+    if (start)
+        GR_TRY(gr_lora_start_add(a, p, &s->config, fresh, err));
+    else {
+        GR_TRY(gr_adapter_add(a, name_a, p->a, gr_adapter_depth(a->model, site), err));
+        GR_TRY(gr_adapter_add(a, name_b, p->b, gr_adapter_depth(a->model, site), err));
+        if (fresh) initialise(s, p, seed);
+    }
     s->pair_of_site[site->index] = (int)s->n_pairs++;
     if (s->config.dora) GR_TRY(gr_dora_add(a, p, err));
     return site->role == GR_ROLE_HEAD ? make_identity(a, p, err) : GRAFT_OK;
@@ -91,9 +103,8 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     if (!s->pairs || !s->pair_of_site) return gr_fail_memory(err);
     for (size_t i = 0; i < gr_model_n_sites(a->model); i++) s->pair_of_site[i] = -1;
     for (size_t i = 0; i < n; i++) {
-        GR_TRY(add_pair(a, sites[i], err));
+        GR_TRY(add_pair(a, sites[i], fresh, seed, err));
         if (fresh) s->config.fan_in_fan_out |= sites[i]->transposed; /* follows from the model, whatever the file says */
-        if (fresh) initialise(s, &s->pairs[i], seed);
         if (fresh && s->config.dora) GR_TRY(gr_dora_initialise(a, &s->pairs[i], err));
     }
     GR_TRY(gr_lora_find_extra(a, &s->config, sites, n, &tensors, &stored, &n_extra, err));
@@ -114,13 +125,14 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
     gr_var *in[2 + 2 * GR_LORA_PAIRS] = {*y, x};
     gr_lora_params params = {.n_ranges = rows->n_ranges, .ranges = rows->ranges, .seed = run->batch->seed,
                              .key = run->dropout_key, .dropout = run->batch->training ? s->config.dropout : 0};
+    bool apart = gr_lora_starts_from_weight(&s->config) && params.dropout > 0; /* only what is trained is dropped out */
     int n_in = 2;
     if (l->site[0]->role == GR_ROLE_HEAD) return GRAFT_OK; /* see head */
     if (l->n_parts > GR_LORA_PAIRS)
         return gr_fail(err, GRAFT_ERR_INTERNAL, "a product of %d parts, LoRA takes %d", l->n_parts, GR_LORA_PAIRS);
     for (int i = 0; i < l->n_parts; i++) {
         int at = s->pair_of_site[l->site[i]->index];
-        if (at < 0) continue;
+        if (at < 0 || apart) continue;
         const gr_lora_pair *p = &s->pairs[at];
         params.column[i] = l->offset[i];
         params.scale[i] = p->scale;
@@ -129,8 +141,11 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
         GR_TRY(gr_nn_leaf(run->tape, p->b, &in[3 + 2 * i], err));
         n_in = 4 + 2 * i;
     }
-    if (n_in == 2) return GRAFT_OK;
-    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_lora, in, n_in, &params, y, err));
+    for (int i = 0; apart && i < l->n_parts; i++) {
+        int at = s->pair_of_site[l->site[i]->index];
+        if (at >= 0) GR_TRY(gr_lora_start_dropped(run, rows, &s->pairs[at], l->offset[i], params.dropout, x, y, err));
+    }
+    if (n_in > 2) GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_lora, in, n_in, &params, y, err));
     for (int i = 2; i < n_in; i++) gr_var_drop(in[i]);
     for (int i = 0; s->config.dora && i < l->n_parts; i++) {
         int at = s->pair_of_site[l->site[i]->index];
@@ -142,6 +157,8 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
 static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err) {
     struct lora *s = a->state;
     (void)key;
+    for (size_t i = 0; i < s->n_pairs; i++)
+        if (s->pairs[i].own_a) gr_lora_start_refresh(&s->pairs[i], training);
     for (size_t i = 0; s->config.dora && i < s->n_pairs; i++) GR_TRY(gr_dora_refresh(a, &s->pairs[i], training, err));
     return GRAFT_OK;
 }
@@ -150,7 +167,15 @@ static graft_status collect(gr_adapter *a, graft_error *err) {
     struct lora *s = a->state;
     (void)err;
     for (size_t i = 0; s->config.dora && i < s->n_pairs; i++) gr_dora_collect(&s->pairs[i]);
+    for (size_t i = 0; i < s->n_pairs; i++)
+        if (s->pairs[i].own_a) gr_lora_start_collect(&s->pairs[i]);
     return GRAFT_OK;
+}
+
+static void loaded(gr_adapter *a) {
+    const struct lora *s = a->state;
+    for (size_t i = 0; i < s->n_pairs; i++)
+        if (s->pairs[i].own_a) gr_lora_start_loaded(a, &s->pairs[i]);
 }
 
 /* y[t] += s B A[:, id[t]]; no dropout, as the reference has none here. */
@@ -236,4 +261,4 @@ const gr_adapter_method gr_adapter_lora = {.name = "lora", .peft_type = "LORA", 
                                            .create = create, .free = free_state, .write_config = write_config,
                                            .merge = merge, .unties = unties, .facts = facts, .linear = linear,
                                            .embedding = embedding, .head = head, .refresh = refresh,
-                                           .collect = collect};
+                                           .collect = collect, .loaded = loaded};

@@ -5,7 +5,7 @@
 #include "adapter/method.h"
 
 enum { GR_LORA_MAX_RANK = 65536 };
-typedef enum gr_lora_init { GR_LORA_KAIMING, GR_LORA_GAUSSIAN, GR_LORA_RANDOM } gr_lora_init;
+typedef enum gr_lora_init { GR_LORA_KAIMING, GR_LORA_GAUSSIAN, GR_LORA_RANDOM, GR_LORA_PISSA, GR_LORA_OLORA } gr_lora_init;
 typedef enum gr_lora_bias { GR_LORA_BIAS_NONE, GR_LORA_BIAS_ALL, GR_LORA_BIAS_OWN } gr_lora_bias;
 
 /* rank_pattern, alpha_pattern: the first key that matches a module decides. */
@@ -30,6 +30,7 @@ typedef struct gr_lora_config {
     gr_lora_bias bias;
     gr_lora_init init;
     const char *init_text; /* as the file had it where it is a string */
+    int64_t pissa_rounds;  /* of a subspace iteration; -1: the exact decomposition */
     gr_targets targets, exclude, modules_to_save, layers_pattern;
     bool layers_pattern_text; /* it was a string, not a list */
     bool layers_given, layers_single;
@@ -51,7 +52,23 @@ typedef struct gr_lora_pair {
     gr_param *magnitude, *factor, *shift;
     double *norm;
     float *bias;
+    /* Where it starts from the weight's own factors, else NULL: what is trained, the first half of a and of b; r counts both
+     * halves. b_start: the second half of b apart, (out, r / 2), where there is dropout. */
+    gr_param *own_a, *own_b;
+    void *b_start;
 } gr_lora_pair;
+
+/* lora_start.c */
+bool gr_lora_starts_from_weight(const gr_lora_config *c);
+double gr_lora_start_alpha(const gr_lora_config *c); /* on lora_alpha, where the rank is twice what was asked for */
+/* Makes own_a and own_b beside a and b, which are there, and fills the second halves; `fresh`: the first too. */
+graft_status gr_lora_start_add(gr_adapter *a, gr_lora_pair *p, const gr_lora_config *c, bool fresh, graft_error *err);
+void gr_lora_start_refresh(const gr_lora_pair *p, bool training);
+void gr_lora_start_collect(const gr_lora_pair *p);
+void gr_lora_start_loaded(gr_adapter *a, const gr_lora_pair *p);
+/* y += s B drop(x) A^T of the first half, and of the second without dropout. */
+graft_status gr_lora_start_dropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout,
+                                   gr_var *x, gr_var **y, graft_error *err);
 
 /* dora.c */
 graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err);

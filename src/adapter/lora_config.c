@@ -1,7 +1,10 @@
 /* LoRA's adapter_config.json, read and written as peft 0.21 has it (LoraConfig and its checks). */
 #include <math.h>
+#include <stdlib.h>
 
 #include "adapter/lora.h"
+
+enum { MAX_ROUNDS = 1000 };
 
 /* Every key that peft 0.21 writes. */
 static const char *const known[] = {
@@ -30,11 +33,25 @@ static graft_status read_init(gr_adapter *a, const gr_json_value *json, bool fre
         c->init = GR_LORA_GAUSSIAN;
         return GRAFT_OK;
     }
-    /* These only choose where training begins; pissa, olora, corda, lora_ga and loftq change the base weights too. */
+    static const char pissa[] = "pissa", rounds[] = "pissa_niter_";
+    char *end = NULL;
+    c->pissa_rounds = -1;
+    if (strncmp(c->init_text, rounds, strlen(rounds)) == 0) {
+        long n = strtol(c->init_text + strlen(rounds), &end, 10);
+        if (end == c->init_text + strlen(rounds) || *end || n < 0 || n > MAX_ROUNDS)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: init_lora_weights '%s', expected pissa_niter_N with N from 0 to %d", a->where,
+                           c->init_text, MAX_ROUNDS);
+        c->pissa_rounds = n;
+    }
+    if (end || strcmp(c->init_text, pissa) == 0 || strcmp(c->init_text, "olora") == 0) {
+        c->init = *c->init_text == 'o' ? GR_LORA_OLORA : GR_LORA_PISSA;
+        return GRAFT_OK;
+    }
+    /* These only choose where training begins; corda, lora_ga and loftq change the base weights too. */
     bool harmless = strcmp(c->init_text, "eva") == 0 || strcmp(c->init_text, "orthogonal") == 0;
     if (!fresh && harmless) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: init_lora_weights '%s' is not supported, expected true, false or gaussian",
-                   a->where, c->init_text);
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: init_lora_weights '%s' is not supported, expected true, false, gaussian, pissa, "
+                   "pissa_niter_N or olora", a->where, c->init_text);
 }
 
 static graft_status read_bias(gr_adapter *a, const gr_json_value *json, gr_lora_config *c, graft_error *err) {
@@ -165,13 +182,13 @@ static void write_number(gr_buf *b, double v) {
         gr_json_add_double(b, v);
 }
 
-static void write_patterns(gr_buf *b, const char *key, const gr_lora_patterns *p) {
+static void write_patterns(gr_buf *b, const char *key, const gr_lora_patterns *p, double times) {
     gr_buf_add_format(b, "  \"%s\": {", key);
     for (size_t i = 0; i < p->n; i++) {
         gr_buf_add_text(b, i ? ",\n    " : "\n    ");
         gr_json_add_text(b, p->items[i].key, strlen(p->items[i].key));
         gr_buf_add_text(b, ": ");
-        write_number(b, p->items[i].value);
+        write_number(b, times * p->items[i].value);
     }
     gr_buf_add_text(b, p->n ? "\n  },\n" : "},\n");
 }
@@ -195,11 +212,14 @@ static void write_layers(gr_buf *b, const gr_lora_config *c) {
     gr_buf_add_text(b, ",\n");
 }
 
-/* Sorted keys, two spaces, as json.dumps(indent=2, sort_keys=True). */
+/* Sorted keys, two spaces, as json.dumps(indent=2, sort_keys=True). What starts from the weight's own factors is stored as a
+ * LoRA of twice the rank over the weight as it was, and of the same scale: any program loads it. */
 void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     static const char *const bias[] = {"none", "all", "lora_only"};
+    bool twice = gr_lora_starts_from_weight(c);
+    double more_alpha = !twice ? 1 : gr_lora_start_alpha(c);
     gr_buf_add_text(b, "{\n  \"alora_invocation_tokens\": null,\n");
-    write_patterns(b, "alpha_pattern", &c->alpha_of);
+    write_patterns(b, "alpha_pattern", &c->alpha_of, more_alpha);
     gr_buf_add_text(b, "  \"arrow_config\": null,\n");
     gr_config_add_auto_mapping(b, &c->common);
     gr_config_add_text(b, "base_model_name_or_path", c->common.base_model);
@@ -210,14 +230,14 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_config_add_targets(b, "exclude_modules", &c->exclude);
     gr_config_add_bool(b, "fan_in_fan_out", c->fan_in_fan_out);
     gr_buf_add_text(b, "  \"inference_mode\": true,\n");
-    if (c->init_text)
+    if (c->init_text && !twice)
         gr_config_add_text(b, "init_lora_weights", c->init_text);
     else
         gr_config_add_bool(b, "init_lora_weights", c->init != GR_LORA_RANDOM);
     gr_buf_add_text(b, "  \"kasa_config\": null,\n  \"layer_replication\": null,\n");
     write_layers(b, c);
     gr_buf_add_text(b, "  \"loftq_config\": {},\n  \"lora_alpha\": ");
-    write_number(b, c->alpha);
+    write_number(b, more_alpha * c->alpha);
     gr_buf_add_text(b, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": ");
     gr_json_add_double(b, c->dropout);
     gr_buf_add_text(b, ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
@@ -225,8 +245,8 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_config_add_targets(b, "modules_to_save", &c->modules_to_save);
     gr_buf_add_text(b, "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n  \"peft_version\": \"0.21.2\",\n"
                        "  \"qalora_group_size\": 16,\n");
-    gr_buf_add_format(b, "  \"r\": %lld,\n", (long long)c->r);
-    write_patterns(b, "rank_pattern", &c->rank);
+    gr_buf_add_format(b, "  \"r\": %lld,\n", (long long)(twice ? 2 * c->r : c->r));
+    write_patterns(b, "rank_pattern", &c->rank, twice ? 2 : 1);
     gr_config_add_text(b, "revision", c->common.revision);
     gr_config_add_targets(b, "target_modules", &c->targets);
     gr_buf_add_text(b, "  \"target_parameters\": null,\n");

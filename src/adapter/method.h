@@ -24,6 +24,7 @@ typedef struct gr_stored {
 typedef struct gr_adapter_method {
     const char *name;      /* as the command line has it */
     const char *peft_type; /* as adapter_config.json has it */
+    bool ours; /* peft has no such method */
     size_t state_size;
     /* Reads the configuration, finds its modules, makes and initialises the parameters (gr_adapter_add). `fresh`: a new
      * adapter, unknown keys are errors; else one that is being loaded. */
@@ -63,6 +64,8 @@ typedef struct gr_adapter_method {
     /* See gr_adapter_refresh and gr_adapter_collect. NULL: nothing follows from the parameters. */
     graft_status (*refresh)(gr_adapter *a, uint64_t key, bool training, graft_error *err);
     graft_status (*collect)(gr_adapter *a, graft_error *err);
+    /* After stored values were read: brings them to parameters that are not stored themselves. NULL: there are none. */
+    void (*loaded)(gr_adapter *a);
 } gr_adapter_method;
 
 #define X(name) extern const gr_adapter_method gr_adapter_##name;
@@ -125,6 +128,8 @@ int gr_adapter_depth(const gr_model *m, const gr_site *s); /* its layer; -1 the 
 graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err);
 /* The same for a parameter of an encoder, name with GR_ENCODER_PREFIX. */
 graft_status gr_adapter_add_encoder(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err);
+/* Enters a parameter that is not stored itself. */
+graft_status gr_adapter_enter(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err);
 /* Enters what is stored but no parameter. */
 graft_status gr_adapter_store(gr_adapter *a, const char *name, gr_param *p, gr_stored_file file, graft_error *err);
 /* Tensors of the model (names in `tensors`) as a variant; parameter i is stored as `stored[i]`. */

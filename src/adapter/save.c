@@ -14,7 +14,8 @@ static void model_card(const gr_adapter *a, gr_buf *b) {
     const char *base = gr_model_path(a->model);
     gr_buf_add_text(b, "---\nbase_model: ");
     gr_json_add_text(b, base, strlen(base));
-    gr_buf_add_format(b, "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- %s\n- graft\n---\n\n", a->method->name);
+    gr_buf_add_format(b, "\n%spipeline_tag: text-generation\ntags:\n- %s\n- graft\n---\n\n",
+                      a->method->ours ? "" : "library_name: peft\n", a->method->name);
     gr_buf_add_format(b, "# %s adapter\n\nAn adapter for `%s`, made with graft %s.\n\n", a->method->peft_type, base,
                       graft_version());
     gr_buf_add_format(b, "| | |\n|---|---|\n| method | %s |\n", a->method->name);
@@ -22,9 +23,11 @@ static void model_card(const gr_adapter *a, gr_buf *b) {
     for (size_t i = 0; i < a->n_params; i++) n += a->params[i]->n;
     gr_buf_add_format(b, "| trained parameters | %lld of %lld |\n| tensors | %zu |\n\n", (long long)n,
                       (long long)gr_model_n_params(a->model), a->n_stored);
-    gr_buf_add_text(b, "## Use\n\n```\ngraft generate -m BASE --adapter THIS_DIRECTORY -p \"...\"\n```\n\n"
-                       "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, \"THIS_DIRECTORY\")\n```\n\n"
-                       "## Settings\n\n```json\n");
+    gr_buf_add_text(b, "## Use\n\n```\ngraft generate -m BASE --adapter THIS_DIRECTORY -p \"...\"\n```\n\n");
+    if (!a->method->ours)
+        gr_buf_add_text(b, "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, \"THIS_DIRECTORY\")\n"
+                           "```\n\n");
+    gr_buf_add_text(b, "## Settings\n\n```json\n");
     gr_buf_add_text(b, a->config);
     gr_buf_add_text(b, "\n```\n");
 }

@@ -118,7 +118,7 @@ graft_status gr_adapter_store(gr_adapter *a, const char *name, gr_param *p, gr_s
     return GRAFT_OK;
 }
 
-static graft_status enter_param(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err) {
+graft_status gr_adapter_enter(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err) {
     bool known = false;
     for (size_t i = a->n_params; i > 0 && !known; i--) known = a->params[i - 1] == p;
     if (!known) {
@@ -131,12 +131,12 @@ static graft_status enter_param(gr_adapter *a, const char *name, gr_param *p, in
 }
 
 graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err) {
-    GR_TRY(enter_param(a, stored_name, p, layer, err));
+    GR_TRY(gr_adapter_enter(a, stored_name, p, layer, err));
     return gr_adapter_store(a, stored_name, p, GR_FILE_ADAPTER, err);
 }
 
 graft_status gr_adapter_add_encoder(gr_adapter *a, const char *name, gr_param *p, int layer, graft_error *err) {
-    GR_TRY(enter_param(a, name, p, layer, err));
+    GR_TRY(gr_adapter_enter(a, name, p, layer, err));
     return gr_adapter_store(a, name + strlen(GR_ENCODER_PREFIX), p, GR_FILE_ENCODER, err);
 }
 
@@ -225,7 +225,7 @@ int gr_adapter_lowest_layer(const gr_adapter_set *s, int index) {
 /* --- Making and loading ---------------------------------------------------------------------------------------------------------- */
 
 static graft_status fail_unknown(const gr_adapter *a, const char *type, graft_error *err) {
-    char known[256] = "";
+    char known[512] = "";
     for (size_t i = 0, at = 0; i < GR_COUNT(methods); i++)
         at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", methods[i]->peft_type);
     return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: peft_type '%s' is not known, expected one of %s", a->where, type, known);

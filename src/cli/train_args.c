@@ -13,7 +13,7 @@
 static const cli_option model_options[] = {
     {.name = "model", .aliases = "model-name-or-path hf-repo hf", .letter = 'm', .kind = CLI_TEXT, .offset = O(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
-    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning llama-adapter ln-tuning", .help = "what is trained"},
+    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning llama-adapter ln-tuning bitfit", .help = "what is trained"},
     {.name = "use-peft", .kind = CLI_TRI, .offset = A(use_peft), .metavar = "", .help = "an adapter (as without it); --no-use-peft as --method full"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
      .help = "start from this adapter's weights, with its settings alone"},
@@ -113,7 +113,7 @@ static const cli_option lora_options[] = {
     {.name = "loraplus-lr-embedding", .kind = CLI_REAL, .offset = L(loraplus_lr_embedding), .metavar = "X",
      .help = "LoRA+: learning rate of factors of an embedding; 0: 1e-6"},
     {.name = "lora-bias", .kind = CLI_TEXT, .offset = L(bias), .metavar = "S", .choices = "none all lora_only", .help = "which biases are trained"},
-    {.name = "init-lora-weights", .kind = CLI_TEXT, .offset = L(init_lora_weights), .metavar = "S", .help = "true, gaussian or false"},
+    {.name = "init-lora-weights", .kind = CLI_TEXT, .offset = L(init_lora_weights), .metavar = "S", .help = "true, gaussian, false, or from the weight itself: pissa, pissa_niter_N, olora"},
 };
 const cli_group cli_train_lora_group = {"LoRA, and modules of other methods", lora_options, GR_COUNT(lora_options)};
 

@@ -158,6 +158,14 @@ static void add_ln_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
     gr_buf_add_char(b, '}');
 }
 
+static void add_bitfit(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
+    gr_buf_add_text(b, "{\"peft_type\": \"BITFIT\", \"task_type\": \"CAUSAL_LM\"");
+    add_modules(b, "target_modules", o->lora.target_modules);
+    add_modules(b, "exclude_modules", o->lora.exclude_modules);
+    gr_buf_add_char(b, '}');
+}
+
 static void add_full(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
     gr_buf_add_text(b, "{\"peft_type\": \"FULL\"");
@@ -175,7 +183,7 @@ static const struct {
     void (*add)(gr_buf *b, const graft_sft_options *o, int n_layers);
 } methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
                {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter},
-               {"ln-tuning", add_ln_tuning}};
+               {"ln-tuning", add_ln_tuning}, {"bitfit", add_bitfit}};
 
 /* --- Options of other methods -------------------------------------------------------------------------------------------- */
 
@@ -195,8 +203,8 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"use_rslora", l->use_rslora != 0, " lora "},
         {"use_dora", l->use_dora != 0, " lora "},
         {"lora_bias", l->bias != NULL, " lora "},
-        {"target_modules", l->target_modules.n > 0, " lora ia3 ln-tuning full "},
-        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 ln-tuning "},
+        {"target_modules", l->target_modules.n > 0, " lora ia3 ln-tuning bitfit full "},
+        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 ln-tuning bitfit "},
         {"layers_to_transform", l->n_layers_to_transform > 0, " lora "},
         {"rank_pattern", l->n_rank_pattern > 0, " lora "},
         {"alpha_pattern", l->n_alpha_pattern > 0, " lora "},
@@ -223,7 +231,7 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
     bool known = false;
     for (size_t i = 0; i < GR_COUNT(methods); i++) known |= !strcmp(methods[i].name, method);
     if (!known) {
-        char list[256] = "";
+        char list[512] = "";
         for (size_t i = 0, at = 0; i < GR_COUNT(methods); i++)
             at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", methods[i].name);
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "method: expected one of %s, found %s", list, method);

@@ -24,7 +24,9 @@ static void compare_gradients(const char *name, const gr_tensor_list *want, cons
     assert_int_equal(grads, 0);
 }
 
-static void compare(const char *name, graft_model *m, const gr_tensor_list *want, int stride, const char *logits,
+double test_logits_within = 1e-5; /* of the largest */
+
+void test_compare(const char *name, graft_model *m, const gr_tensor_list *want, int stride, const char *logits,
                     bool backward) {
     char out[1200];
     gr_safetensors *ours;
@@ -34,7 +36,7 @@ static void compare(const char *name, graft_model *m, const gr_tensor_list *want
     assert_ok(gr_safetensors_open(NULL, out, &ours, &err));
     const gr_tensor_list *got = gr_safetensors_tensors(ours);
     double e = error_of(&gr_tensor_list_find(want, logits)->view, &gr_tensor_list_find(got, "logits")->view, (size_t)stride);
-    if (!(e < 1e-5)) fail_msg("%s: %s are off by %g", name, logits, e);
+    if (!(e < test_logits_within)) fail_msg("%s: %s are off by %g", name, logits, e);
     double loss = test_scalar(got, "loss"), expected = test_scalar(want, "loss");
     bool same = strcmp(logits, "merged") == 0; /* rounded apart */
     if (!(fabs(loss - expected) < (same ? 2e-5 : 2e-6) * expected))
@@ -44,7 +46,7 @@ static void compare(const char *name, graft_model *m, const gr_tensor_list *want
 }
 
 /* AdamW as the golden's: same batch every step. */
-static void compare_steps(const char *name, graft_model *m, const gr_tensor_list *want) {
+void test_compare_steps(const char *name, graft_model *m, const gr_tensor_list *want) {
     const gr_named_tensor *steps = gr_tensor_list_find(want, "steps");
     gr_adapter_set *set = m->adapters;
     gr_device *d = gr_model_device(m->model);
@@ -131,13 +133,13 @@ static void compare_saved(const char *name, graft_model *m, const char *golden_d
     compare_tensors(ours_path, theirs_path, encoder);
 }
 
-static void compare_merged(const char *name, graft_context *ctx, graft_model *m, const gr_tensor_list *want, int stride) {
+void test_compare_merged(const char *name, graft_context *ctx, graft_model *m, const gr_tensor_list *want, int stride) {
     char dir[1100];
     snprintf(dir, sizeof dir, "%s/merged", test_temp_dir());
     assert_ok(gr_remove_tree(dir, &err));
     assert_ok(graft_model_merge(m, "a", dir, GRAFT_DTYPE_F32, &err));
     graft_model *merged = test_load(ctx, dir, GRAFT_DTYPE_F32);
-    compare(name, merged, want, stride, gr_tensor_list_find(want, "merged") ? "merged" : "logits", false);
+    test_compare(name, merged, want, stride, gr_tensor_list_find(want, "merged") ? "merged" : "logits", false);
     graft_model_free(merged);
 }
 
@@ -199,14 +201,14 @@ void test_adapter_agrees(graft_context *ctx, const char *name, const char *base,
     graft_model *m = test_load(ctx, base, GRAFT_DTYPE_F32);
     graft_error refused = {0};
     if (graft_adapter_load(m, "a", dir, 1, &refused) != GRAFT_OK) fail_msg("%s: %s", name, refused.text);
-    compare(name, m, want, stride, "logits", false);
+    test_compare(name, m, want, stride, "logits", false);
     compare_generated(name, ctx, m, want);
-    if (merges || gr_tensor_list_find(want, "merged")) compare_merged(name, ctx, m, want, stride);
+    if (merges || gr_tensor_list_find(want, "merged")) test_compare_merged(name, ctx, m, want, stride);
     assert_ok(graft_adapter_remove(m, "a", &err));
     assert_ok(graft_adapter_load_trainable(m, "a", dir, &err));
     compare_saved(name, m, dir);
-    compare(name, m, want, stride, "logits", true);
-    compare_steps(name, m, want);
+    test_compare(name, m, want, stride, "logits", true);
+    test_compare_steps(name, m, want);
     graft_model_free(m);
     gr_safetensors_close(golden);
 }

@@ -2,6 +2,8 @@
  * write is what it would have written (goldens by tools/golden/make_adapters.py, and make_methods.py for methods besides LoRA). */
 #include "support/adapter_golden.h"
 
+#include <math.h>
+
 #include "base/json.h"
 
 static void adapter_path(char *out, size_t size, const char *folder, const char *name) {
@@ -52,10 +54,103 @@ static void every_other_method_agrees_with_peft(void **state) {
     agree("methods", 20);
 }
 
+/* The frozen halves' products of two converted files, pair by pair: factors have signs of their own. */
+static void compare_starts(const char *name, const char *ours_dir, const char *theirs_dir) {
+    char path[2][1400];
+    gr_safetensors *files[2];
+    const gr_tensor_list *lists[2];
+    snprintf(path[0], sizeof path[0], "%s/adapter_model.safetensors", ours_dir);
+    snprintf(path[1], sizeof path[1], "%s/adapter_model.safetensors", theirs_dir);
+    for (int f = 0; f < 2; f++) {
+        assert_ok(gr_safetensors_open(NULL, path[f], &files[f], &err));
+        lists[f] = gr_safetensors_tensors(files[f]);
+    }
+    assert_int_equal(lists[0]->n, lists[1]->n);
+    for (size_t i = 0; i + 1 < lists[1]->n; i += 2) {
+        double worst = 0, most = 0;
+        const gr_tensor_view *a[2], *b[2];
+        for (int f = 0; f < 2; f++) {
+            assert_string_equal(lists[0]->items[i].name, lists[f]->items[i].name);
+            a[f] = &lists[f]->items[i].view;
+            b[f] = &lists[f]->items[i + 1].view;
+        }
+        int64_t r = a[1]->shape.d[0], in = a[1]->shape.d[1], out = b[1]->shape.d[0];
+        assert_true(gr_shape_equal(&a[0]->shape, &a[1]->shape) && gr_shape_equal(&b[0]->shape, &b[1]->shape));
+        for (int64_t o = 0; o < out; o++)
+            for (int64_t c = 0; c < in; c++) {
+                double x[2] = {0, 0};
+                for (int f = 0; f < 2; f++)
+                    for (int64_t k = r / 2; k < r; k++)
+                        x[f] += (double)((const float *)b[f]->data)[o * r + k] * (double)((const float *)a[f]->data)[k * in + c];
+                worst = fmax(worst, fabs(x[0] - x[1]));
+                most = fmax(most, fabs(x[1]));
+            }
+        if (!(worst < 2e-5 * most)) fail_msg("%s: %s starts from what is off by %g of %g", name, lists[1]->items[i].name, worst, most);
+    }
+    for (int f = 0; f < 2; f++) gr_safetensors_close(files[f]);
+}
+
+/* LoRA from factors of the weight: peft's own file and the converted one give its logits, training goes on as peft's, what we
+ * save is the converted form, and a new one starts from the same factors. */
+static void starts_from_the_weight_agree_with_peft(void **state) {
+    (void)state;
+    char **names;
+    size_t n, len;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    assert_ok(gr_list_dir(NULL, test_golden("starts"), &names, &n, &err));
+    assert_true(n >= 4);
+    test_logits_within = 2e-5; /* differences of large products */
+    for (size_t i = 0; i < n; i++) {
+        char dir[1024], own[1100], lora[1100], path[1200], base[1024], saved[1100], *text;
+        gr_safetensors *golden;
+        adapter_path(dir, sizeof dir, "starts", names[i]);
+        snprintf(own, sizeof own, "%s/adapter", dir);
+        snprintf(lora, sizeof lora, "%s/lora", dir);
+        snprintf(saved, sizeof saved, "%s/saved", test_temp_dir());
+        snprintf(path, sizeof path, "%s/golden.safetensors", dir);
+        base_path(base, sizeof base, own);
+        assert_ok(gr_safetensors_open(NULL, path, &golden, &err));
+        const gr_tensor_list *want = gr_safetensors_tensors(golden);
+        int stride = atoi(gr_safetensors_metadata(golden, "stride"));
+        graft_model *m = test_load(ctx, base, GRAFT_DTYPE_F32);
+        assert_ok(graft_adapter_load(m, "a", lora, 1, &err));
+        test_compare(names[i], m, want, stride, "logits", false);
+        assert_ok(graft_adapter_remove(m, "a", &err));
+        assert_ok(graft_adapter_load_trainable(m, "a", own, &err));
+        test_compare(names[i], m, want, stride, "logits", true);
+        assert_ok(gr_remove_tree(saved, &err));
+        assert_ok(graft_adapter_save(m, "a", saved, &err));
+        compare_starts(names[i], saved, lora);
+        test_compare_merged(names[i], ctx, m, want, stride);
+        test_compare_steps(names[i], m, want);
+        assert_ok(graft_adapter_remove(m, "a", &err));
+        snprintf(path, sizeof path, "%s/adapter_config.json", own);
+        assert_ok(gr_read_file(NULL, path, 1 << 20, &text, &len, &err));
+        assert_ok(graft_adapter_new(m, "a", text, 3, &err));
+        gr_free(NULL, text);
+        assert_ok(gr_remove_tree(saved, &err));
+        assert_ok(graft_adapter_save(m, "a", saved, &err));
+        compare_starts(names[i], saved, lora);
+        char *ours, *theirs;
+        snprintf(path, sizeof path, "%s/adapter_config.json", saved);
+        assert_ok(gr_read_file(NULL, path, 1 << 20, &ours, &len, &err));
+        snprintf(path, sizeof path, "%s/adapter_config.json", lora);
+        assert_ok(gr_read_file(NULL, path, 1 << 20, &theirs, &len, &err));
+        if (strcmp(ours, theirs) != 0) fail_msg("%s: adapter_config.json differs:\n%s\n%s", names[i], ours, theirs);
+        gr_free(NULL, ours);
+        gr_free(NULL, theirs);
+        graft_model_free(m);
+        gr_safetensors_close(golden);
+    }
+    gr_free_names(NULL, names, n);
+    graft_context_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_lora_agrees_with_peft),
         cmocka_unit_test(every_other_method_agrees_with_peft),
+        cmocka_unit_test(starts_from_the_weight_agree_with_peft),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,7 +26,14 @@ static const method_case cases[] = {
               "\"encoder_hidden_size\": 6}", false, false},
     {"llama", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, false},
     {"llama_bias", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, true},
+    {"llama", "{\"peft_type\": \"LORA\", \"r\": 3, \"init_lora_weights\": \"pissa\", \"target_modules\": \"all-linear\"}", false, false},
+    {"llama", "{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa_niter_2\", \"lora_dropout\": 0.25, \"target_modules\": "
+              "[\"q_proj\", \"v_proj\", \"down_proj\"], \"rank_pattern\": {\"q_proj\": 5}}", false, false},
+    {"llama_bias", "{\"peft_type\": \"LORA\", \"r\": 4, \"init_lora_weights\": \"olora\", \"use_rslora\": true, \"use_dora\": true}", false,
+     true},
     {"llama", "{\"peft_type\": \"LN_TUNING\"}", true, true},
+    {"llama_bias", "{\"peft_type\": \"BITFIT\"}", true, true},
+    {"llama_bias", "{\"peft_type\": \"BITFIT\", \"target_modules\": [\"q_proj\", \"up_proj\"]}", true, true},
     {"llama", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 3, \"adapter_layers\": 1}", true, false},
     {"llama", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 4, \"adapter_layers\": 2}", true, false},
     {"mistral", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3}", false, true},
@@ -252,6 +259,7 @@ static void generation_sees_what_a_pass_sees(void **state) {
         graft_generation g;
         test_batch b;
         int length = PROMPT, seed = 3, ahead;
+        if (strstr(cases[c].config, "BITFIT")) continue; /* this model has no biases */
         assert_ok(graft_adapter_new(m, "a", cases[c].config, 7, &err));
         disturb(m, 0);
         ahead = gr_adapter_n_virtual(m->adapters, 0);
@@ -287,6 +295,80 @@ static void generation_sees_what_a_pass_sees(void **state) {
     graft_context_free(ctx);
 }
 
+/* The saved adapter with its file of tensors changed by `how`, and with another peft_type. */
+enum { MISSING, SHORT, SURPLUS, UNKNOWN, N_LIES };
+
+static void tell_a_lie(const char *saved, const char *dir, int how, char *tensor, size_t size) {
+    char from[1200], to[1200], *text;
+    size_t len;
+    gr_safetensors *f;
+    assert_ok(gr_make_dirs(dir, &err));
+    snprintf(from, sizeof from, "%s/adapter_config.json", saved);
+    snprintf(to, sizeof to, "%s/adapter_config.json", dir);
+    assert_ok(gr_read_file(NULL, from, 1 << 20, &text, &len, &err));
+    char *type = strstr(text, "\"peft_type\": \"");
+    assert_non_null(type);
+    if (how == UNKNOWN) type[strlen("\"peft_type\": \"")] = 'Z';
+    assert_ok(gr_write_file(NULL, to, text, len, &err));
+    gr_free(NULL, text);
+    snprintf(from, sizeof from, "%s/adapter_model.safetensors", saved);
+    snprintf(to, sizeof to, "%s/adapter_model.safetensors", dir);
+    assert_ok(gr_safetensors_open(NULL, from, &f, &err));
+    const gr_tensor_list *list = gr_safetensors_tensors(f);
+    gr_named_tensor t[200];
+    size_t n = list->n, last = n - 1;
+    assert_true(n < GR_COUNT(t));
+    memcpy(t, list->items, n * sizeof *t);
+    snprintf(tensor, size, "%s", how == SURPLUS ? "zzz.surplus" : how == UNKNOWN ? "'Z" : t[last].name);
+    if (how == MISSING) n--;
+    if (how == SURPLUS) {
+        t[n] = t[last];
+        t[n++].name = "zzz.surplus";
+    }
+    if (how == SHORT) {
+        int64_t *d = &t[last].view.shape.d[t[last].view.shape.d[0] > 1 ? 0 : t[last].view.shape.n - 1];
+        t[last].view.bytes = t[last].view.bytes / (size_t)*d * (size_t)(*d + 1);
+        static const char zeros[1 << 16];
+        assert_true(t[last].view.bytes <= sizeof zeros);
+        t[last].view.data = zeros;
+        ++*d;
+    }
+    assert_ok(gr_safetensors_save(NULL, to, t, n, NULL, &err));
+    gr_safetensors_close(f);
+}
+
+static void files_that_lie_are_refused_by_name(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *other = test_load(ctx, test_model_path("llama_head_dim"), GRAFT_DTYPE_F32);
+    for (size_t c = 0; c < GR_COUNT(cases); c++) {
+        char saved[1100], dir[1100], tensor[400];
+        snprintf(saved, sizeof saved, "%s/true", test_temp_dir());
+        snprintf(dir, sizeof dir, "%s/lie", test_temp_dir());
+        assert_ok(gr_remove_tree(saved, &err));
+        graft_model *m = test_load(ctx, test_model_path(cases[c].model), GRAFT_DTYPE_F32);
+        assert_ok(graft_adapter_new(m, "a", cases[c].config, 7, &err));
+        assert_ok(graft_adapter_save(m, "a", saved, &err));
+        for (int how = 0; how < N_LIES; how++) {
+            graft_error why = {0};
+            tell_a_lie(saved, dir, how, tensor, sizeof tensor);
+            graft_status st = graft_adapter_load(m, "b", dir, 1, &why);
+            graft_status expected = how == UNKNOWN ? GRAFT_ERR_UNSUPPORTED : GRAFT_ERR_MISMATCH;
+            bool told = strstr(why.text, tensor) && strstr(why.text, "lie") && (how != SHORT || strstr(why.text, "expected"));
+            if (st != expected || !told)
+                fail_msg("%s: lie %d: expected '%s' with '%s', got '%s': %s", cases[c].config, how, graft_status_text(expected), tensor,
+                         graft_status_text(st), why.text);
+            assert_int_equal(graft_adapter_count(m), 1);
+        }
+        graft_error why = {0};
+        if (graft_adapter_load(other, "b", saved, 1, &why) == GRAFT_OK || !strstr(why.text, "true"))
+            fail_msg("%s: on another base: %s", cases[c].config, why.text);
+        graft_model_free(m);
+    }
+    graft_model_free(other);
+    graft_context_free(ctx);
+}
+
 static graft_status sweep_body(const graft_allocator *a, void *arg) {
     const method_case *k = arg;
     graft_context_options o = {.n_threads = 1, .cpu = getenv("GRAFT_CPU"), .allocator = *a};
@@ -316,6 +398,7 @@ int main(void) {
         cmocka_unit_test(a_batch_mixes_methods),
         cmocka_unit_test(the_cut_changes_no_bit_of_a_gradient),
         cmocka_unit_test(generation_sees_what_a_pass_sees),
+        cmocka_unit_test(files_that_lie_are_refused_by_name),
         cmocka_unit_test(failed_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
