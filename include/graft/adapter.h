@@ -19,6 +19,23 @@ graft_status graft_adapter_new(graft_model *m, const char *name, const char *con
 graft_status graft_adapter_load(graft_model *m, const char *name, const char *dir, double scale, graft_error *err);
 /* The same, ready to be trained further. */
 graft_status graft_adapter_load_trainable(graft_model *m, const char *name, const char *dir, graft_error *err);
+/* Multiplies its delta by another number from now on (LoRA without DoRA, IA3, what is not being trained). An adapter acts on the
+ * sequences that name it and on no others: to switch is to name another one, to disable is to name none. */
+graft_status graft_adapter_set_scale(graft_model *m, const char *name, double scale, graft_error *err);
+
+/* A new LoRA `name` from n others and their weights (negative ones too), as peft 0.21's add_weighted_adapter makes it. */
+typedef struct graft_combine_options {
+    /* "cat" (NULL): factors side by side, exact, the ranks add up; "svd": the best approximation of the sum of svd_rank; "linear",
+     * "ties", "dare_linear", "dare_ties", "magnitude_prune": of equal ranks, A with A and B with B */
+    const char *type;
+    int svd_rank;                    /* 0: the largest of the ranks */
+    double density;                  /* share of the values that ties, dare_* and magnitude_prune keep, above 0 */
+    const char *majority_sign_method; /* of ties, dare_ties: "total" (NULL) or "frequency" */
+    uint64_t seed;                   /* which values dare_* keeps */
+} graft_combine_options;
+graft_status graft_adapter_combine(graft_model *m, const char *name, const char *const *adapters, const double *weights, size_t n,
+                                   const graft_combine_options *options, graft_error *err);
+/* No generation may be using it. */
 graft_status graft_adapter_remove(graft_model *m, const char *name, graft_error *err);
 /* Writes adapter_config.json, adapter_model.safetensors and README.md (FULL: a model directory). */
 graft_status graft_adapter_save(const graft_model *m, const char *name, const char *dir, graft_error *err);

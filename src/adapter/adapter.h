@@ -32,6 +32,21 @@ graft_status gr_adapter_reload(gr_adapter_set *s, int index, const char *dir, gr
 /* Frees the adapter; its index may be given to the next one. No pass may be using it. */
 void gr_adapter_set_remove(gr_adapter_set *s, int index);
 
+/* Multiplies the delta by another number from now on. GRAFT_ERR_UNSUPPORTED where the method has none, or where it is being
+ * trained. */
+graft_status gr_adapter_set_scale(gr_adapter_set *s, int index, double scale, graft_error *err);
+
+/* combine.c: a new LoRA from several, as peft's add_weighted_adapter. `type`: NULL for "cat". */
+typedef struct gr_combination {
+    const char *type;  /* linear cat svd ties dare_linear dare_ties magnitude_prune */
+    int64_t svd_rank;  /* 0: the largest of the adapters' */
+    double density;    /* share of the values that ties, dare_* and magnitude_prune keep */
+    bool frequency;    /* ties, dare_ties: the sign of the majority counts heads, not sums */
+    uint64_t seed;     /* dare_*: which values are kept */
+} gr_combination;
+graft_status gr_adapter_combine(gr_adapter_set *s, const char *name, const int *indices, const double *weights, size_t n,
+                                const gr_combination *how, int *index, graft_error *err);
+
 /* Tensors of the adapter, in the order of the model's modules; name as in adapter_model.safetensors (FULL: the
  * model's tensor names). */
 size_t gr_adapter_n_params(const gr_adapter_set *s, int index);

@@ -144,8 +144,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
 static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err) {
     struct ia3 *s = a->state;
     (void)key, (void)training, (void)err;
-    for (size_t i = 0; a->scale != 1 && i < s->n_vectors; i++) {
+    for (size_t i = 0; i < s->n_vectors; i++) {
         ia3_vector *v = &s->vectors[i];
+        if (!v->scaled) continue;
         for (int64_t k = 0; k < v->l->n; k++)
             if (v->l->dtype == GR_F64)
                 ((double *)v->scaled)[k] = 1 + a->scale * (((const double *)v->l->value)[k] - 1);
@@ -153,6 +154,15 @@ static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_er
                 ((float *)v->scaled)[k] = (float)(1 + a->scale * (((const float *)v->l->value)[k] - 1.0));
     }
     return GRAFT_OK;
+}
+
+static graft_status rescale(gr_adapter *a, graft_error *err) {
+    struct ia3 *s = a->state;
+    for (size_t i = 0; i < s->n_vectors; i++) {
+        ia3_vector *v = &s->vectors[i];
+        if (!v->scaled && !(v->scaled = gr_arena_alloc(&a->arena, gr_dtype_bytes(v->l->dtype, (size_t)v->l->n)))) return gr_fail_memory(err);
+    }
+    return refresh(a, 0, false, err);
 }
 
 static const ia3_vector *vector_of(const gr_adapter *a, const gr_site *site) {
@@ -210,4 +220,5 @@ static void facts(const gr_adapter *a, gr_buf *b) {
 
 const gr_adapter_method gr_adapter_ia3 = {.name = "ia3", .peft_type = "IA3", .state_size = sizeof(struct ia3),
                                           .create = create, .write_config = write_config, .merge = merge,
-                                          .merge_bias = merge_bias, .facts = facts, .scale = scale, .refresh = refresh};
+                                          .merge_bias = merge_bias, .facts = facts, .scale = scale, .refresh = refresh,
+                                          .rescale = rescale};

@@ -7,21 +7,14 @@
 
 #include "adapter/lora.h"
 
-struct lora {
-    gr_lora_config config;
-    gr_lora_pair *pairs;
-    size_t n_pairs;
-    int *pair_of_site; /* -1: none */
-};
-
-static void free_state(gr_adapter *a) {
-    struct lora *s = a->state;
+void gr_lora_free(gr_adapter *a) {
+    gr_lora *s = a->state;
     gr_lora_free_config(&s->config);
 }
 
 /* peft's reset_lora_parameters: A as nn.Linear begins (Kaiming uniform with a = sqrt(5) is +-1/sqrt(in)), B zero. On an
  * embedding it is A that is zero, and B normal. */
-static void initialise(const struct lora *s, const gr_lora_pair *p, uint64_t seed) {
+static void initialise(const gr_lora *s, const gr_lora_pair *p, uint64_t seed) {
     bool normal = s->config.init == GR_LORA_GAUSSIAN;
     if (p->site->role == GR_ROLE_EMBED) {
         gr_adapter_fill(p->b, seed, true, 1);
@@ -32,7 +25,7 @@ static void initialise(const struct lora *s, const gr_lora_pair *p, uint64_t see
     if (s->config.init == GR_LORA_RANDOM) gr_adapter_fill(p->b, seed, false, 1 / sqrt((double)p->r));
 }
 
-static graft_status make_identity(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
+graft_status gr_lora_make_identity(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
     size_t r = (size_t)p->r;
     bool wide = p->a->dtype == GR_F64;
     if (!(p->identity = gr_arena_alloc(&a->arena, r * r * (wide ? sizeof(double) : sizeof(float))))) return gr_fail_memory(err);
@@ -45,7 +38,7 @@ static graft_status make_identity(gr_adapter *a, gr_lora_pair *p, graft_error *e
 }
 
 static graft_status add_pair(gr_adapter *a, const gr_site *site, bool fresh, uint64_t seed, graft_error *err) {
-    struct lora *s = a->state;
+    gr_lora *s = a->state;
     gr_lora_pair *p = &s->pairs[s->n_pairs];
     double r, alpha;
     GR_TRY(gr_lora_pattern_value(&s->config.rank, site->name, (double)s->config.r, &r, err));
@@ -57,7 +50,8 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, bool fresh, uin
         alpha *= gr_lora_start_alpha(&s->config);
     }
     p->r = (int64_t)r;
-    p->scale = alpha / (s->config.rslora ? sqrt(r) : r) * a->scale;
+    p->unit = alpha / (s->config.rslora ? sqrt(r) : r);
+    p->scale = p->unit * a->scale;
     p->stream = gr_rng_stream(GR_RNG_DROPOUT, gr_hash_bytes(site->name, strlen(site->name), 0));
     bool lookup = site->role == GR_ROLE_EMBED;
     const char *ends[2] = {lookup ? "lora_embedding_A" : "lora_A.weight", lookup ? "lora_embedding_B" : "lora_B.weight"};
@@ -78,7 +72,7 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, bool fresh, uin
     }
     s->pair_of_site[site->index] = (int)s->n_pairs++;
     if (s->config.dora) GR_TRY(gr_dora_add(a, p, err));
-    return site->role == GR_ROLE_HEAD ? make_identity(a, p, err) : GRAFT_OK;
+    return site->role == GR_ROLE_HEAD ? gr_lora_make_identity(a, p, err) : GRAFT_OK;
 }
 
 /* A tied head that follows the embedding's copy is stored under both names. */
@@ -91,17 +85,31 @@ static graft_status add_tied_copy(gr_adapter *a, graft_error *err) {
     return GRAFT_OK;
 }
 
+graft_status gr_lora_alloc(gr_adapter *a, size_t n, graft_error *err) {
+    gr_lora *s = a->state;
+    s->pairs = gr_arena_alloc(&a->arena, n * sizeof *s->pairs);
+    s->pair_of_site = gr_arena_alloc(&a->arena, gr_model_n_sites(a->model) * sizeof *s->pair_of_site);
+    if (!s->pairs || !s->pair_of_site) return gr_fail_memory(err);
+    for (size_t i = 0; i < gr_model_n_sites(a->model); i++) s->pair_of_site[i] = -1;
+    return GRAFT_OK;
+}
+
+graft_status gr_lora_rescale(gr_adapter *a, graft_error *err) {
+    gr_lora *s = a->state;
+    if (s->config.dora)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: DoRA's directions cannot be scaled by %g", a->where, a->scale);
+    for (size_t i = 0; i < s->n_pairs; i++) s->pairs[i].scale = s->pairs[i].unit * a->scale;
+    return GRAFT_OK;
+}
+
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
-    struct lora *s = a->state;
+    gr_lora *s = a->state;
     const gr_site **sites;
     size_t n, n_extra;
     const char **tensors, **stored;
     GR_TRY(gr_lora_read_config(a, config, fresh, &s->config, err));
     GR_TRY(gr_lora_find_targets(a, &s->config, fresh, &sites, &n, err));
-    s->pairs = gr_arena_alloc(&a->arena, n * sizeof *s->pairs);
-    s->pair_of_site = gr_arena_alloc(&a->arena, gr_model_n_sites(a->model) * sizeof *s->pair_of_site);
-    if (!s->pairs || !s->pair_of_site) return gr_fail_memory(err);
-    for (size_t i = 0; i < gr_model_n_sites(a->model); i++) s->pair_of_site[i] = -1;
+    GR_TRY(gr_lora_alloc(a, n, err));
     for (size_t i = 0; i < n; i++) {
         GR_TRY(add_pair(a, sites[i], fresh, seed, err));
         if (fresh) s->config.fan_in_fan_out |= sites[i]->transposed; /* follows from the model, whatever the file says */
@@ -115,13 +123,13 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
 }
 
 static void write_config(const gr_adapter *a, gr_buf *b) {
-    const struct lora *s = a->state;
+    const gr_lora *s = a->state;
     gr_lora_write_config(&s->config, b);
 }
 
-static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
+graft_status gr_lora_linear(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
                            gr_var **y, graft_error *err) {
-    const struct lora *s = a->state;
+    const gr_lora *s = a->state;
     gr_var *in[2 + 2 * GR_LORA_PAIRS] = {*y, x};
     gr_lora_params params = {.n_ranges = rows->n_ranges, .ranges = rows->ranges, .seed = run->batch->seed,
                              .key = run->dropout_key, .dropout = run->batch->training ? s->config.dropout : 0};
@@ -155,7 +163,7 @@ static graft_status linear(gr_adapter *a, gr_run *run, const gr_run_adapter *row
 }
 
 static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err) {
-    struct lora *s = a->state;
+    gr_lora *s = a->state;
     (void)key;
     for (size_t i = 0; i < s->n_pairs; i++)
         if (s->pairs[i].own_a) gr_lora_start_refresh(&s->pairs[i], training);
@@ -164,7 +172,7 @@ static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_er
 }
 
 static graft_status collect(gr_adapter *a, graft_error *err) {
-    struct lora *s = a->state;
+    gr_lora *s = a->state;
     (void)err;
     for (size_t i = 0; s->config.dora && i < s->n_pairs; i++) gr_dora_collect(&s->pairs[i]);
     for (size_t i = 0; i < s->n_pairs; i++)
@@ -173,7 +181,7 @@ static graft_status collect(gr_adapter *a, graft_error *err) {
 }
 
 static void loaded(gr_adapter *a) {
-    const struct lora *s = a->state;
+    const gr_lora *s = a->state;
     for (size_t i = 0; i < s->n_pairs; i++)
         if (s->pairs[i].own_a) gr_lora_start_loaded(a, &s->pairs[i]);
 }
@@ -181,7 +189,7 @@ static void loaded(gr_adapter *a) {
 /* y[t] += s B A[:, id[t]]; no dropout, as the reference has none here. */
 static graft_status embedding(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_embedding *e, gr_var **y,
                               graft_error *err) {
-    const struct lora *s = a->state;
+    const gr_lora *s = a->state;
     int at = s->pair_of_site[e->site->index];
     if (at < 0) return GRAFT_OK;
     const gr_lora_pair *p = &s->pairs[at];
@@ -200,9 +208,9 @@ static graft_status embedding(gr_adapter *a, gr_run *run, const gr_run_adapter *
 }
 
 /* u = s drop(x) A^T on the adapter's rows and zero on others: the LoRA op over zeros with the identity for B. */
-static graft_status head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
+graft_status gr_lora_head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
                          gr_head_update *out, int *n, graft_error *err) {
-    const struct lora *s = a->state;
+    const gr_lora *s = a->state;
     int at = s->pair_of_site[l->site[0]->index];
     if (at < 0) return GRAFT_OK;
     if (*n == GR_HEAD_UPDATES)
@@ -227,15 +235,15 @@ static graft_status head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows,
     return GRAFT_OK;
 }
 
-static bool unties(const gr_adapter *a) {
-    const struct lora *s = a->state;
+bool gr_lora_unties(const gr_adapter *a) {
+    const gr_lora *s = a->state;
     for (size_t i = 0; i < s->n_pairs; i++)
         if (s->pairs[i].site->role == GR_ROLE_HEAD || s->pairs[i].site->role == GR_ROLE_EMBED) return true;
     return false;
 }
 
-static graft_status merge(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err) {
-    const struct lora *s = a->state;
+graft_status gr_lora_merge(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err) {
+    const gr_lora *s = a->state;
     int at = s->pair_of_site[site->index];
     if (at < 0) return GRAFT_OK;
     const gr_lora_pair *p = &s->pairs[at];
@@ -251,14 +259,15 @@ static graft_status merge(const gr_adapter *a, const gr_site *site, int64_t row,
 }
 
 static void facts(const gr_adapter *a, gr_buf *b) {
-    const struct lora *s = a->state;
+    const gr_lora *s = a->state;
     gr_buf_add_format(b, "\"r\": %lld, \"lora_alpha\": ", (long long)s->config.r);
     gr_json_add_double(b, s->config.alpha);
     gr_buf_add_format(b, ", \"modules\": %zu, ", s->n_pairs);
 }
 
-const gr_adapter_method gr_adapter_lora = {.name = "lora", .peft_type = "LORA", .state_size = sizeof(struct lora),
-                                           .create = create, .free = free_state, .write_config = write_config,
-                                           .merge = merge, .unties = unties, .facts = facts, .linear = linear,
-                                           .embedding = embedding, .head = head, .refresh = refresh,
+const gr_adapter_method gr_adapter_lora = {.name = "lora", .peft_type = "LORA", .state_size = sizeof(gr_lora),
+                                           .create = create, .free = gr_lora_free, .write_config = write_config,
+                                           .merge = gr_lora_merge, .unties = gr_lora_unties, .facts = facts,
+                                           .linear = gr_lora_linear, .rescale = gr_lora_rescale,
+                                           .embedding = embedding, .head = gr_lora_head, .refresh = refresh,
                                            .collect = collect, .loaded = loaded};

@@ -44,7 +44,7 @@ typedef struct gr_lora_config {
 typedef struct gr_lora_pair {
     const gr_site *site;
     int64_t r;
-    double scale;
+    double unit, scale; /* scale of the adapter as it was trained; times what it was loaded with */
     gr_param *a, *b;
     uint64_t stream;
     void *identity; /* head: (r, r) */
@@ -57,6 +57,26 @@ typedef struct gr_lora_pair {
     gr_param *own_a, *own_b;
     void *b_start;
 } gr_lora_pair;
+
+/* The first member of the state of LoRA and of methods whose deltas are low-rank products too. */
+typedef struct gr_lora {
+    gr_lora_config config;
+    gr_lora_pair *pairs;
+    size_t n_pairs;
+    int *pair_of_site; /* -1: none */
+} gr_lora;
+
+/* lora.c: room for n pairs, and the hooks over them. */
+graft_status gr_lora_alloc(gr_adapter *a, size_t n, graft_error *err);
+void gr_lora_free(gr_adapter *a);
+graft_status gr_lora_linear(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x, gr_var **y,
+                            graft_error *err);
+graft_status gr_lora_head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x, gr_head_update *out,
+                          int *n, graft_error *err);
+graft_status gr_lora_merge(const gr_adapter *a, const gr_site *site, int64_t row, int64_t n, float *w, graft_error *err);
+bool gr_lora_unties(const gr_adapter *a);
+graft_status gr_lora_rescale(gr_adapter *a, graft_error *err);
+graft_status gr_lora_make_identity(gr_adapter *a, gr_lora_pair *p, graft_error *err);
 
 /* lora_start.c */
 bool gr_lora_starts_from_weight(const gr_lora_config *c);

@@ -64,6 +64,8 @@ typedef struct gr_adapter_method {
     /* See gr_adapter_refresh and gr_adapter_collect. NULL: nothing follows from the parameters. */
     graft_status (*refresh)(gr_adapter *a, uint64_t key, bool training, graft_error *err);
     graft_status (*collect)(gr_adapter *a, graft_error *err);
+    /* a->scale has changed. NULL: it cannot. */
+    graft_status (*rescale)(gr_adapter *a, graft_error *err);
     /* After stored values were read: brings them to parameters that are not stored themselves. NULL: there are none. */
     void (*loaded)(gr_adapter *a);
 } gr_adapter_method;
@@ -111,6 +113,11 @@ struct gr_adapter_set {
 /* set.c: the method and its parameters, from the text of adapter_config.json. load.c: that, and values, from a directory. */
 graft_status gr_adapter_build(gr_adapter *a, const char *config, size_t len, bool fresh, uint64_t seed, graft_error *err);
 graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err);
+/* set.c: an adapter that is not yet in the set, and its entry there. */
+graft_status gr_adapter_begin(gr_adapter_set *s, const char *name, const char *where, bool trainable, double scale, gr_adapter **out,
+                              graft_error *err);
+graft_status gr_adapter_finish(gr_adapter_set *s, gr_adapter *a, int *index, graft_error *err);
+void gr_adapter_free(gr_adapter *a);
 bool gr_adapter_has_encoder(const gr_adapter *a);
 void gr_adapter_fill_hooks(gr_adapter_set *s); /* hooks.c */
 /* uses.c: in front of a step's passes, behind them, and in the end. */

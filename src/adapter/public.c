@@ -79,6 +79,32 @@ graft_status graft_adapter_load_trainable(graft_model *m, const char *name, cons
     return gr_adapter_set_load(m->adapters, name, dir, 1, true, &index, err);
 }
 
+graft_status graft_adapter_set_scale(graft_model *m, const char *name, double scale, graft_error *err) {
+    int index;
+    GR_TRY(gr_model_choose_adapter(m, name, &index, err));
+    return gr_adapter_set_scale(m->adapters, index, scale, err);
+}
+
+graft_status graft_adapter_combine(graft_model *m, const char *name, const char *const *adapters, const double *weights, size_t n,
+                                   const graft_combine_options *options, graft_error *err) {
+    gr_combination how = {0};
+    int index;
+    if (options) {
+        const char *sign = options->majority_sign_method ? options->majority_sign_method : "total";
+        how = (gr_combination){.type = options->type, .svd_rank = options->svd_rank, .density = options->density,
+                               .frequency = strcmp(sign, "frequency") == 0, .seed = options->seed};
+        if (!how.frequency && strcmp(sign, "total") != 0)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "majority_sign_method: expected total or frequency, found '%s'", sign);
+        if (options->svd_rank < 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "svd_rank: expected 0 or more, found %d", options->svd_rank);
+    }
+    int *indices = gr_calloc(gr_allocator(m->ctx), n + 1, sizeof *indices);
+    graft_status st = indices ? GRAFT_OK : gr_fail_memory(err);
+    for (size_t i = 0; i < n && st == GRAFT_OK; i++) st = gr_model_choose_adapter(m, adapters[i], &indices[i], err);
+    if (st == GRAFT_OK) st = gr_adapter_combine(m->adapters, name, indices, weights, n, &how, &index, err);
+    gr_free(gr_allocator(m->ctx), indices);
+    return st;
+}
+
 graft_status graft_adapter_remove(graft_model *m, const char *name, graft_error *err) {
     int index;
     GR_TRY(gr_model_choose_adapter(m, name, &index, err));

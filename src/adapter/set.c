@@ -27,7 +27,7 @@ graft_status gr_adapter_set_new(gr_model *m, gr_adapter_set **out, graft_error *
     return GRAFT_OK;
 }
 
-static void free_adapter(gr_adapter *a) {
+void gr_adapter_free(gr_adapter *a) {
     if (!a) return;
     gr_adapter_free_gradients(a);
     if (a->state && a->method->free) a->method->free(a);
@@ -49,7 +49,7 @@ static void free_adapter(gr_adapter *a) {
 
 void gr_adapter_set_free(gr_adapter_set *s) {
     if (!s) return;
-    for (size_t i = 0; i < s->n_slots; i++) free_adapter(s->slots[i]);
+    for (size_t i = 0; i < s->n_slots; i++) gr_adapter_free(s->slots[i]);
     gr_free(s->a, s->slots);
     gr_free(s->a, s);
 }
@@ -71,7 +71,7 @@ const char *gr_adapter_set_name(const gr_adapter_set *s, int index) {
 
 void gr_adapter_set_remove(gr_adapter_set *s, int index) {
     if (!gr_adapter_at(s, index)) return;
-    free_adapter(s->slots[index]);
+    gr_adapter_free(s->slots[index]);
     s->slots[index] = NULL;
 }
 
@@ -258,7 +258,7 @@ graft_status gr_adapter_build(gr_adapter *a, const char *config, size_t len, boo
     return st;
 }
 
-static graft_status new_adapter(gr_adapter_set *s, const char *name, const char *where, bool trainable, double scale,
+graft_status gr_adapter_begin(gr_adapter_set *s, const char *name, const char *where, bool trainable, double scale,
                                 gr_adapter **out, graft_error *err) {
     if (!*name) return gr_fail(err, GRAFT_ERR_ARGUMENT, "an adapter needs a name");
     if (gr_adapter_set_find(s, name) >= 0)
@@ -271,14 +271,14 @@ static graft_status new_adapter(gr_adapter_set *s, const char *name, const char 
     a->name = gr_strdup(s->a, name);
     a->where = gr_arena_strndup(&a->arena, where, strlen(where));
     if (!a->name || !a->where) {
-        free_adapter(a);
+        gr_adapter_free(a);
         return gr_fail_memory(err);
     }
     *out = a;
     return GRAFT_OK;
 }
 
-static graft_status enter(gr_adapter_set *s, gr_adapter *a, int *index, graft_error *err) {
+graft_status gr_adapter_finish(gr_adapter_set *s, gr_adapter *a, int *index, graft_error *err) {
     size_t i = 0;
     while (i < s->n_slots && s->slots[i]) i++;
     if (i == s->n_slots) {
@@ -310,17 +310,33 @@ int gr_adapter_n_virtual(const gr_adapter_set *s, int index) {
     return a ? a->n_virtual : 0;
 }
 
+graft_status gr_adapter_set_scale(gr_adapter_set *s, int index, double scale, graft_error *err) {
+    gr_adapter *a = gr_adapter_at(s, index);
+    if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
+    if (!a->method->rescale || a->trainable)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "adapter '%s' (%s%s) cannot be scaled by %g", a->name, a->method->name,
+                       a->trainable ? ", being trained" : "", scale);
+    double before = a->scale;
+    a->scale = scale;
+    graft_status st = a->method->rescale(a, err);
+    if (st != GRAFT_OK)
+        a->scale = before;
+    else
+        a->identity = ++s->last_identity;
+    return st;
+}
+
 graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const char *config, size_t config_len,
                                    uint64_t seed, int *index, graft_error *err) {
     gr_adapter *a;
     graft_status st;
-    GR_TRY(new_adapter(s, name, name, true, 1, &a, err));
+    GR_TRY(gr_adapter_begin(s, name, name, true, 1, &a, err));
     GR_GO(fail, gr_adapter_build(a, config, config_len, true, seed, err));
     if (a->method->refresh) GR_GO(fail, a->method->refresh(a, 0, false, err));
-    GR_GO(fail, enter(s, a, index, err));
+    GR_GO(fail, gr_adapter_finish(s, a, index, err));
     return GRAFT_OK;
 fail:
-    free_adapter(a);
+    gr_adapter_free(a);
     return st;
 }
 
@@ -328,12 +344,12 @@ graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char
                                  int *index, graft_error *err) {
     gr_adapter *a;
     graft_status st;
-    GR_TRY(new_adapter(s, name, name, trainable, scale, &a, err));
+    GR_TRY(gr_adapter_begin(s, name, name, trainable, scale, &a, err));
     GR_GO(fail, gr_adapter_read(a, dir, err));
     if (a->method->refresh) GR_GO(fail, a->method->refresh(a, 0, false, err));
-    GR_GO(fail, enter(s, a, index, err));
+    GR_GO(fail, gr_adapter_finish(s, a, index, err));
     return GRAFT_OK;
 fail:
-    free_adapter(a);
+    gr_adapter_free(a);
     return st;
 }

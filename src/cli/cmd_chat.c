@@ -214,7 +214,7 @@ static graft_status talk_pipe(chat *c, graft_error *err) {
 static graft_status converse(chat *c, graft_context *ctx, cli_args *args, graft_error *err) {
     const cli_model_args *m = args->base[1];
     const chat_args *a = args->base[2];
-    GR_TRY(cli_models_open(ctx, args, m, true, &c->m, err));
+    GR_TRY(cli_models_open(ctx, args, m, true, CLI_ONE_ADAPTER, &c->m, err));
     GR_TRY(load_template(c, m, a, ctx, err));
     GR_TRY(cli_sampling_finish(&c->m, args->base[3], &c->o, err));
     GR_TRY(graft_session_new(c->m.model, c->m.tok, &c->session, err));

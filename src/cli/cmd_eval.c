@@ -186,7 +186,7 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show must not be negative");
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
-    GR_TRY(cli_models_open(ctx, args, args->base[1], true, m, err));
+    GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_ONE_ADAPTER, m, err));
     GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
     o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,
                                   .max_target_length = a->max_target_length < 0 ? 0 : a->max_target_length ? a->max_target_length : -1,

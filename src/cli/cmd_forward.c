@@ -31,7 +31,7 @@ static graft_status run_forward(graft_context *ctx, cli_args *args, graft_error 
     if (!a->input || !a->output) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --input I and --output O");
     cli_models m;
     ((cli_model_args *)args->base[1])->trainable = a->backward != 0;
-    graft_status st = cli_models_open(ctx, args, args->base[1], false, &m, err);
+    graft_status st = cli_models_open(ctx, args, args->base[1], false, CLI_ONE_ADAPTER, &m, err);
     graft_forward_options o = {.input = a->input, .output = a->output, .adapter = m.adapter, .backward = a->backward};
     if (st == GRAFT_OK) st = graft_forward(m.model, &o, err);
     cli_models_close(&m);
@@ -53,13 +53,23 @@ const cli_command cli_command_forward = {
 /* --- merge ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct merge_args {
-    const char *output, *type;
+    const char *output, *type, *combination, *sign;
+    int64_t svd_rank, seed;
+    double density;
+    int as_adapter;
 } merge_args;
 
 #define AT(field) offsetof(merge_args, field)
 static const cli_option merge_options[] = {
     {.name = "output", .aliases = "output-dir", .letter = 'o', .kind = CLI_TEXT, .offset = AT(output), .metavar = "DIR", .help = "directory to write"},
     {.name = "outtype", .kind = CLI_TEXT, .offset = AT(type), .metavar = "T", .choices = "auto f32 bf16 f16", .help = "format of the written weights; auto: as the base has them"},
+    {.name = "combination-type", .kind = CLI_TEXT, .offset = AT(combination), .metavar = "T",
+     .choices = "cat svd linear ties dare_linear dare_ties magnitude_prune", .help = "how several LoRA adapters become one, each with its SCALE as weight; cat is exact"},
+    {.name = "svd-rank", .kind = CLI_INT64, .offset = AT(svd_rank), .metavar = "N", .help = "svd: rank of the result; 0: the largest of the adapters'"},
+    {.name = "density", .kind = CLI_REAL, .offset = AT(density), .metavar = "X", .help = "ties, dare_*, magnitude_prune: share of the values that are kept"},
+    {.name = "majority-sign-method", .kind = CLI_TEXT, .offset = AT(sign), .metavar = "S", .choices = "total frequency", .help = "ties, dare_ties: how signs are voted on"},
+    {.name = "seed", .kind = CLI_INT64, .offset = AT(seed), .metavar = "N", .help = "dare_*: decides which values are kept"},
+    {.name = "as-adapter", .kind = CLI_FLAG, .offset = AT(as_adapter), .metavar = "", .help = "write the combined adapter, not a model"},
 };
 #undef AT
 static const cli_group merge_group = {"Merge", merge_options, GR_COUNT(merge_options)};
@@ -75,10 +85,23 @@ static graft_status run_merge(graft_context *ctx, cli_args *args, graft_error *e
     const merge_args *a = args->base[2];
     const cli_model_args *model = args->base[1];
     if (!a->output) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --output DIR");
-    if (model->n_adapters != 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected one adapter to merge, found %zu", model->n_adapters);
-    cli_models m;
-    graft_status st = cli_models_open(ctx, args, model, false, &m, err);
-    if (st == GRAFT_OK) st = graft_model_merge(m.model, m.adapter, a->output, file_dtype(a->type), err);
+    if (model->n_adapters == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected an adapter to merge, found none");
+    bool combine = model->n_adapters > 1 || a->combination || a->as_adapter;
+    if (!combine && (a->svd_rank || a->density != 0 || a->sign || a->seed))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --combination-type beside its settings, found none");
+    if (a->as_adapter && a->type) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--outtype: an adapter is written in float32");
+    cli_models m = {0};
+    graft_status st = cli_models_open(ctx, args, model, false, combine ? CLI_WEIGHED_ADAPTERS : CLI_ONE_ADAPTER, &m, err);
+    const char *name = m.adapter;
+    if (st == GRAFT_OK && combine) {
+        const graft_combine_options o = {.type = a->combination, .svd_rank = (int)a->svd_rank, .density = a->density,
+                                         .majority_sign_method = a->sign, .seed = (uint64_t)a->seed};
+        name = "combined adapters";
+        st = graft_adapter_combine(m.model, name, m.names, m.scales, m.n_adapters, &o, err);
+    }
+    if (st == GRAFT_OK)
+        st = a->as_adapter ? graft_adapter_save(m.model, name, a->output, err)
+                           : graft_model_merge(m.model, name, a->output, file_dtype(a->type), err);
     cli_models_close(&m);
     if (st == GRAFT_OK && !((const cli_common *)args->base[0])->quiet) fprintf(stderr, "wrote %s\n", a->output);
     return st;
@@ -88,12 +111,14 @@ const cli_command cli_command_merge = {
     .name = "merge",
     .summary = "write a model with an adapter merged into its weights",
     .synopsis = "-m M --adapter DIR -o DIR [--outtype T]",
-    .about = "Writes a Hugging Face directory whose logits are those of the base with the adapter.",
+    .about = "Writes a Hugging Face directory whose logits are those of the base with the adapter. Several LoRA adapters, each as "
+             "NAME=DIR:WEIGHT, are combined first, as peft's add_weighted_adapter does.",
     .groups = {&cli_common_group, &cli_model_group, &merge_group},
     .n_groups = 3,
     .defaults = merge_defaults,
     .run = run_merge,
-    .examples = "  graft merge -m model.gguf --adapter out -o merged --outtype bf16\n",
+    .examples = "  graft merge -m model.gguf --adapter out -o merged --outtype bf16\n"
+                "  graft merge -m model.gguf --adapter a=A:0.7 --adapter b=B:0.3 --combination-type svd --as-adapter -o both\n",
 };
 
 /* --- info ------------------------------------------------------------------------------------------------------------- */

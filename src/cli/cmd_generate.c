@@ -112,7 +112,7 @@ static graft_status read_prompts(work *w, const generate_args *a, graft_error *e
 static graft_status generate(work *w, graft_context *ctx, cli_args *args, graft_error *err) {
     const cli_common *common = args->base[0];
     const generate_args *a = args->base[2];
-    GR_TRY(cli_models_open(ctx, args, args->base[1], true, &w->m, err));
+    GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_ONE_ADAPTER, &w->m, err));
     GR_TRY(read_prompts(w, a, err));
     graft_generate_options o;
     GR_TRY(cli_sampling_finish(&w->m, args->base[3], &o, err));

@@ -28,10 +28,10 @@ static graft_status split_adapter(cli_args *args, const char *text, size_t numbe
     return *dir && *name ? GRAFT_OK : gr_fail_memory(err);
 }
 
-graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_models *out, graft_error *err) {
+graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_adapters weigh, cli_models *out, graft_error *err) {
     *out = (cli_models){.ctx = ctx};
     char *path;
-    if (a->n_adapters > 1)
+    if (a->n_adapters > 1 && weigh == CLI_ONE_ADAPTER)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected at most one, found %zu: this command uses one at a time", a->n_adapters);
     GR_TRY(cli_model_path(ctx, args, a->model, &path, err));
     const char *dtype = cli_dtype_name(a->dtype);
@@ -41,15 +41,22 @@ graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model
                              .bnb_4bit_quant_type = a->bnb_4bit_quant_type,
                              .bnb_4bit_use_double_quant = a->bnb_4bit_use_double_quant};
     GR_TRY(graft_model_load(ctx, path, &o, &out->model, err));
+    out->names = gr_arena_alloc(&args->arena, (a->n_adapters + 1) * sizeof *out->names);
+    out->scales = gr_arena_alloc(&args->arena, (a->n_adapters + 1) * sizeof *out->scales);
+    if (!out->names || !out->scales) return gr_fail_memory(err);
     for (size_t i = 0; i < a->n_adapters; i++) {
         const char *name, *dir;
         double scale;
         GR_TRY(split_adapter(args, a->adapters[i], i, &name, &dir, &scale, err));
+        out->names[i] = name;
+        out->scales[i] = scale;
+        if (weigh == CLI_WEIGHED_ADAPTERS) scale = 1;
         if (a->trainable && scale == 1)
             GR_TRY(graft_adapter_load_trainable(out->model, name, dir, err));
         else
             GR_TRY(graft_adapter_load(out->model, name, dir, scale, err));
         if (i == 0) out->adapter = name;
+        out->n_adapters++;
     }
     return tokenizer ? graft_tokenizer_load(ctx, path, &out->tok, err) : GRAFT_OK;
 }

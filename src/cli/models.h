@@ -11,10 +11,15 @@ typedef struct cli_models {
     graft_model *model;
     graft_tokenizer *tok;  /* NULL unless asked for */
     const char *adapter;   /* name of the first adapter, NULL: none */
+    size_t n_adapters;
+    const char **names;    /* of all of them, and the scales that they were named with */
+    double *scales;
 } cli_models;
 
+/* Weighed: more than one adapter may be named, and their scales are left to the caller. */
+typedef enum cli_adapters { CLI_ONE_ADAPTER, CLI_WEIGHED_ADAPTERS } cli_adapters;
 /* Everything is freed by cli_models_close, also after a failure. */
-graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_models *out, graft_error *err);
+graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_adapters weigh, cli_models *out, graft_error *err);
 void cli_models_close(cli_models *m);
 
 /* Sampling options and their translation. */

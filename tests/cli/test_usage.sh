@@ -96,6 +96,9 @@ expect 1 'cut.safetensors' "$GRAFT" info "$tmp/cut.safetensors"
 expect 0 '"peak_memory"' "$GRAFT" sft -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" -o "$tmp/trained" --max-steps 1 -q --json
 expect 0 '' "$GRAFT" merge -m "$small" --adapter "$tmp/trained" -o "$tmp/merged" -q
 expect 2 'expected at most one, found 2' "$GRAFT" generate -m "$small" --adapter "$tmp/trained" --adapter b="$tmp/trained" -p red
+expect 0 '' "$GRAFT" merge -m "$small" --adapter a="$tmp/trained:0.7" --adapter b="$tmp/trained:-0.2" --as-adapter -o "$tmp/both" -q
+expect 2 'none.*--combination-type\|--combination-type' "$GRAFT" merge -m "$small" --adapter "$tmp/trained" --density 0.5 -o "$tmp/x"
+expect 2 'density' "$GRAFT" merge -m "$small" --adapter a="$tmp/trained" --adapter b="$tmp/both" --combination-type ties -o "$tmp/x"
 expect 2 "another directory than that of the base" "$GRAFT" merge -m "$tmp/merged" --adapter "$tmp/trained" -o "$tmp/merged/../merged"
 expect 2 "another directory than the model's" "$GRAFT" sft -m "$tmp/merged" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" -o "$tmp/merged"
 for name in tokenizer.json tokenizer_config.json chat_template.jinja generation_config.json; do

@@ -146,11 +146,149 @@ static void starts_from_the_weight_agree_with_peft(void **state) {
     graft_context_free(ctx);
 }
 
+/* Logits of adapter `name` on the golden's input, in test_temp_dir()/out.safetensors. */
+static gr_safetensors *logits_of(graft_model *m, const char *name, const gr_tensor_list *input) {
+    char out[1200];
+    gr_safetensors *f;
+    snprintf(out, sizeof out, "%s/out.safetensors", test_temp_dir());
+    graft_forward_options o = {.input = test_write_inputs(input), .output = out, .adapter = name};
+    assert_ok(graft_forward(m, &o, &err));
+    assert_ok(gr_safetensors_open(NULL, out, &f, &err));
+    return f;
+}
+
+static void combined_adapters_agree_with_peft(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *with;
+        double weights[2];
+        graft_combine_options o;
+    } cases[] = {
+        {"linear", "regex", {0.7, 0.4}, {.type = "linear"}},
+        {"negative", "regex", {1.2, -0.5}, {.type = "linear"}},
+        {"cat", "rslora", {0.5, 0.9}, {0}},
+        {"svd", "rslora", {0.5, 0.9}, {.type = "svd", .svd_rank = 3}},
+        {"ties", "regex", {0.7, 0.4}, {.type = "ties", .density = 0.6}},
+        {"ties_frequency", "regex", {0.7, 0.4}, {.type = "ties", .density = 0.8, .majority_sign_method = "frequency"}},
+        {"magnitude_prune", "regex", {0.7, 0.4}, {.type = "magnitude_prune", .density = 0.5}},
+        {"linear", "regex", {0.7, 0.4}, {.type = "dare_linear", .density = 1}},
+    };
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    gr_safetensors *golden;
+    assert_ok(gr_safetensors_open(NULL, test_golden("combined.safetensors"), &golden, &err));
+    const gr_tensor_list *want = gr_safetensors_tensors(golden);
+    int stride = atoi(gr_safetensors_metadata(golden, "stride"));
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
+        graft_model *m = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+        char dir[1024], loss[40];
+        const char *const names[] = {"a", "b"};
+        adapter_path(dir, sizeof dir, "adapters", "plain");
+        assert_ok(graft_adapter_load(m, "a", dir, 1, &err));
+        adapter_path(dir, sizeof dir, "adapters", cases[i].with);
+        assert_ok(graft_adapter_load(m, "b", dir, 1, &err));
+        assert_ok(graft_adapter_combine(m, "both", names, cases[i].weights, 2, &cases[i].o, &err));
+        gr_safetensors *f = logits_of(m, "both", want);
+        const gr_tensor_list *got = gr_safetensors_tensors(f);
+        double e = test_worst_error(&gr_tensor_list_find(want, cases[i].name)->view, &gr_tensor_list_find(got, "logits")->view,
+                                    (size_t)stride);
+        if (!(e < 2e-5)) fail_msg("%s: logits are off by %g", cases[i].name, e);
+        snprintf(loss, sizeof loss, "%s.loss", cases[i].name);
+        assert_true(fabs(test_scalar(got, "loss") - test_scalar(want, loss)) < 1e-5 * test_scalar(want, loss));
+        gr_safetensors_close(f);
+        assert_int_equal(graft_adapter_count(m), 3);
+        snprintf(dir, sizeof dir, "%s/both", test_temp_dir()); /* what was combined is an adapter as any other */
+        assert_ok(graft_adapter_save(m, "both", dir, &err));
+        assert_ok(graft_adapter_load(m, "again", dir, 1, &err));
+        graft_model_free(m);
+    }
+    gr_safetensors_close(golden);
+    graft_context_free(ctx);
+}
+
+static void wrong_combinations_are_named(void **state) {
+    (void)state;
+    static const struct {
+        const char *first, *second;
+        double weight;
+        graft_combine_options o;
+        const char *word;
+    } cases[] = {
+        {"a", "c", 1, {.type = "linear"}, "one rank: 'a' has 8, 'c' 4"},
+        {"a", "i", 1, {0}, "'i' (ia3)"},
+        {"a", "d", 1, {0}, "DoRA"},
+        {"a", "s", 1, {0}, "modules_to_save"},
+        {"a", "nobody", 1, {0}, "nobody"},
+        {"a", "c", 1, {.type = "mean"}, "found 'mean'"},
+        {"a", "b", 1, {.type = "ties"}, "density"},
+        {"a", "b", 1, {.type = "ties", .density = 0.5, .majority_sign_method = "loud"}, "found 'loud'"},
+        {"a", "b", NAN, {0}, "weight"},
+        {"a", "b", 1, {.type = "svd", .svd_rank = -1}, "svd_rank"},
+    };
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+    assert_ok(graft_adapter_new(m, "a", "{\"peft_type\": \"LORA\"}", 1, &err));
+    assert_ok(graft_adapter_new(m, "b", "{\"peft_type\": \"LORA\"}", 2, &err));
+    assert_ok(graft_adapter_new(m, "c", "{\"peft_type\": \"LORA\", \"r\": 4}", 3, &err));
+    assert_ok(graft_adapter_new(m, "d", "{\"peft_type\": \"LORA\", \"use_dora\": true}", 4, &err));
+    assert_ok(graft_adapter_new(m, "i", "{\"peft_type\": \"IA3\"}", 5, &err));
+    assert_ok(graft_adapter_new(m, "s", "{\"peft_type\": \"LORA\", \"modules_to_save\": [\"norm\"]}", 6, &err));
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
+        graft_error why = {0};
+        const char *const names[] = {cases[i].first, cases[i].second};
+        const double weights[] = {1, cases[i].weight};
+        if (graft_adapter_combine(m, "x", names, weights, 2, &cases[i].o, &why) == GRAFT_OK || !strstr(why.text, cases[i].word))
+            fail_msg("%s and %s: expected '%s', got: %s", names[0], names[1], cases[i].word, why.text);
+        assert_int_equal(graft_adapter_count(m), 6);
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
+/* Scaled later it is what it is when loaded with that scale. */
+static void adapters_are_scaled(void **state) {
+    (void)state;
+    static const char *const dirs[] = {"adapters/rslora", "methods/ia3"};
+    gr_safetensors *golden;
+    char path[1024];
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    assert_ok(gr_safetensors_open(NULL, test_golden("combined.safetensors"), &golden, &err));
+    for (size_t i = 0; i < GR_COUNT(dirs); i++) {
+        graft_model *m = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+        float *kept[3];
+        size_t n = 0;
+        snprintf(path, sizeof path, "%s", test_golden(dirs[i]));
+        assert_ok(graft_adapter_load(m, "half", path, 0.5, &err));
+        assert_ok(graft_adapter_load(m, "whole", path, 1, &err));
+        for (int k = 0; k < 3; k++) {
+            if (k == 1) assert_ok(graft_adapter_set_scale(m, "whole", 0.5, &err));
+            gr_safetensors *f = logits_of(m, k == 2 ? "half" : "whole", gr_safetensors_tensors(golden));
+            const gr_tensor_view *v = &gr_tensor_list_find(gr_safetensors_tensors(f), "logits")->view;
+            n = v->bytes;
+            kept[k] = malloc(n);
+            memcpy(kept[k], v->data, n);
+            gr_safetensors_close(f);
+        }
+        assert_memory_equal(kept[1], kept[2], n);
+        assert_true(memcmp(kept[0], kept[1], n) != 0);
+        for (int k = 0; k < 3; k++) free(kept[k]);
+        graft_error why = {0};
+        assert_ok(graft_adapter_new(m, "prompt", "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 2}", 1, &err));
+        assert_int_equal(graft_adapter_set_scale(m, "prompt", 2, &why), GRAFT_ERR_UNSUPPORTED);
+        assert_non_null(strstr(why.text, "prompt"));
+        graft_model_free(m);
+    }
+    gr_safetensors_close(golden);
+    graft_context_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_lora_agrees_with_peft),
         cmocka_unit_test(every_other_method_agrees_with_peft),
         cmocka_unit_test(starts_from_the_weight_agree_with_peft),
+        cmocka_unit_test(combined_adapters_agree_with_peft),
+        cmocka_unit_test(wrong_combinations_are_named),
+        cmocka_unit_test(adapters_are_scaled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
