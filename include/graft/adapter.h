@@ -11,7 +11,7 @@ extern "C" {
 /* A fresh adapter. `config_json` is an object as in adapter_config.json; absent keys have peft's defaults. The method
  * stands in "peft_type": "LORA" (r, lora_alpha, lora_dropout, use_rslora, use_dora, target_modules (list, regular expression or
  * "all-linear"), exclude_modules, layers_to_transform, layers_pattern, rank_pattern, alpha_pattern, modules_to_save,
- * bias, init_lora_weights), "IA3", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "LN_TUNING", "BITFIT"
+ * bias, init_lora_weights), "IA3", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "LN_TUNING", "VERA", "LOHA", "LOKR", "BITFIT"
  * (target_modules, exclude_modules), or "FULL" for all of the model's own tensors. The same seed gives the same values. */
 graft_status graft_adapter_new(graft_model *m, const char *name, const char *config_json, uint64_t seed,
                                graft_error *err);

@@ -3,6 +3,8 @@
 #ifndef GRAFT_METHODS_H
 #define GRAFT_METHODS_H
 
+#include <stdint.h>
+
 #include "graft/lora.h"
 
 #ifdef __cplusplus
@@ -22,7 +24,19 @@ typedef struct graft_method_options {
     const char *tokenizer_name_or_path;  /* for TEXT; NULL: the model's */
     /* prefix-tuning (Li & Liang 2021, arXiv 2101.00190): the rows are made by a network of encoder_hidden_size */
     int prefix_projection;
-    const char *init_weights; /* "zero" or NULL: random */
+    /* prefix-tuning: "zero" or NULL, random; vera, loha, lokr: "true" (NULL), "false" (random: a fresh adapter changes the model);
+     * lokr: "lycoris" too (w1 random, w2 zero) */
+    const char *init_weights;
+    /* vera (Kopiczko et al. 2024, arXiv 2310.11454), loha (Hyeon-Woo et al. 2022, arXiv 2108.06098), lokr (Yeh et al. 2024, arXiv
+     * 2309.14859): rank, 0: 256, 8, 8; loha, lokr: alpha, 0: 8 (the delta is scaled by alpha / r) */
+    int r;
+    double alpha;
+    double vera_dropout;
+    double d_initial;              /* vera: first values of lambda_d; 0: 0.1 */
+    int64_t projection_prng_key;   /* vera: seed of the shared matrices */
+    int no_save_projection;        /* vera: leave them out of the file, they follow from the key */
+    int decompose_both;            /* lokr: w1 as a product of rank r too */
+    int decompose_factor;          /* lokr: size of w1; 0: near the root of the weight's */
     /* p-tuning (Liu et al. 2021, arXiv 2103.10385) */
     const char *encoder_reparameterization_type; /* "MLP" (NULL) or "LSTM" */
     int encoder_hidden_size;                     /* 0: 128 */

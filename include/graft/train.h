@@ -30,7 +30,7 @@ typedef struct graft_sft_options {
     /* --- Model --- */
     const char *model;   /* a Hugging Face directory or a .gguf file. Required */
     const char *method;  /* "lora" (default), "full", "ia3", "prompt-tuning", "prefix-tuning", "p-tuning",
-                        * "llama-adapter", "ln-tuning", "bitfit" */
+                        * "llama-adapter", "ln-tuning", "bitfit", "vera", "loha", "lokr" */
     graft_lora_options lora;
     graft_method_options methods; /* an option that the method does not have is an error */
     const char *adapter; /* start from the weights and settings of this adapter directory; NULL: a new one */

@@ -103,6 +103,47 @@ graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool 
 void gr_lora_write_config(const gr_lora_config *c, gr_buf *b);
 void gr_lora_free_config(gr_lora_config *c);
 
+/* What LoRA shares with its kin: which modules, which layers, patterns, the common keys. */
+graft_status gr_lora_read_chosen(gr_adapter *a, const gr_json_value *json, gr_lora_config *c, graft_error *err);
+void gr_lora_write_layers(gr_buf *b, const gr_lora_config *c);
+void gr_lora_write_patterns(gr_buf *b, const char *key, const gr_lora_patterns *p, double times);
+void gr_lora_write_number(gr_buf *b, double v);
+
+/* lora_kin.c: methods whose delta is a product of two factors that follow from their own parameters. The factors are made in
+ * front of the passes of a step (refresh) and their gradients handed on behind them (collect); all hooks are LoRA's. */
+/* r, alpha, init_weights and what chooses modules into the gr_lora's configuration; c->alpha and c->init get defaults. */
+graft_status gr_kin_read(gr_adapter *a, const gr_json_value *json, bool fresh, int64_t r, const char *const *known,
+                         bool *init, graft_error *err);
+/* Finds the sites, makes a pair with rank and scale of each, calls `add` for it, and makes the modules that are trained whole. */
+typedef graft_status (*gr_kin_add)(gr_adapter *a, size_t i, const gr_site *site, bool fresh, uint64_t seed, graft_error *err);
+graft_status gr_kin_create(gr_adapter *a, const gr_site *const *sites, size_t n, bool fresh, uint64_t seed, gr_kin_add add,
+                           graft_error *err);
+/* A parameter under "base_model.model.SITE.name"; uniform within +-bound where it is new and bound is above 0. */
+graft_status gr_kin_param(gr_adapter *a, const gr_site *site, const char *name, gr_shape shape, double bound, bool fresh,
+                          uint64_t seed, gr_param **out, graft_error *err);
+/* Makes the pair's factors of rank r where they are not there yet; `training`: their gradients become zero. */
+graft_status gr_kin_factors(gr_adapter *a, gr_lora_pair *p, int64_t r, bool training, graft_error *err);
+void gr_kin_facts(const gr_adapter *a, gr_buf *b);
+
+static inline double gr_param_at(const gr_param *p, int64_t i) {
+    return p->dtype == GR_F64 ? ((const double *)p->value)[i] : (double)((const float *)p->value)[i];
+}
+static inline double gr_param_grad_at(const gr_param *p, int64_t i) {
+    return p->dtype == GR_F64 ? ((const double *)p->grad)[i] : (double)((const float *)p->grad)[i];
+}
+static inline void gr_param_put(const gr_param *p, int64_t i, double v) {
+    if (p->dtype == GR_F64)
+        ((double *)p->value)[i] = v;
+    else
+        ((float *)p->value)[i] = (float)v;
+}
+static inline void gr_param_add_grad(const gr_param *p, int64_t i, double v) {
+    if (p->dtype == GR_F64)
+        ((double *)p->grad)[i] += v;
+    else
+        ((float *)p->grad)[i] += (float)v;
+}
+
 /* The chosen sites, in order; in the arena. */
 graft_status gr_lora_find_targets(gr_adapter *a, gr_lora_config *c, bool fresh, const gr_site ***out, size_t *n,
                                   graft_error *err);

@@ -133,6 +133,18 @@ static graft_status check(const gr_adapter *a, const gr_lora_config *c, graft_er
     return GRAFT_OK;
 }
 
+graft_status gr_lora_read_chosen(gr_adapter *a, const gr_json_value *json, gr_lora_config *c, graft_error *err) {
+    GR_TRY(gr_config_targets(a, json, "target_modules", true, &c->targets, err));
+    GR_TRY(gr_config_targets(a, json, "exclude_modules", true, &c->exclude, err));
+    GR_TRY(gr_config_targets(a, json, "modules_to_save", false, &c->modules_to_save, err));
+    GR_TRY(read_layers(a, json, c, err));
+    GR_TRY(read_layers_pattern(a, json, c, err));
+    GR_TRY(read_patterns(a, json, "rank_pattern", true, &c->rank, err));
+    GR_TRY(read_patterns(a, json, "alpha_pattern", false, &c->alpha_of, err));
+    GR_TRY(gr_config_common(a, json, &c->common, err));
+    return check(a, c, err);
+}
+
 graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err) {
     *c = (gr_lora_config){.r = 8, .alpha = 8};
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
@@ -153,15 +165,7 @@ graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool 
     if (c->dora && c->bias != GR_LORA_BIAS_NONE)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: trained biases are not supported with use_dora", a->where);
     GR_TRY(read_init(a, json, fresh, c, err));
-    GR_TRY(gr_config_targets(a, json, "target_modules", true, &c->targets, err));
-    GR_TRY(gr_config_targets(a, json, "exclude_modules", true, &c->exclude, err));
-    GR_TRY(gr_config_targets(a, json, "modules_to_save", false, &c->modules_to_save, err));
-    GR_TRY(read_layers(a, json, c, err));
-    GR_TRY(read_layers_pattern(a, json, c, err));
-    GR_TRY(read_patterns(a, json, "rank_pattern", true, &c->rank, err));
-    GR_TRY(read_patterns(a, json, "alpha_pattern", false, &c->alpha_of, err));
-    GR_TRY(gr_config_common(a, json, &c->common, err));
-    return check(a, c, err);
+    return gr_lora_read_chosen(a, json, c, err);
 }
 
 static void free_patterns(gr_lora_patterns *p) {
@@ -175,25 +179,25 @@ void gr_lora_free_config(gr_lora_config *c) {
 
 /* --- Writing ------------------------------------------------------------------------------------------------------------------------ */
 
-static void write_number(gr_buf *b, double v) {
+void gr_lora_write_number(gr_buf *b, double v) {
     if (v == floor(v) && fabs(v) < 1e15)
         gr_buf_add_format(b, "%lld", (long long)v);
     else
         gr_json_add_double(b, v);
 }
 
-static void write_patterns(gr_buf *b, const char *key, const gr_lora_patterns *p, double times) {
+void gr_lora_write_patterns(gr_buf *b, const char *key, const gr_lora_patterns *p, double times) {
     gr_buf_add_format(b, "  \"%s\": {", key);
     for (size_t i = 0; i < p->n; i++) {
         gr_buf_add_text(b, i ? ",\n    " : "\n    ");
         gr_json_add_text(b, p->items[i].key, strlen(p->items[i].key));
         gr_buf_add_text(b, ": ");
-        write_number(b, times * p->items[i].value);
+        gr_lora_write_number(b, times * p->items[i].value);
     }
     gr_buf_add_text(b, p->n ? "\n  },\n" : "},\n");
 }
 
-static void write_layers(gr_buf *b, const gr_lora_config *c) {
+void gr_lora_write_layers(gr_buf *b, const gr_lora_config *c) {
     if (c->layers_pattern_text && c->layers_pattern.n)
         gr_config_add_text(b, "layers_pattern", c->layers_pattern.names[0]);
     else
@@ -219,7 +223,7 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     bool twice = gr_lora_starts_from_weight(c);
     double more_alpha = !twice ? 1 : gr_lora_start_alpha(c);
     gr_buf_add_text(b, "{\n  \"alora_invocation_tokens\": null,\n");
-    write_patterns(b, "alpha_pattern", &c->alpha_of, more_alpha);
+    gr_lora_write_patterns(b, "alpha_pattern", &c->alpha_of, more_alpha);
     gr_buf_add_text(b, "  \"arrow_config\": null,\n");
     gr_config_add_auto_mapping(b, &c->common);
     gr_config_add_text(b, "base_model_name_or_path", c->common.base_model);
@@ -235,9 +239,9 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     else
         gr_config_add_bool(b, "init_lora_weights", c->init != GR_LORA_RANDOM);
     gr_buf_add_text(b, "  \"kasa_config\": null,\n  \"layer_replication\": null,\n");
-    write_layers(b, c);
+    gr_lora_write_layers(b, c);
     gr_buf_add_text(b, "  \"loftq_config\": {},\n  \"lora_alpha\": ");
-    write_number(b, more_alpha * c->alpha);
+    gr_lora_write_number(b, more_alpha * c->alpha);
     gr_buf_add_text(b, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": ");
     gr_json_add_double(b, c->dropout);
     gr_buf_add_text(b, ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
@@ -246,7 +250,7 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_buf_add_text(b, "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n  \"peft_version\": \"0.21.2\",\n"
                        "  \"qalora_group_size\": 16,\n");
     gr_buf_add_format(b, "  \"r\": %lld,\n", (long long)(twice ? 2 * c->r : c->r));
-    write_patterns(b, "rank_pattern", &c->rank, twice ? 2 : 1);
+    gr_lora_write_patterns(b, "rank_pattern", &c->rank, twice ? 2 : 1);
     gr_config_add_text(b, "revision", c->common.revision);
     gr_config_add_targets(b, "target_modules", &c->targets);
     gr_buf_add_text(b, "  \"target_parameters\": null,\n");

@@ -13,7 +13,7 @@
 static const cli_option model_options[] = {
     {.name = "model", .aliases = "model-name-or-path hf-repo hf", .letter = 'm', .kind = CLI_TEXT, .offset = O(model), .metavar = "M",
      .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
-    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning llama-adapter ln-tuning bitfit", .help = "what is trained"},
+    {.name = "method", .kind = CLI_TEXT, .offset = O(method), .metavar = "METHOD", .choices = "lora full ia3 prompt-tuning prefix-tuning p-tuning llama-adapter ln-tuning bitfit vera loha lokr", .help = "what is trained"},
     {.name = "use-peft", .kind = CLI_TRI, .offset = A(use_peft), .metavar = "", .help = "an adapter (as without it); --no-use-peft as --method full"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
      .help = "start from this adapter's weights, with its settings alone"},
@@ -133,6 +133,14 @@ static const cli_option method_options[] = {
     {.name = "encoder-hidden-size", .kind = CLI_INT, .offset = M(encoder_hidden_size), .metavar = "N", .help = "size of the network inside; 0: 128"},
     {.name = "encoder-num-layers", .kind = CLI_INT, .offset = M(encoder_num_layers), .metavar = "N", .help = "layers of the LSTM; 0: 2"},
     {.name = "encoder-dropout", .kind = CLI_REAL, .offset = M(encoder_dropout), .metavar = "X", .help = "dropout between them"},
+    {.name = "r", .kind = CLI_INT, .offset = M(r), .metavar = "N", .help = "vera, loha, lokr: rank; 0: 256, 8, 8"},
+    {.name = "alpha", .kind = CLI_REAL, .offset = M(alpha), .metavar = "X", .help = "loha, lokr: the delta is scaled by alpha / r; 0: 8"},
+    {.name = "vera-dropout", .kind = CLI_REAL, .offset = M(vera_dropout), .metavar = "P", .help = "vera: dropout of its input"},
+    {.name = "d-initial", .kind = CLI_REAL, .offset = M(d_initial), .metavar = "X", .help = "vera: first value of the inner vector; 0: 0.1"},
+    {.name = "projection-prng-key", .kind = CLI_INT64, .offset = M(projection_prng_key), .metavar = "N", .help = "vera: seed of the shared matrices"},
+    {.name = "no-save-projection", .kind = CLI_FLAG, .offset = M(no_save_projection), .metavar = "", .help = "vera: leave the shared matrices out of the file"},
+    {.name = "decompose-both", .kind = CLI_FLAG, .offset = M(decompose_both), .metavar = "", .help = "lokr: the first factor as a product of rank r too"},
+    {.name = "decompose-factor", .kind = CLI_INT, .offset = M(decompose_factor), .metavar = "N", .help = "lokr: size of the first factor; 0: near the root"},
     {.name = "adapter-len", .kind = CLI_INT, .offset = M(adapter_len), .metavar = "N", .help = "llama-adapter: prompts in a layer; 0: 10"},
     {.name = "adapter-layers", .kind = CLI_INT, .offset = M(adapter_layers), .metavar = "N", .help = "llama-adapter: layers, from the top; 0: 30 at most"},
 };

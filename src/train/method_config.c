@@ -43,6 +43,21 @@ static void add_patterns(gr_buf *b, const char *key, const graft_lora_pattern *i
     gr_buf_add_char(b, '}');
 }
 
+/* What LoRA and its kin share. */
+static void add_chosen(gr_buf *b, const graft_lora_options *l) {
+    add_modules(b, "target_modules", l->target_modules);
+    add_modules(b, "exclude_modules", l->exclude_modules);
+    if (l->layers_to_transform) {
+        add_key(b, "layers_to_transform");
+        for (size_t i = 0; i < l->n_layers_to_transform; i++)
+            gr_buf_add_format(b, "%s%d", i ? ", " : "[", l->layers_to_transform[i]);
+        gr_buf_add_text(b, l->n_layers_to_transform ? "]" : "[]");
+    }
+    add_patterns(b, "rank_pattern", l->rank_pattern, l->n_rank_pattern);
+    add_patterns(b, "alpha_pattern", l->alpha_pattern, l->n_alpha_pattern);
+    if (l->modules_to_save.n) add_list(b, "modules_to_save", l->modules_to_save);
+}
+
 static void add_lora(gr_buf *b, const graft_lora_options *l) {
     gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"r\": %d", l->r);
     add_key(b, "lora_alpha");
@@ -55,17 +70,7 @@ static void add_lora(gr_buf *b, const graft_lora_options *l) {
     if (l->use_rslora) gr_buf_add_text(b, ", \"use_rslora\": true");
     if (l->use_dora) gr_buf_add_text(b, ", \"use_dora\": true");
     if (l->bias) add_text(b, "bias", l->bias);
-    add_modules(b, "target_modules", l->target_modules);
-    add_modules(b, "exclude_modules", l->exclude_modules);
-    if (l->layers_to_transform) {
-        add_key(b, "layers_to_transform");
-        for (size_t i = 0; i < l->n_layers_to_transform; i++)
-            gr_buf_add_format(b, "%s%d", i ? ", " : "[", l->layers_to_transform[i]);
-        gr_buf_add_text(b, l->n_layers_to_transform ? "]" : "[]");
-    }
-    add_patterns(b, "rank_pattern", l->rank_pattern, l->n_rank_pattern);
-    add_patterns(b, "alpha_pattern", l->alpha_pattern, l->n_alpha_pattern);
-    if (l->modules_to_save.n) add_list(b, "modules_to_save", l->modules_to_save);
+    add_chosen(b, l);
     const char *init = l->init_lora_weights;
     if (init && (!strcmp(init, "true") || !strcmp(init, "false")))
         gr_buf_add_format(b, ", \"init_lora_weights\": %s", init);
@@ -158,6 +163,52 @@ static void add_ln_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
     gr_buf_add_char(b, '}');
 }
 
+static void add_number(gr_buf *b, const char *key, double value) {
+    add_key(b, key);
+    if (value == (double)(int64_t)value)
+        gr_buf_add_format(b, "%lld", (long long)value);
+    else
+        gr_json_add_double(b, value);
+}
+
+static void add_kin(gr_buf *b, const char *type, const graft_sft_options *o) {
+    const graft_method_options *m = &o->methods;
+    const char *init = m->init_weights;
+    gr_buf_add_format(b, "{\"peft_type\": \"%s\"", type);
+    if (m->r) add_int(b, "r", m->r);
+    if (m->alpha != 0) add_number(b, "alpha", m->alpha);
+    if (init && (!strcmp(init, "true") || !strcmp(init, "false")))
+        gr_buf_add_format(b, ", \"init_weights\": %s", init);
+    else if (init)
+        add_text(b, "init_weights", init);
+    add_chosen(b, &o->lora);
+}
+
+static void add_vera(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    const graft_method_options *m = &o->methods;
+    (void)n_layers;
+    add_kin(b, "VERA", o);
+    if (m->vera_dropout != 0) add_number(b, "vera_dropout", m->vera_dropout);
+    if (m->d_initial != 0) add_number(b, "d_initial", m->d_initial);
+    if (m->projection_prng_key) add_int(b, "projection_prng_key", m->projection_prng_key);
+    if (m->no_save_projection) gr_buf_add_text(b, ", \"save_projection\": false");
+    gr_buf_add_char(b, '}');
+}
+
+static void add_loha(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
+    add_kin(b, "LOHA", o);
+    gr_buf_add_char(b, '}');
+}
+
+static void add_lokr(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    (void)n_layers;
+    add_kin(b, "LOKR", o);
+    if (o->methods.decompose_both) gr_buf_add_text(b, ", \"decompose_both\": true");
+    if (o->methods.decompose_factor) add_int(b, "decompose_factor", o->methods.decompose_factor);
+    gr_buf_add_char(b, '}');
+}
+
 static void add_bitfit(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
     gr_buf_add_text(b, "{\"peft_type\": \"BITFIT\", \"task_type\": \"CAUSAL_LM\"");
@@ -183,7 +234,8 @@ static const struct {
     void (*add)(gr_buf *b, const graft_sft_options *o, int n_layers);
 } methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
                {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter},
-               {"ln-tuning", add_ln_tuning}, {"bitfit", add_bitfit}};
+               {"ln-tuning", add_ln_tuning}, {"bitfit", add_bitfit},
+               {"vera", add_vera}, {"loha", add_loha}, {"lokr", add_lokr}};
 
 /* --- Options of other methods -------------------------------------------------------------------------------------------- */
 
@@ -203,12 +255,12 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"use_rslora", l->use_rslora != 0, " lora "},
         {"use_dora", l->use_dora != 0, " lora "},
         {"lora_bias", l->bias != NULL, " lora "},
-        {"target_modules", l->target_modules.n > 0, " lora ia3 ln-tuning bitfit full "},
-        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 ln-tuning bitfit "},
-        {"layers_to_transform", l->n_layers_to_transform > 0, " lora "},
-        {"rank_pattern", l->n_rank_pattern > 0, " lora "},
-        {"alpha_pattern", l->n_alpha_pattern > 0, " lora "},
-        {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 ln-tuning "},
+        {"target_modules", l->target_modules.n > 0, " lora ia3 ln-tuning bitfit full vera loha lokr "},
+        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 ln-tuning bitfit loha lokr "},
+        {"layers_to_transform", l->n_layers_to_transform > 0, " lora vera loha lokr "},
+        {"rank_pattern", l->n_rank_pattern > 0, " lora loha lokr "},
+        {"alpha_pattern", l->n_alpha_pattern > 0, " lora loha lokr "},
+        {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 ln-tuning vera loha lokr "},
         {"loraplus_lr_ratio", l->loraplus_lr_ratio != 0, " lora "},
         {"loraplus_lr_embedding", l->loraplus_lr_embedding != 0, " lora "},
         {"init_lora_weights", l->init_lora_weights != NULL, " lora "},
@@ -218,11 +270,19 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning "},
         {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning "},
         {"prefix_projection", m->prefix_projection != 0, " prefix-tuning "},
-        {"init_weights", m->init_weights != NULL, " prefix-tuning "},
+        {"init_weights", m->init_weights != NULL, " prefix-tuning vera loha lokr "},
         {"encoder_reparameterization_type", m->encoder_reparameterization_type != NULL, " p-tuning "},
         {"encoder_hidden_size", m->encoder_hidden_size != 0, " p-tuning prefix-tuning "},
         {"encoder_num_layers", m->encoder_num_layers != 0, " p-tuning "},
         {"encoder_dropout", m->encoder_dropout != 0, " p-tuning "},
+        {"r", m->r != 0, " vera loha lokr "},
+        {"alpha", m->alpha != 0, " loha lokr "},
+        {"vera_dropout", m->vera_dropout != 0, " vera "},
+        {"d_initial", m->d_initial != 0, " vera "},
+        {"projection_prng_key", m->projection_prng_key != 0, " vera "},
+        {"no_save_projection", m->no_save_projection != 0, " vera "},
+        {"decompose_both", m->decompose_both != 0, " lokr "},
+        {"decompose_factor", m->decompose_factor != 0, " lokr "},
         {"adapter_len", m->adapter_len != 0, " llama-adapter "},
         {"adapter_layers", m->adapter_layers != 0, " llama-adapter "},
     };

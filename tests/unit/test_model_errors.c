@@ -133,6 +133,15 @@ static void wrong_adapter_settings_are_named(void **state) {
         {"{\"peft_type\": \"LORA\", \"init_lora_weights\": \"olora\", \"target_modules\": [\"embed_tokens\"]}",
          GRAFT_ERR_UNSUPPORTED, "embed_tokens"},
         {"{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa\", \"lora_alpha\": 0}", GRAFT_ERR_ARGUMENT, "scale of 0"},
+        {"{\"peft_type\": \"VERA\", \"bias\": \"all\"}", GRAFT_ERR_UNSUPPORTED, "'all'"},
+        {"{\"peft_type\": \"VERA\", \"vera_dropout\": 1}", GRAFT_ERR_ARGUMENT, "vera_dropout"},
+        {"{\"peft_type\": \"VERA\", \"projection_prng_key\": -1}", GRAFT_ERR_ARGUMENT, "projection_prng_key"},
+        {"{\"peft_type\": \"LOHA\", \"target_modules\": [\"embed_tokens\"]}", GRAFT_ERR_UNSUPPORTED, "embed_tokens"},
+        {"{\"peft_type\": \"LOHA\", \"r\": 300}", GRAFT_ERR_LIMIT, "300"},
+        {"{\"peft_type\": \"LOHA\", \"rank_dropout\": 0.1}", GRAFT_ERR_UNSUPPORTED, "rank_dropout"},
+        {"{\"peft_type\": \"LOKR\", \"decompose_factor\": 0}", GRAFT_ERR_ARGUMENT, "decompose_factor"},
+        {"{\"peft_type\": \"LOKR\", \"init_weights\": \"some\"}", GRAFT_ERR_ARGUMENT, "'some'"},
+        {"{\"peft_type\": \"LOKR\", \"module_dropout\": 0.5}", GRAFT_ERR_UNSUPPORTED, "module_dropout"},
         {"{\"peft_type\": \"BITFIT\"}", GRAFT_ERR_ARGUMENT, "no biases"},
         {"{\"peft_type\": \"LORA\", \"target_modules\": [\"nix\"]}", GRAFT_ERR_ARGUMENT, "nix: not found"},
         {"{\"peft_type\": \"LORA\", \"target_modules\": \"q_proj\"}", GRAFT_ERR_ARGUMENT, "not found"},
@@ -215,7 +224,7 @@ static void wrong_adapters_are_named(void **state) {
     refuse_adapter(m, "plain", "\"r\": 4", "\"r\": 65536", GRAFT_ERR_MISMATCH, "describes far more");
     refuse_adapter(m, "plain", "\"v_proj\"", "\"k_proj\"", GRAFT_ERR_MISMATCH, "k_proj.lora_A.weight");
     refuse_adapter(m, "plain", "\"v_proj\"", "\"q_proj\"", GRAFT_ERR_MISMATCH, "v_proj.lora_A.weight");
-    refuse_adapter(m, "plain", "\"LORA\"", "\"VERA\"", GRAFT_ERR_UNSUPPORTED, "VERA");
+    refuse_adapter(m, "plain", "\"LORA\"", "\"BOFT\"", GRAFT_ERR_UNSUPPORTED, "BOFT");
     refuse_adapter(m, "plain", "\"use_dora\": false", "\"use_dora\": true", GRAFT_ERR_MISMATCH, "lora_magnitude_vector");
     refuse_adapter(m, "plain", "\"lora_bias\": false", "\"lora_bias\": true", GRAFT_ERR_UNSUPPORTED, "lora_bias");
     refuse_adapter(m, "plain", "\"peft_type\"", "\"peft\"", GRAFT_ERR_FORMAT, "peft_type");

@@ -249,7 +249,7 @@ static void wrong_options_are_named(void **state) {
     change;                                                                                                            \
     expect_failure(&c, GRAFT_ERR_ARGUMENT, expected)
     WRONG(c.o.model = NULL, "model: expected");
-    WRONG(c.o.method = "loha", "found loha");
+    WRONG(c.o.method = "lora2", "found lora2");
     WRONG(c.o.dtype = "f64", "found f64");
     WRONG(c.o.learning_rate = -1, "learning_rate: expected");
     WRONG(c.o.learning_rate = NAN, "learning_rate: expected");

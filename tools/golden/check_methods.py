@@ -45,6 +45,10 @@ METHODS = {
                       "--encoder-reparameterization-type", "LSTM"],
     "llama-adapter": ["--method", "llama-adapter", "--adapter-len", 4, "--adapter-layers", 2],
     "ln-tuning": ["--method", "ln-tuning"],
+    "vera": ["--method", "vera", "--r", 16],
+    "loha": ["--method", "loha", "--r", 3, "--target-modules", "all-linear"],
+    "lokr": ["--method", "lokr", "--r", 2],
+    "pissa": ["--method", "lora", "--init-lora-weights", "pissa", "--lora-r", 4],
 }
 failures, refused = [], []
 

@@ -57,10 +57,20 @@ CASES = {  # name: (base, configuration)
     "dora": ("llama", peft.LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
                                       lora_alpha=6)),
     "dora_bias": ("llama_bias", peft.LoraConfig(r=3, use_dora=True, target_modules="all-linear", use_rslora=True)),
+    "vera": ("llama", peft.VeraConfig(r=6, target_modules=["q_proj", "v_proj", "down_proj"], projection_prng_key=7)),
+    "vera_key": ("llama_bias", peft.VeraConfig(r=5, save_projection=False, d_initial=0.3, target_modules="all-linear")),
+    "loha": ("llama", peft.LoHaConfig(r=3, alpha=5, target_modules=["q_proj", "v_proj", "up_proj"], modules_to_save=["norm"])),
+    "loha_patterns": ("qwen3", peft.LoHaConfig(r=2, alpha=2, target_modules="all-linear", rank_pattern={"o_proj": 3},
+                                               alpha_pattern={"o_proj": 6}, exclude_modules=["k_proj"])),
+    "lokr": ("llama", peft.LoKrConfig(r=2, alpha=3, target_modules=["q_proj", "k_proj", "down_proj"])),
+    "lokr_both": ("llama_bias", peft.LoKrConfig(r=1, alpha=2, decompose_both=True, decompose_factor=4,
+                                                target_modules="all-linear")),
+    "lokr_full": ("llama", peft.LoKrConfig(r=20, alpha=20, target_modules=["v_proj", "gate_proj"])),
     "llama_adapter": ("llama", peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1)),
     "llama_adapter_all": ("mistral", peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=2)),
 }
-MERGED = {"ia3", "ia3_qwen2", "ia3_chosen", "ia3_all", "norms_chosen", "dora", "dora_bias"}
+MERGED = {"ia3", "ia3_qwen2", "ia3_chosen", "ia3_all", "norms_chosen", "dora", "dora_bias", "vera", "vera_key", "loha", "loha_patterns", "lokr",
+          "lokr_both", "lokr_full"}
 GENERATED = {"prompt", "prefix", "prefix_sliding", "p_mlp", "ia3"}
 
 
