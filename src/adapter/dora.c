@@ -3,7 +3,8 @@
  *
  * With c = m / ||W + s B A|| the output is c (y - b) + b of what LoRA gives, y, and the bias b: a scale of y's columns by c
  * and a shift by t = (1 - c) b. Both are the same for a whole step and are made once in front of its passes;
- * dm = (dc - b dt) / norm is taken behind them. A row of zeros has no direction: c is 1 and dm is 0 there, where the
+ * dm = (dc - b dt) / norm is taken behind them, and where
+ * b is trained too (1 - c) dt is added to what came to it as a part of y. A row of zeros has no direction: c is 1 and dm is 0 there, where the
  * reference gives NaN. */
 #include <math.h>
 
@@ -98,7 +99,17 @@ graft_status gr_dora_initialise(gr_adapter *a, gr_lora_pair *p, graft_error *err
     return GRAFT_OK;
 }
 
+/* A trained bias is a tensor of the adapter's variant, which is made after the pairs. */
+static void find_bias(gr_adapter *a, gr_lora_pair *p) {
+    char tensor[300];
+    if (!p->bias || !a->variant) return;
+    snprintf(tensor, sizeof tensor, "%s.bias", p->site->name);
+    p->own_bias = gr_variant_find(a->variant, tensor);
+    for (int64_t i = 0; p->own_bias && i < p->site->out; i++) p->bias[i] = (float)get(p->own_bias, p->own_bias->value, i);
+}
+
 graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graft_error *err) {
+    find_bias(a, p);
     size_t bytes = gr_dtype_bytes(p->magnitude->dtype, (size_t)p->magnitude->n);
     GR_TRY(take_norms(a, p, err));
     for (int64_t i = 0; i < p->magnitude->n; i++) {
@@ -115,6 +126,10 @@ void gr_dora_collect(gr_lora_pair *p) {
     for (int64_t i = 0; i < p->magnitude->n; i++) {
         double d = get(p->factor, p->factor->grad, i);
         if (p->shift) d -= p->bias[i] * get(p->shift, p->shift->grad, i);
+        if (p->own_bias) {
+            double more = (1 - get(p->factor, p->factor->value, i)) * get(p->shift, p->shift->grad, i);
+            set(p->own_bias, p->own_bias->grad, i, get(p->own_bias, p->own_bias->grad, i) + more);
+        }
         if (p->norm[i] > 0)
             set(p->magnitude, p->magnitude->grad, i, get(p->magnitude, p->magnitude->grad, i) + d / p->norm[i]);
     }

@@ -1,6 +1,6 @@
 /* LLaMA-Adapter (Zhang et al. 2023): in the top layers every token also attends to a few trained prompts, through the layer's
  * own key and value products, and what it finds there is added times a gate that begins at zero: a fresh adapter changes
- * nothing. Reference: peft 0.21 tuners/adaption_prompt.
+ * nothing (but see keep_bias). Reference: peft 0.21 tuners/adaption_prompt.
  *
  * Keys and values of the prompts are the same for every sequence of a step: they are made once in front of the passes, and the
  * gradient that all sequences summed goes back to the prompts once behind them. */
@@ -16,6 +16,8 @@ typedef struct projection {
 typedef struct adapted_layer {
     gr_param *prompt, *gate;
     projection k, v;
+    void *ones, *bias; /* out each: the output product's bias, added once more; NULL: it has none */
+    int64_t out;
 } adapted_layer;
 
 struct llama_adapter {
@@ -65,6 +67,31 @@ static const char *module_of(gr_adapter *a, const gr_site *k, graft_error *err) 
     return gr_adapter_text(a, err, "%.*s", (int)(dot ? dot - k->name : 0), k->name);
 }
 
+static void put(const gr_adapter *a, void *x, int64_t i, double v) {
+    if (gr_model_param_dtype(a->model) == GR_F64)
+        ((double *)x)[i] = v;
+    else
+        ((float *)x)[i] = (float)v;
+}
+
+/* The reference takes what the prompts give through the output product of its own, and so adds the bias once more. */
+static graft_status keep_bias(gr_adapter *a, const gr_site *o, adapted_layer *l, graft_error *err) {
+    size_t bytes = gr_dtype_bytes(gr_model_param_dtype(a->model), (size_t)o->out);
+    const char *tensor = gr_adapter_text(a, err, "%s.bias", o->name);
+    if (!tensor) return GRAFT_ERR_MEMORY;
+    l->out = o->out;
+    l->ones = gr_arena_alloc(&a->arena, bytes);
+    l->bias = gr_arena_alloc(&a->arena, bytes);
+    float *values = gr_alloc(a->a, (size_t)o->out * sizeof *values);
+    graft_status st = l->ones && l->bias && values ? gr_model_read_tensor(a->model, tensor, 0, o->out, values, err) : gr_fail_memory(err);
+    for (int64_t i = 0; st == GRAFT_OK && i < o->out; i++) {
+        put(a, l->ones, i, 1);
+        put(a, l->bias, i, a->scale * values[i]);
+    }
+    gr_free(a->a, values);
+    return st;
+}
+
 static graft_status add_layer(gr_adapter *a, const gr_site *const roles[GR_ROLE_COUNT], bool fresh, uint64_t seed,
                               graft_error *err) {
     struct llama_adapter *s = a->state;
@@ -73,8 +100,6 @@ static graft_status add_layer(gr_adapter *a, const gr_site *const roles[GR_ROLE_
     if (!k || !v || !o)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model's attention has no key, value and output products",
                        a->where);
-    if (o->bias && !fused) /* behind a fused module's output product the bias has been added already */
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: '%s' has a bias, which the reference adds twice", a->where, o->name);
     const char *module = module_of(a, k, err);
     const char *prompt = module ? gr_adapter_text(a, err, "base_model.model.%s.adaption_prompt", module) : NULL;
     const char *gate = prompt ? gr_adapter_text(a, err, "base_model.model.%s.adaption_gate", module) : NULL;
@@ -89,6 +114,7 @@ static graft_status add_layer(gr_adapter *a, const gr_site *const roles[GR_ROLE_
     GR_TRY(gr_adapter_new_param(a, gate, &one, true, &l->gate, err));
     GR_TRY(gr_adapter_new_param(a, prompt, &shape, true, &l->prompt, err));
     if (fresh) gr_adapter_fill(l->prompt, seed, true, 1);
+    if (o->bias && !fused) GR_TRY(keep_bias(a, o, l, err)); /* behind a fused module's output product the bias has been added already */
     GR_TRY(gr_adapter_add(a, gate, l->gate, k->layer, err));
     GR_TRY(gr_adapter_add(a, prompt, l->prompt, k->layer, err));
     GR_TRY(new_rows(a, k, 1, &l->k, err));
@@ -229,6 +255,24 @@ static graft_status gate(gr_adapter *a, gr_run *run, const gr_run_adapter *rows,
     return GRAFT_OK;
 }
 
+static graft_status add_bias(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x, gr_var **y,
+                             graft_error *err) {
+    const struct llama_adapter *s = a->state;
+    const gr_site *site = l->site[0];
+    (void)x;
+    if (site->role != GR_ROLE_O || site->layer < 0 || !s->layers[site->layer].bias) return GRAFT_OK;
+    const adapted_layer *at = &s->layers[site->layer];
+    gr_scale_columns_params params = {.n_ranges = rows->n_ranges, .ranges = rows->ranges};
+    gr_dtype dt = gr_model_param_dtype(a->model);
+    gr_var *in[3] = {*y, NULL, NULL};
+    GR_TRY(gr_nn_constant(run->tape, dt, at->out, at->ones, &in[1], err));
+    GR_TRY(gr_nn_constant(run->tape, dt, at->out, at->bias, &in[2], err));
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_scale_columns, in, 3, &params, y, err));
+    gr_var_drop(in[1]);
+    gr_var_drop(in[2]);
+    return GRAFT_OK;
+}
+
 static void facts(const gr_adapter *a, gr_buf *b) {
     const struct llama_adapter *s = a->state;
     gr_buf_add_format(b, "\"adapter_len\": %lld, \"adapter_layers\": %lld, ", (long long)s->len, (long long)s->n_layers);
@@ -237,4 +281,5 @@ static void facts(const gr_adapter *a, gr_buf *b) {
 const gr_adapter_method gr_adapter_llama_adapter = {.name = "llama-adapter", .peft_type = "ADAPTION_PROMPT",
                                                     .state_size = sizeof(struct llama_adapter), .create = create,
                                                     .write_config = write_config, .facts = facts, .gated_rows = gated_rows,
-                                                    .gate = gate, .refresh = refresh, .collect = collect};
+                                                    .gate = gate, .linear = add_bias, .refresh = refresh,
+                                                    .collect = collect};

@@ -52,6 +52,7 @@ typedef struct gr_lora_pair {
     gr_param *magnitude, *factor, *shift;
     double *norm;
     float *bias;
+    const gr_param *own_bias; /* the bias where it is trained, NULL: it is the base's */
     /* Where it starts from the weight's own factors, else NULL: what is trained, the first half of a and of b; r counts both
      * halves. b_start: the second half of b apart, (out, r / 2), where there is dropout. */
     gr_param *own_a, *own_b;

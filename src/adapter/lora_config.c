@@ -162,8 +162,6 @@ graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool 
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: lora_dropout is not supported with use_dora", a->where);
     GR_TRY(gr_config_bool(a, json, "ensure_weight_tying", &c->ensure_weight_tying, err));
     GR_TRY(read_bias(a, json, c, err));
-    if (c->dora && c->bias != GR_LORA_BIAS_NONE)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: trained biases are not supported with use_dora", a->where);
     GR_TRY(read_init(a, json, fresh, c, err));
     return gr_lora_read_chosen(a, json, c, err);
 }

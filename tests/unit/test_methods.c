@@ -42,6 +42,8 @@ static const method_case cases[] = {
     {"llama_bias", "{\"peft_type\": \"BITFIT\", \"target_modules\": [\"q_proj\", \"up_proj\"]}", true, true},
     {"llama", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 3, \"adapter_layers\": 1}", true, false},
     {"llama", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 4, \"adapter_layers\": 2}", true, false},
+    {"llama_bias", "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 3, \"adapter_layers\": 1}", false, true},
+    {"llama_bias", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"bias\": \"all\"}", false, true},
     {"mistral", "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 3}", false, true},
     {"llama", "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 3, \"encoder_hidden_size\": 6}", false, false},
     {"llama", "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 4, \"encoder_hidden_size\": 5, \"encoder_dropout\": 0.3, "

@@ -57,6 +57,9 @@ CASES = {  # name: (base, configuration)
     "dora": ("llama", peft.LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
                                       lora_alpha=6)),
     "dora_bias": ("llama_bias", peft.LoraConfig(r=3, use_dora=True, target_modules="all-linear", use_rslora=True)),
+    "dora_bias_own": ("llama_bias", peft.LoraConfig(r=3, use_dora=True, bias="lora_only",
+                                                    target_modules=["q_proj", "v_proj", "o_proj", "down_proj"])),
+    "llama_adapter_bias": ("llama_bias", peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=1)),
     "vera": ("llama", peft.VeraConfig(r=6, target_modules=["q_proj", "v_proj", "down_proj"], projection_prng_key=7)),
     "vera_key": ("llama_bias", peft.VeraConfig(r=5, save_projection=False, d_initial=0.3, target_modules="all-linear")),
     "loha": ("llama", peft.LoHaConfig(r=3, alpha=5, target_modules=["q_proj", "v_proj", "up_proj"], modules_to_save=["norm"])),
@@ -69,7 +72,7 @@ CASES = {  # name: (base, configuration)
     "llama_adapter": ("llama", peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1)),
     "llama_adapter_all": ("mistral", peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=2)),
 }
-MERGED = {"ia3", "ia3_qwen2", "ia3_chosen", "ia3_all", "norms_chosen", "dora", "dora_bias", "vera", "vera_key", "loha", "loha_patterns", "lokr",
+MERGED = {"ia3", "ia3_qwen2", "ia3_chosen", "ia3_all", "norms_chosen", "dora", "dora_bias", "dora_bias_own", "vera", "vera_key", "loha", "loha_patterns", "lokr",
           "lokr_both", "lokr_full"}
 GENERATED = {"prompt", "prefix", "prefix_sliding", "p_mlp", "ia3"}
 
