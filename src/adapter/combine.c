@@ -59,7 +59,7 @@ static graft_status check(combination *c, const int *indices, graft_error *err) 
 /* The configuration: all modules that one of them adapts, by their whole names. */
 static graft_status describe(const combination *c, gr_buf *b, graft_error *err) {
     bool first = true;
-    gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"task_type\": \"CAUSAL_LM\", \"r\": %lld, \"lora_alpha\": %lld, \"target_modules\": [",
+    gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"r\": %lld, \"lora_alpha\": %lld, \"target_modules\": [",
                       (long long)c->rank, (long long)c->rank);
     for (size_t i = 0; i < gr_model_n_sites(c->set->model); i++) {
         const gr_site *site = gr_model_site(c->set->model, i);

@@ -281,6 +281,32 @@ static void adapters_are_scaled(void **state) {
     graft_context_free(ctx);
 }
 
+static graft_status combine_all(const graft_allocator *a, void *arg) {
+    static const char *const types[] = {"cat", "svd", "ties", "dare_ties"};
+    const char *const names[] = {"a", "b"};
+    const double weights[] = {0.5, -1};
+    graft_context_options o = {.n_threads = 1, .cpu = getenv("GRAFT_CPU"), .allocator = *a};
+    graft_context *ctx = NULL;
+    graft_model *m = NULL;
+    (void)arg;
+    graft_status st = graft_context_new(&o, &ctx, NULL);
+    if (st == GRAFT_OK) st = graft_model_load(ctx, test_model_path("llama"), NULL, &m, NULL);
+    for (int i = 0; i < 2 && st == GRAFT_OK; i++)
+        st = graft_adapter_new(m, names[i], "{\"peft_type\": \"LORA\", \"r\": 2, \"init_lora_weights\": false}", 1, NULL);
+    for (size_t i = 0; i < GR_COUNT(types) && st == GRAFT_OK; i++) {
+        const graft_combine_options how = {.type = types[i], .density = 0.5};
+        st = graft_adapter_combine(m, types[i], names, weights, 2, &how, NULL);
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+    return st;
+}
+
+static void combining_survives_any_failed_allocation(void **state) {
+    (void)state;
+    test_allocation_sweep(combine_all, NULL, 0, 3);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_lora_agrees_with_peft),
@@ -289,6 +315,7 @@ int main(void) {
         cmocka_unit_test(combined_adapters_agree_with_peft),
         cmocka_unit_test(wrong_combinations_are_named),
         cmocka_unit_test(adapters_are_scaled),
+        cmocka_unit_test(combining_survives_any_failed_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
