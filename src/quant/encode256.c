@@ -197,7 +197,7 @@ void gr_quantize_Q2_K(const float *x, size_t n, void *blocks) {
         gr_put_half(b->d, max_scale > 0 ? max_scale / 15.0f : 0);
         gr_put_half(b->dmin, max_low > 0 ? max_low / 15.0f : 0);
         for (int sub = 0; sub < 16; sub++) {
-            b->scales[sub] = (uint8_t)(nearest(to_scale * scale[sub]) | nearest(to_low * low[sub]) << 4);
+            b->scales[sub] = (uint8_t)(nearest(to_scale * scale[sub]) | (unsigned)nearest(to_low * low[sub]) << 4);
             requantize(x + 16 * sub, 16, gr_half_at(b->d) * (float)(b->scales[sub] & 15),
                        gr_half_at(b->dmin) * (float)(b->scales[sub] >> 4), 0, 3, 0, q + 16 * sub);
         }
