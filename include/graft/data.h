@@ -38,8 +38,8 @@ typedef struct graft_data_options {
     int64_t max_length;        /* tokens that an example keeps; 0: 1024; negative: all */
     int truncate_start;        /* a longer example loses its start, not its end */
     /* For models with an encoder: the prompt is the source and the answer the target, each tokenised for itself as
-     * transformers' seq2seq examples do it, with an end of text; max_length is of the source. Conversations are split in
-     * front of their last message. {"input_ids", "labels"} may differ in length. */
+     * transformers' seq2seq examples do it, with an end of text; max_length is of the source. Conversations are split
+     * in front of their last message. {"input_ids", "labels"} may differ in length. */
     int seq2seq;
     int64_t max_target_length; /* tokens that a target keeps; 0: 128; negative: all */
     /* Prompt and completion: the loss is on the completion only. AUTO is YES. Other formats: no effect. */

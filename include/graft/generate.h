@@ -27,9 +27,13 @@ typedef struct graft_sampling {
 /* What the model's generation_config.json suggests; greedy where it does not ask for sampling. */
 graft_status graft_sampling_default(const graft_model *m, graft_sampling *out, graft_error *err);
 
-/* When a beam search ends that has as many finished sequences as beams: as soon as it has them (YES), once no running beam scores
- * more than the worst of them (NO, transformers' False), or once none could whatever its length (NEVER). */
-typedef enum graft_early_stopping { GRAFT_EARLY_STOPPING_NO, GRAFT_EARLY_STOPPING_YES, GRAFT_EARLY_STOPPING_NEVER } graft_early_stopping;
+/* When a beam search ends that has as many finished sequences as beams: as soon as it has them (YES), once no running
+ * beam scores more than the worst of them (NO, transformers' False), or once none could whatever its length (NEVER). */
+typedef enum graft_early_stopping {
+    GRAFT_EARLY_STOPPING_NO,
+    GRAFT_EARLY_STOPPING_YES,
+    GRAFT_EARLY_STOPPING_NEVER
+} graft_early_stopping;
 
 typedef struct graft_generate_options {
     graft_sampling sampling;
@@ -42,8 +46,9 @@ typedef struct graft_generate_options {
     const char *adapter;      /* name of an adapter of the model; NULL: the bare model */
     size_t max_batch;         /* sequences computed together; 0: 32 */
     int64_t no_repeat_ngram_size; /* no n tokens in a row come twice (prompt included, of decoders); 0: they may */
-    /* Beam search instead of sampling where there are more than 1: the sequences that are returned are the best of so many, by
-     * the sum of their log probabilities over length^length_penalty. They end at an end of text or by length; no stop texts. */
+    /* Beam search instead of sampling where there are more than 1: the sequences that are returned are the best of so
+     * many, by the sum of their log probabilities over length^length_penalty. They end at an end of text or by length;
+     * no stop texts. */
     size_t num_beams;
     double length_penalty;    /* 1 */
     graft_early_stopping early_stopping;

@@ -61,12 +61,13 @@ const char *gr_adapter_method_name(const gr_adapter_set *s, int index); /* "lora
 const char *gr_adapter_config(const gr_adapter_set *s, int index);
 size_t gr_adapter_bytes(const gr_adapter_set *s, int index); /* values and gradients */
 
-size_t gr_adapter_shared_bytes(const gr_adapter_set *s, int index); /* beside them, while it trains: see gr_param.more_grads */
+/* Beside them, while it trains: see gr_param.more_grads. */
+size_t gr_adapter_shared_bytes(const gr_adapter_set *s, int index);
 
-/* What follows from the parameters (outputs of prompt encoders, for one) is made again from them: to be called after they
- * have changed and before the next pass. `training`: a backward follows; gr_adapter_collect, after the backward of all passes
- * of the step, adds to the parameters' gradients what came to it and to their further uses. `key` is that of dropout within, 0: none. Making, loading
- * and saving an adapter refresh it without training. */
+/* What follows from the parameters (outputs of prompt encoders, for one) is made again from them: to be called after
+ * they have changed and before the next pass. `training`: a backward follows; gr_adapter_collect, after the backward of
+ * all passes of the step, adds to the parameters' gradients what came to it and to their further uses. `key` is that of
+ * dropout within, 0: none. Making, loading and saving an adapter refresh it without training. */
 graft_status gr_adapter_refresh(gr_adapter_set *s, int index, uint64_t key, bool training, graft_error *err);
 graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err);
 /* Virtual input rows that each of its sequences begins with (ids -1, -2, ...). */

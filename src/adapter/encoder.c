@@ -4,8 +4,8 @@
 /* A row of the table for each virtual token. */
 graft_status gr_encoder_embedding(gr_adapter *a, gr_tape *t, const gr_param *table, gr_var **x, graft_error *err) {
     const gr_prompt *p = a->state;
-    gr_put_rows_params params = {.dt = table->dtype, .rows = p->n_rows, .n = p->n_rows, .at = p->places, .id = p->places,
-                                 .stride = 1};
+    gr_put_rows_params params = {
+        .dt = table->dtype, .rows = p->n_rows, .n = p->n_rows, .at = p->places, .id = p->places, .stride = 1};
     gr_var *in[2] = {NULL, NULL};
     GR_TRY(gr_nn_leaf(t, table, &in[1], err));
     GR_TRY(gr_tape_apply(t, &gr_op_put_rows, in, 2, &params, x, err));

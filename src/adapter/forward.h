@@ -28,8 +28,8 @@ typedef struct gr_ragged {
     int64_t n_labels; /* tokens, or rows, with a label */
 } gr_ragged;
 
-/* Finds and checks the inputs; `ahead`: virtual columns in front of each row. `path` stands in errors. Of an encoder-decoder
- * `source` has what the encoder reads and `in` the decoder's side; else `source` is left empty. */
+/* Finds and checks the inputs; `ahead`: virtual columns in front of each row. `path` stands in errors. Of an
+ * encoder-decoder `source` has what the encoder reads and `in` the decoder's side; else `source` is left empty. */
 graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
                             gr_padded *source, graft_error *err);
 /* Whether cell (row, c) takes part. */

@@ -1,10 +1,10 @@
 /* The padded input of graft_forward as a ragged batch.
  *
- * The reference pads: masked tokens stand in the row but are seen by nobody. Here they are left out, and each row becomes
- * the runs of its visible tokens, every run continuing the one before at its own place, so that positions, windows and
- * causality are those of the padded row. One thing of the padding reaches the reference's loss: logits at a masked
- * position count where the next token has a label, and a classification may take a masked token's hidden state. Such
- * positions are computed too, as tokens that nobody sees. Where tokens see all of their row it is one sequence. */
+ * The reference pads: masked tokens stand in the row but are seen by nobody. Here they are left out, and each row
+ * becomes the runs of its visible tokens, every run continuing the one before at its own place, so that positions,
+ * windows and causality are those of the padded row. One thing of the padding reaches the reference's loss: logits at a
+ * masked position count where the next token has a label, and a classification may take a masked token's hidden state.
+ * Such positions are computed too, as tokens that nobody sees. Where tokens see all of their row it is one sequence. */
 #include "adapter/forward.h"
 
 /* --- Input -------------------------------------------------------------------------------------------------------------------------- */
@@ -61,7 +61,8 @@ static bool is_input(const gr_model_config *c, const char *name) {
     return strcmp(name, "input_ids") == 0 || strcmp(name, "attention_mask") == 0;
 }
 
-static graft_status read_ids(const gr_tensor_list *list, const char *path, int64_t ahead, gr_padded *in, graft_error *err) {
+static graft_status read_ids(const gr_tensor_list *list, const char *path, int64_t ahead, gr_padded *in,
+                             graft_error *err) {
     GR_TRY(find_input(list, path, "input_ids", NULL, &in->ids, err));
     if (!in->ids) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: no 'input_ids'", path);
     gr_shape shape = in->ids->view.shape;
@@ -75,8 +76,8 @@ static graft_status read_ids(const gr_tensor_list *list, const char *path, int64
 }
 
 /* The decoder's side. */
-static graft_status read_targets(const gr_tensor_list *list, const char *path, const gr_model_config *c, const gr_padded *source,
-                                 gr_padded *in, graft_error *err) {
+static graft_status read_targets(const gr_tensor_list *list, const char *path, const gr_model_config *c,
+                                 const gr_padded *source, gr_padded *in, graft_error *err) {
     *in = (gr_padded){.first_id = (int32_t)c->decoder_start_token_id, .pad_id = (int32_t)c->pad_token_id};
     GR_TRY(find_input(list, path, "decoder_input_ids", NULL, &in->ids, err));
     GR_TRY(find_input(list, path, "labels", in->ids ? &in->ids->view.shape : NULL, &in->labels, err));
@@ -87,15 +88,16 @@ static graft_status read_targets(const gr_tensor_list *list, const char *path, c
     in->rows = shape.d[0];
     in->columns = shape.d[1];
     if (in->rows != source->rows || in->columns < 1 || in->columns > INT32_MAX / in->rows / 2)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: '%s' of %lld x %lld beside 'input_ids' of %lld rows", path, either->name,
-                       (long long)in->rows, (long long)in->columns, (long long)source->rows);
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: '%s' of %lld x %lld beside 'input_ids' of %lld rows", path,
+                       either->name, (long long)in->rows, (long long)in->columns, (long long)source->rows);
     if (!in->ids && in->pad_id < 0)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model has no pad_token_id to stand for ignored labels", path);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model has no pad_token_id to stand for ignored labels",
+                       path);
     return GRAFT_OK;
 }
 
-graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
-                            gr_padded *source, graft_error *err) {
+graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead,
+                            gr_padded *in, gr_padded *source, graft_error *err) {
     const gr_model_config *c = gr_model_get_config(m);
     *source = (gr_padded){.ahead = ahead};
     for (size_t i = 0; i < list->n; i++)
@@ -116,8 +118,8 @@ graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const 
     GR_TRY(find_input(list, path, "token_type_ids", &shape, &in->types, err));
     GR_TRY(find_input(list, path, "position_ids", &shape, &in->positions, err));
     if (in->positions && ahead)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'position_ids' cannot be given to an adapter with virtual tokens",
-                       path);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: 'position_ids' cannot be given to an adapter with virtual tokens", path);
     return GRAFT_OK;
 }
 

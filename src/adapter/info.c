@@ -74,7 +74,8 @@ static void add_model(gr_buf *b, const gr_model *m) {
     add_int(b, "sliding_window", c->sliding_window);
     gr_buf_add_format(b, ", \"tied_head\": %s", gr_model_head_is_tied(m) ? "true" : "false");
     add_rope(b, c);
-    add_int(b, "kv_bytes_per_token", 2 * gr_model_kv_layers(m) * gr_model_kv_width(m) * (int64_t)gr_dtype_bytes(gr_model_dtype(m), 1));
+    add_int(b, "kv_bytes_per_token",
+            2 * gr_model_kv_layers(m) * gr_model_kv_width(m) * (int64_t)gr_dtype_bytes(gr_model_dtype(m), 1));
     add_member(b, "compute_dtype", gr_dtype_name(gr_model_dtype(m)));
     add_formats(b, w);
 }

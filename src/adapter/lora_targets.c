@@ -132,13 +132,13 @@ static graft_status check_patterns(gr_adapter *a, const char *key, gr_lora_patte
     return GRAFT_OK;
 }
 
-/* The reference wraps the module of that name; encoder and decoder go on with tables of their own, so that what it trains
- * reaches nothing. */
+/* The reference wraps the module of that name; encoder and decoder go on with tables of their own, so that what it
+ * trains reaches nothing. */
 static graft_status refuse_shared(gr_adapter *a, const gr_site *s, graft_error *err) {
     if (!gr_model_get_config(a->model)->n_encoder_layers) return GRAFT_OK;
     return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
-                   "%s: '%s' is the table that encoder and decoder share: it can be trained with method full only", a->where,
-                   s->name);
+                   "%s: '%s' is the table that encoder and decoder share: it can be trained with method full only",
+                   a->where, s->name);
 }
 
 graft_status gr_lora_find_targets(gr_adapter *a, gr_lora_config *c, bool fresh, const gr_site ***out, size_t *n,

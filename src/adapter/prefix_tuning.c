@@ -30,8 +30,8 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     const gr_model_config *c = gr_model_get_config(a->model);
     s->layer = c->n_encoder_layers;
     if (c->n_layers - c->n_encoder_layers != s->p.n_layers)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: prefixes are shaped for %lld layers, but the decoder has %d", a->where,
-                       (long long)s->p.n_layers, c->n_layers - c->n_encoder_layers);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: prefixes are shaped for %lld layers, but the decoder has %d",
+                       a->where, (long long)s->p.n_layers, c->n_layers - c->n_encoder_layers);
     if (s->projection && !s->hidden)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prefix_projection needs 'encoder_hidden_size'", a->where);
     return GRAFT_OK;
@@ -56,10 +56,14 @@ static graft_status make_encoder(gr_adapter *a, uint64_t seed, graft_error *err)
     bool zero = s->init != NULL;
     gr_encoder_init last = zero ? GR_INIT_ZERO : GR_INIT_UNIFORM;
     double in1 = 1 / sqrt((double)dim), in2 = 1 / sqrt((double)h);
-    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(n, dim), GR_INIT_NORMAL, 1, s->layer, seed, &s->embedding, err));
-    GR_TRY(gr_prompt_encoder_param(a, "transform.0.weight", gr_shape2(h, dim), GR_INIT_UNIFORM, in1, s->layer, seed, &s->w1, err));
-    GR_TRY(gr_prompt_encoder_param(a, "transform.0.bias", gr_shape1(h), GR_INIT_UNIFORM, in1, s->layer, seed, &s->b1, err));
-    GR_TRY(gr_prompt_encoder_param(a, "transform.2.weight", gr_shape2(width, h), last, in2, s->layer, seed, &s->w2, err));
+    GR_TRY(gr_prompt_encoder_param(a, "embedding.weight", gr_shape2(n, dim), GR_INIT_NORMAL, 1, s->layer, seed,
+                                   &s->embedding, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.0.weight", gr_shape2(h, dim), GR_INIT_UNIFORM, in1, s->layer, seed,
+                                   &s->w1, err));
+    GR_TRY(gr_prompt_encoder_param(a, "transform.0.bias", gr_shape1(h), GR_INIT_UNIFORM, in1, s->layer, seed, &s->b1,
+                                   err));
+    GR_TRY(
+        gr_prompt_encoder_param(a, "transform.2.weight", gr_shape2(width, h), last, in2, s->layer, seed, &s->w2, err));
     return gr_prompt_encoder_param(a, "transform.2.bias", gr_shape1(width), last, in2, s->layer, seed, &s->b2, err);
 }
 
@@ -101,8 +105,8 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_close(b);
 }
 
-/* Which layer's keys and values in the file stand in front of `layer`. Of an encoder-decoder the reference splits them as if the
- * cross-attention had rows of its own, and each layer takes every second layer's, again from the first on. */
+/* Which layer's keys and values in the file stand in front of `layer`. Of an encoder-decoder the reference splits them
+ * as if the cross-attention had rows of its own, and each layer takes every second layer's, again from the first on. */
 static int64_t block_of(const gr_prompt *p, int layer) { return p->n_submodules * layer % p->n_layers; }
 
 /* Every sequence has a copy of the rows, so that their gradients are summed sequence after sequence. */

@@ -5,7 +5,8 @@
 
 #include "adapter/method.h"
 
-/* Makes the n_rows rows (n, width) from the encoder's parameters on a tape, in the parameters' type; key of dropout, 0: none. */
+/* Makes the n_rows rows (n, width) from the encoder's parameters on a tape, in the parameters' type; key of dropout, 0:
+ * none. */
 typedef graft_status (*gr_prompt_encoder)(gr_adapter *a, gr_tape *t, uint64_t key, gr_var **out, graft_error *err);
 
 /* The first member of the method's state. */
@@ -24,8 +25,8 @@ typedef struct gr_prompt {
 /* Reads the keys that all have; `known`: all of the method's. `heads`, `dim`: what the model has. */
 graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh, const char *const *known, int64_t heads,
                             int64_t dim, graft_error *err);
-/* Makes prompt_embeddings (n_rows, width), a parameter where `encoder` is NULL; `layer`: where it is used. With an encoder
- * its parameters must be there. */
+/* Makes prompt_embeddings (n_rows, width), a parameter where `encoder` is NULL; `layer`: where it is used. With an
+ * encoder its parameters must be there. */
 graft_status gr_prompt_rows(gr_adapter *a, int64_t width, gr_prompt_encoder encoder, int layer, graft_error *err);
 /* A parameter of the encoder, with torch's initial values of its kind. */
 typedef enum gr_encoder_init { GR_INIT_NORMAL, GR_INIT_UNIFORM, GR_INIT_ZERO } gr_encoder_init;

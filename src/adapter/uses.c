@@ -1,5 +1,5 @@
-/* Gradients of tensors that several places of a pass use: each place's is summed apart over the passes of a step, and they are
- * added behind them, so that the order of additions does not depend on how the step's batch was cut. */
+/* Gradients of tensors that several places of a pass use: each place's is summed apart over the passes of a step, and
+ * they are added behind them, so that the order of additions does not depend on how the step's batch was cut. */
 #include "adapter/method.h"
 
 typedef graft_status (*use_fn)(gr_adapter *a, gr_param *p, graft_error *err);
@@ -13,7 +13,9 @@ static graft_status each_shared(gr_adapter *a, use_fn f, graft_error *err) {
     return GRAFT_OK;
 }
 
-static size_t bytes_of(const gr_param *p) { return gr_dtype_bytes(p->dtype, (size_t)p->n) * (size_t)(gr_param_uses(p) - 1); }
+static size_t bytes_of(const gr_param *p) {
+    return gr_dtype_bytes(p->dtype, (size_t)p->n) * (size_t)(gr_param_uses(p) - 1);
+}
 
 static graft_status begin(gr_adapter *a, gr_param *p, graft_error *err) {
     if (!p->more_grads && !(p->more_grads = gr_alloc_aligned(a->a, bytes_of(p)))) return gr_fail_memory(err);

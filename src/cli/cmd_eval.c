@@ -22,7 +22,8 @@ static const cli_option eval_options[] = {
     {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F", .help = "JSON Lines files; - is standard input"},
     {.name = "metric", .aliases = "metrics", .kind = CLI_LIST, .offset = AT(metrics), .offset_n = AT(n_metrics), .comma = true, .metavar = "NAMES",
      .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), bleu, f1; default: all that the records allow"},
-    {.name = "max-length", .aliases = "max-seq-length max-source-length", .kind = CLI_INT64, .offset = AT(max_length), .metavar = "N",
+    {.name = "max-length", .aliases = "max-seq-length max-source-length", .kind = CLI_INT64, .offset = AT(max_length),
+     .metavar = "N",
      .help = "tokens of a record (of an encoder-decoder: of its prompt) for the loss; 0: no limit"},
     {.name = "max-target-length", .kind = CLI_INT64, .offset = AT(max_target_length), .metavar = "N",
      .help = "encoder-decoders: tokens of an answer for the loss; -1: 128, 0: no limit"},
@@ -183,7 +184,9 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     GR_TRY(choose_metrics(a, &o.what, err));
     if (!a->n_data) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --data FILE");
     if (a->batch_size < 1 || a->limit < 0 || a->max_length < 0 || a->max_target_length < -1 || a->show < 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show must not be negative");
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show "
+                       "must not be negative");
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
     GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_ONE_ADAPTER, m, err));

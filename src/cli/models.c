@@ -79,11 +79,15 @@ static const cli_option sampling_options[] = {
     {.name = "top-p", .kind = CLI_REAL, .offset = AT(top_p), .metavar = "X", .help = "draw among the fewest tokens that sum to this probability"},
     {.name = "min-p", .kind = CLI_REAL, .offset = AT(min_p), .metavar = "X", .help = "draw among tokens with this share of the largest probability"},
     {.name = "repeat-penalty", .aliases = "repetition-penalty", .kind = CLI_REAL, .offset = AT(repeat_penalty), .metavar = "X", .help = "penalty of tokens seen before; 1: none"},
-    {.name = "no-repeat-ngram-size", .kind = CLI_INT64, .offset = AT(no_repeat_ngram_size), .metavar = "N", .help = "no N tokens in a row come twice; 0: they may"},
-    {.name = "num-beams", .kind = CLI_INT64, .offset = AT(num_beams), .metavar = "N", .help = "beam search: the likeliest of N continuations at a time, without drawing"},
-    {.name = "length-penalty", .kind = CLI_REAL, .offset = AT(length_penalty), .metavar = "X", .help = "beam search: scores are divided by length to this power"},
+    {.name = "no-repeat-ngram-size", .kind = CLI_INT64, .offset = AT(no_repeat_ngram_size), .metavar = "N",
+     .help = "no N tokens in a row come twice; 0: they may"},
+    {.name = "num-beams", .kind = CLI_INT64, .offset = AT(num_beams), .metavar = "N",
+     .help = "beam search: the likeliest of N continuations at a time, without drawing"},
+    {.name = "length-penalty", .kind = CLI_REAL, .offset = AT(length_penalty), .metavar = "X",
+     .help = "beam search: scores are divided by length to this power"},
     {.name = "early-stopping", .kind = CLI_TEXT, .offset = AT(early_stopping), .metavar = "WHEN",
-     .help = "beam search ends with as many finished texts as beams: true: at once; false: when no better one is in sight; never: when none is possible"},
+     .help = "beam search ends with as many finished texts as beams: true: at once; false: when no better one is in "
+             "sight; never: when none is possible"},
     {.name = "seed", .letter = 's', .kind = CLI_INT64, .offset = AT(seed), .metavar = "N", .help = "decides the draws"},
     {.name = "stop", .kind = CLI_LIST, .offset = AT(stop), .offset_n = AT(n_stop), .metavar = "TEXT", .help = "text that ends the output; repeatable"},
     {.name = "ignore-eos", .kind = CLI_FLAG, .offset = AT(ignore_eos), .metavar = "", .help = "go on after an end of text"},
@@ -102,8 +106,10 @@ static graft_status finish_beams(const cli_sampling_args *a, graft_generate_opti
     size_t when = 0;
     while (a->early_stopping && when < GR_COUNT(names) && strcmp(a->early_stopping, names[when]) != 0) when++;
     if (when == GR_COUNT(names))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--early-stopping: expected true, false or never, found %s", a->early_stopping);
-    if (a->num_beams < 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--num-beams: expected 1 or more, found %lld", (long long)a->num_beams);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--early-stopping: expected true, false or never, found %s",
+                       a->early_stopping);
+    if (a->num_beams < 1)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--num-beams: expected 1 or more, found %lld", (long long)a->num_beams);
     if (a->num_beams == 1 && (a->early_stopping || !isnan(a->length_penalty)))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s is for beam search: expected --num-beams with 2 or more",
                        a->early_stopping ? "--early-stopping" : "--length-penalty");

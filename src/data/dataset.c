@@ -94,7 +94,8 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
     s->tokens += t->n;
     s->labels += t->n_labels;
     s->longest = GR_MAX(s->longest, t->n);
-    s->fingerprint = gr_hash_bytes(t->ids, t->n * sizeof *t->ids, s->fingerprint + t->n + ((uint64_t)t->n_source << 32));
+    s->fingerprint =
+        gr_hash_bytes(t->ids, t->n * sizeof *t->ids, s->fingerprint + t->n + ((uint64_t)t->n_source << 32));
     s->fingerprint = gr_hash_bytes(t->labels, t->n * sizeof *t->labels, s->fingerprint);
     return GRAFT_OK;
 }
@@ -229,7 +230,9 @@ size_t gr_dataset_target_labels(const graft_dataset *ds, size_t i, int32_t *out)
     size_t k = first_other(ds, start);
     for (size_t t = start; t < end; t++) {
         n += ds->kind[t] != IGNORED;
-        out[t - start] = ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[k++].label : GRAFT_IGNORE_LABEL;
+        out[t - start] = ds->kind[t] == OWN     ? ds->ids[t]
+                         : ds->kind[t] == OTHER ? ds->others[k++].label
+                                                : GRAFT_IGNORE_LABEL;
     }
     return n;
 }

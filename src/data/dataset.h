@@ -11,8 +11,8 @@ const int32_t *gr_dataset_ids(const graft_dataset *ds, size_t i, size_t *n);
 size_t gr_dataset_shifted_labels(const graft_dataset *ds, size_t i, int32_t *out);
 /* The label of the first token itself, which follows virtual tokens. */
 int32_t gr_dataset_first_label(const graft_dataset *ds, size_t i);
-/* How many of an example's tokens are its source's (graft_example.n_source), and the labels of the others, not shifted; returns
- * how many count. */
+/* How many of an example's tokens are its source's (graft_example.n_source), and the labels of the others, not shifted;
+ * returns how many count. */
 size_t gr_dataset_n_source(const graft_dataset *ds, size_t i);
 size_t gr_dataset_target_labels(const graft_dataset *ds, size_t i, int32_t *out);
 /* A data set of given examples (tests, and callers that tokenise themselves): n examples, example i is tokens

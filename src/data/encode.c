@@ -22,7 +22,8 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
                                      : o->max_target_length < 0 ? 0
                                                                 : (size_t)o->max_target_length};
     if (made.seq2seq && (made.assistant_only || made.completion_only == GRAFT_NO))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s means nothing to a model with an encoder: it learns targets and nothing else",
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "%s means nothing to a model with an encoder: it learns targets and nothing else",
                        made.assistant_only ? "assistant_only_loss" : "completion_only_loss false");
     made.eos.data = graft_tokenizer_token_text(tok, graft_tokenizer_special_id(tok, GRAFT_TOKEN_EOS), &made.eos.len);
     if (!made.eos.data) made.eos = (gr_slice){0};
@@ -257,8 +258,8 @@ static graft_status encode_plain(const gr_encoder *e, gr_arena *arena, gr_slice 
 static graft_status encode_tokens(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
                                   graft_error *err) {
     if (record->labels && record->n_labels != record->n_ids)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"labels\" as long as \"input_ids\" (%zu), found %zu", record->n_ids,
-                       record->n_labels);
+        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"labels\" as long as \"input_ids\" (%zu), found %zu",
+                       record->n_ids, record->n_labels);
     t->ids = record->ids;
     t->labels = record->labels;
     t->n = record->n_ids;

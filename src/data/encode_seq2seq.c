@@ -1,5 +1,5 @@
-/* Records to source and target. Reference: transformers 5.24's run_summarization: each text is tokenised for itself with the
- * special tokens that the tokenizer adds, which stay where the text is cut. */
+/* Records to source and target. Reference: transformers 5.24's run_summarization: each text is tokenised for itself
+ * with the special tokens that the tokenizer adds, which stay where the text is cut. */
 #include "data/encode.h"
 
 /* As many tokens as `max` allows; where the tokenizer adds EOS the last one stays. */
@@ -14,7 +14,8 @@ static void cut(const gr_encoder *e, int32_t **ids, size_t *n, size_t max, bool 
 }
 
 /* The answer's tokens, closed by EOS. */
-static graft_status encode_answer(const gr_encoder *e, gr_arena *arena, gr_slice text, int32_t **out, size_t *n, graft_error *err) {
+static graft_status encode_answer(const gr_encoder *e, gr_arena *arena, gr_slice text, int32_t **out, size_t *n,
+                                  graft_error *err) {
     int32_t *ids, eos = graft_tokenizer_special_id(e->tok, GRAFT_TOKEN_EOS);
     size_t count;
     GR_TRY(graft_tokenizer_encode(e->tok, text.data, text.len, GRAFT_TOK_ADD_SPECIAL, &ids, &count, err));
@@ -28,15 +29,17 @@ static graft_status encode_answer(const gr_encoder *e, gr_arena *arena, gr_slice
     return GRAFT_OK;
 }
 
-/* Tokens as they are: "input_ids" and "labels" of their own lengths. An ignored label stands as a pad among the decoder's
- * inputs, as the reference moves labels. */
-static graft_status take_tokens(const gr_encoder *e, const gr_record *record, int32_t **source, size_t *n_source, int32_t **target,
-                                size_t *n_target, graft_error *err) {
+/* Tokens as they are: "input_ids" and "labels" of their own lengths. An ignored label stands as a pad among the
+ * decoder's inputs, as the reference moves labels. */
+static graft_status take_tokens(const gr_encoder *e, const gr_record *record, int32_t **source, size_t *n_source,
+                                int32_t **target, size_t *n_target, graft_error *err) {
     (void)e;
     if (!record->labels)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "expected \"labels\" beside \"input_ids\": a model with an encoder learns them");
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "expected \"labels\" beside \"input_ids\": a model with an encoder learns them");
     if (record->completion_mask || record->assistant_mask)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "masks of \"input_ids\" mean nothing to a model with an encoder, which learns \"labels\"");
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "masks of \"input_ids\" mean nothing to a model with an encoder, which learns \"labels\"");
     *source = record->ids;
     *n_source = record->n_ids;
     *target = record->labels;
@@ -44,8 +47,8 @@ static graft_status take_tokens(const gr_encoder *e, const gr_record *record, in
     return GRAFT_OK;
 }
 
-static graft_status join(const gr_encoder *e, gr_arena *arena, const int32_t *source, size_t n_source, const int32_t *target,
-                         size_t n_target, gr_tokens *t, graft_error *err) {
+static graft_status join(const gr_encoder *e, gr_arena *arena, const int32_t *source, size_t n_source,
+                         const int32_t *target, size_t n_target, gr_tokens *t, graft_error *err) {
     int32_t pad = graft_tokenizer_special_id(e->tok, GRAFT_TOKEN_PAD);
     t->n_source = n_source;
     t->n = n_source + n_target;
@@ -73,7 +76,8 @@ graft_status gr_encode_source_target(const gr_encoder *e, gr_arena *arena, const
         gr_question q;
         GR_TRY(gr_encode_question(e, arena, record, &q, err));
         if (!q.reference.data)
-            return gr_fail(err, GRAFT_ERR_MISMATCH, "expected an answer to learn: a completion, or an assistant's message at the end");
+            return gr_fail(err, GRAFT_ERR_MISMATCH,
+                           "expected an answer to learn: a completion, or an assistant's message at the end");
         source = q.ids;
         n_source = q.n;
         GR_TRY(encode_answer(e, arena, q.reference, &target, &n_target, err));

@@ -116,7 +116,8 @@ graft_status gr_loader_new(graft_context *ctx, const graft_dataset *ds, const gr
     const graft_allocator *a = gr_allocator(ctx);
     if (o->batch_size == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected a batch size of at least 1, found 0");
     if (o->packing && o->seq2seq)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "packing: sources and targets are not packed (there is no padding without it either)");
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "packing: sources and targets are not packed (there is no padding without it either)");
     if (o->packing && o->max_length == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "packing needs a maximum length, found none");
     gr_loader *l = gr_calloc(a, 1, sizeof *l);
@@ -155,13 +156,15 @@ static void add_virtual(gr_loader *l, size_t example, gr_data_batch *b) {
 }
 
 /* Appends an example as a source and the target behind start_id. */
-static graft_status add_pair(gr_loader *l, size_t example, gr_data_batch *b, size_t *n_source_tokens, graft_error *err) {
+static graft_status add_pair(gr_loader *l, size_t example, gr_data_batch *b, size_t *n_source_tokens,
+                             graft_error *err) {
     const graft_allocator *a = gr_allocator(l->ctx);
     size_t len, source = gr_dataset_n_source(l->ds, example), at = *n_source_tokens;
     const int32_t *ids = gr_dataset_ids(l->ds, example, &len);
     size_t target = len - source;
     GR_TRY(gr_grow(a, (void **)&l->source_bounds, &l->source_bounds_cap, b->n_seqs + 2, sizeof *l->source_bounds, err));
-    GR_TRY(gr_grow(a, (void **)&l->source_ids, &l->source_ids_cap, at + source + (size_t)l->o.n_virtual, sizeof *l->source_ids, err));
+    GR_TRY(gr_grow(a, (void **)&l->source_ids, &l->source_ids_cap, at + source + (size_t)l->o.n_virtual,
+                   sizeof *l->source_ids, err));
     GR_TRY(gr_grow(a, (void **)&l->ids, &l->ids_cap, b->n_tokens + target, sizeof *l->ids, err));
     GR_TRY(gr_grow(a, (void **)&l->labels, &l->labels_cap, b->n_tokens + target, sizeof *l->labels, err));
     l->source_bounds[0] = 0;
@@ -217,7 +220,8 @@ graft_status gr_loader_next(gr_loader *l, gr_data_cursor *cursor, gr_data_batch 
     size_t end = (size_t)GR_MIN(cursor->row + l->o.batch_size, l->n_rows);
     GR_TRY(gr_grow(gr_allocator(l->ctx), (void **)&l->bounds, &l->bounds_cap, 1, sizeof *l->bounds, err));
     l->bounds[0] = 0;
-    for (size_t row = (size_t)cursor->row; row < end; row++) GR_TRY(add_row(l, l->order ? l->order[row] : row, &b, &n_source_tokens, err));
+    for (size_t row = (size_t)cursor->row; row < end; row++)
+        GR_TRY(add_row(l, l->order ? l->order[row] : row, &b, &n_source_tokens, err));
     b.bounds = l->bounds;
     b.ids = l->ids;
     b.labels = l->labels;

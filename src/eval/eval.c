@@ -43,8 +43,10 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
     const graft_allocator *a = gr_allocator(m->ctx);
     gr_tape_options tape = {0};
     const gr_model_config *c = gr_model_get_config(m->model);
-    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8, .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
-                                .seq2seq = c->n_encoder_layers > 0, .start_id = (int32_t)c->decoder_start_token_id};
+    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8,
+                                .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
+                                .seq2seq = c->n_encoder_layers > 0,
+                                .start_id = (int32_t)c->decoder_start_token_id};
     const graft_data_options data = data_options(m, o);
     GR_TRY(graft_dataset_load(m->ctx, tok, &data, &r->ds, err));
     GR_TRY(gr_loader_new(m->ctx, r->ds, &loader, &r->loader, err));
@@ -74,7 +76,8 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
     GR_TRY(gr_pass_loss(r->pass, r->tape, &b, &o, &loss, err));
     for (int64_t i = 0; i < loss.n_rows; i++) *sum += loss.losses[i];
     out->n_records += d->n_seqs;
-    out->n_tokens += d->n_tokens + (size_t)source.n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
+    out->n_tokens +=
+        d->n_tokens + (size_t)source.n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
     out->n_labels += (uint64_t)loss.n_labels;
     out->n_correct += (uint64_t)loss.n_correct;
     gr_loss_drop(&loss);

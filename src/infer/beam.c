@@ -55,8 +55,8 @@ static graft_status add_result(gr_beams *b, const gr_beam_choice *c, const int32
     return GRAFT_OK;
 }
 
-/* Whether the best running beam could still beat the worst result. A longer one may score more where length is rewarded: NEVER
- * then looks at the longest that could be. */
+/* Whether the best running beam could still beat the worst result. A longer one may score more where length is
+ * rewarded: NEVER then looks at the longest that could be. */
 static bool may_improve(const gr_beams *b) {
     if (b->n_results < b->o.num_beams) return true;
     bool longest = b->o.early_stopping == GRAFT_EARLY_STOPPING_NEVER && b->o.length_penalty > 0;

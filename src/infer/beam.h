@@ -1,6 +1,6 @@
-/* Beam search over one prompt, as transformers 5.24's _beam_search does it: the candidates are the likeliest continuations of all
- * running beams; those that end are kept with score = log probability / length^length_penalty, the others run on. Knows nothing of
- * models: the caller offers log probabilities and runs what is chosen. */
+/* Beam search over one prompt, as transformers 5.24's _beam_search does it: the candidates are the likeliest
+ * continuations of all running beams; those that end are kept with score = log probability / length^length_penalty, the
+ * others run on. Knows nothing of models: the caller offers log probabilities and runs what is chosen. */
 #ifndef GR_INFER_BEAM_H
 #define GR_INFER_BEAM_H
 

@@ -1,10 +1,12 @@
-/* Beam search among the rows of a generation: the beams of a prompt are rows that share its keys and values, and each step
- * replaces them by those that run on. */
+/* Beam search among the rows of a generation: the beams of a prompt are rows that share its keys and values, and each
+ * step replaces them by those that run on. */
 #include "infer/job.h"
 
 graft_status gr_group_new(gr_job *j, gr_row *r, graft_error *err) {
     const graft_allocator *a = j->s->a;
-    gr_beam_options o = {.num_beams = j->n_beams, .length_penalty = j->o->length_penalty, .early_stopping = j->o->early_stopping,
+    gr_beam_options o = {.num_beams = j->n_beams,
+                         .length_penalty = j->o->length_penalty,
+                         .early_stopping = j->o->early_stopping,
                          .max_new_tokens = r->limit};
     if (!j->o->ignore_eos) o.eos = graft_tokenizer_eos_ids(j->s->tok, &o.n_eos);
     gr_beam_group *g = gr_calloc(a, 1, sizeof *g);
@@ -26,8 +28,8 @@ graft_status gr_group_offer(gr_job *j, gr_row *r, const float *logits, graft_err
     const float *values;
     size_t n_banned;
     GR_TRY(gr_row_banned(j, r, r->n - r->n_prompt, &banned, &n_banned, err));
-    GR_TRY(gr_sampler_log_probs(&j->s->sampler, &j->o->sampling, logits, r->ids + r->n_virtual, r->n - r->n_virtual, banned, n_banned,
-                                &values, err));
+    GR_TRY(gr_sampler_log_probs(&j->s->sampler, &j->o->sampling, logits, r->ids + r->n_virtual, r->n - r->n_virtual,
+                                banned, n_banned, &values, err));
     gr_beams_offer(&g->beams, r->beam, values, j->s->sampler.vocab);
     g->ready = true;
     return GRAFT_OK;
@@ -51,7 +53,8 @@ static void drop_rows(gr_job *j, const gr_beam_group *g) {
 }
 
 /* A row that goes on as `from` with one token more. */
-static graft_status continue_row(gr_job *j, const gr_row *from, size_t beam, int32_t id, gr_row *out, graft_error *err) {
+static graft_status continue_row(gr_job *j, const gr_row *from, size_t beam, int32_t id, gr_row *out,
+                                 graft_error *err) {
     graft_session *s = j->s;
     *out = *from;
     out->ids = NULL;
@@ -118,7 +121,8 @@ static graft_status hand_over_one(gr_job *j, const gr_beam_group *g, size_t k, g
 static graft_status finish(gr_job *j, gr_beam_group *g, graft_error *err) {
     for (size_t k = 0; k < j->n_return; k++) {
         if (k >= g->beams.n_results)
-            return gr_fail(err, GRAFT_ERR_NUMERIC, "beam search ended with %zu sequences, expected %zu", g->beams.n_results, j->n_return);
+            return gr_fail(err, GRAFT_ERR_NUMERIC, "beam search ended with %zu sequences, expected %zu",
+                           g->beams.n_results, j->n_return);
         GR_TRY(hand_over_one(j, g, k, err));
     }
     drop_rows(j, g);

@@ -10,8 +10,10 @@ enum {
 };
 
 graft_generate_options graft_generate_options_default(void) {
-    return (graft_generate_options){
-        .sampling = {.greedy = 1, .temperature = 1, .top_p = 1, .repeat_penalty = 1}, .max_new_tokens = 256, .max_batch = 32, .length_penalty = 1};
+    return (graft_generate_options){.sampling = {.greedy = 1, .temperature = 1, .top_p = 1, .repeat_penalty = 1},
+                                    .max_new_tokens = 256,
+                                    .max_batch = 32,
+                                    .length_penalty = 1};
 }
 
 graft_status graft_sampling_default(const graft_model *m, graft_sampling *out, graft_error *err) {
@@ -182,8 +184,8 @@ static graft_status choose(gr_job *j, gr_row *r, const float *logits, graft_erro
     const int32_t *banned;
     int32_t id;
     GR_TRY(gr_row_banned(j, r, made, &banned, &n_banned, err));
-    GR_TRY(gr_sampler_choose(&j->s->sampler, &j->o->sampling, logits, r->ids + r->n_virtual, r->n - r->n_virtual, banned, n_banned,
-                             gr_rng_stream(GR_RNG_SAMPLE, r->number), made, &id, err));
+    GR_TRY(gr_sampler_choose(&j->s->sampler, &j->o->sampling, logits, r->ids + r->n_virtual, r->n - r->n_virtual,
+                             banned, n_banned, gr_rng_stream(GR_RNG_SAMPLE, r->number), made, &id, err));
     return take_token(j, r, id, err);
 }
 
@@ -289,25 +291,31 @@ static graft_status check_prompt(const gr_job *j, size_t i, int64_t most, graft_
     if (!p->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: expected at least one token, found none", i + 1);
     for (size_t k = 0; k < p->n; k++)
         if (p->ids[k] < 0 || p->ids[k] >= vocab)
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1, k + 1,
-                           (long long)vocab, p->ids[k]);
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1,
+                           k + 1, (long long)vocab, p->ids[k]);
     if ((int64_t)p->n >= most)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "prompt of %zu tokens: expected fewer than the model's %lld positions", p->n, (long long)most);
+        return gr_fail(err, GRAFT_ERR_LIMIT, "prompt of %zu tokens: expected fewer than the model's %lld positions",
+                       p->n, (long long)most);
     return GRAFT_OK;
 }
 
 static graft_status check_beams(const gr_job *j, graft_error *err) {
     const graft_generate_options *o = j->o;
     if (o->no_repeat_ngram_size < 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "no_repeat_ngram_size: expected 0 or more, found %lld", (long long)o->no_repeat_ngram_size);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "no_repeat_ngram_size: expected 0 or more, found %lld",
+                       (long long)o->no_repeat_ngram_size);
     if (j->n_beams <= 1) return GRAFT_OK;
     if (j->n_beams > 1024 || j->n_return > j->n_beams)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_beams: expected at least the %zu sequences that are returned and at most 1024, found %zu",
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "num_beams: expected at least the %zu sequences that are returned and at most 1024, found %zu",
                        j->n_return, j->n_beams);
-    if (!o->sampling.greedy) return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_beams: beam search takes the likeliest tokens, it does not sample");
+    if (!o->sampling.greedy)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "num_beams: beam search takes the likeliest tokens, it does not sample");
     if (o->n_stop) return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_beams: beam search does not look for stop texts");
     if (!isfinite(o->length_penalty) || fabs(o->length_penalty) > 100)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "length_penalty: expected a number from -100 to 100, found %g", o->length_penalty);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "length_penalty: expected a number from -100 to 100, found %g",
+                       o->length_penalty);
     return GRAFT_OK;
 }
 
@@ -316,7 +324,8 @@ static graft_status check(const gr_job *j, graft_error *err) {
     const gr_hooks *h = j->s->m->hooks;
     GR_TRY(gr_sampling_check(&o->sampling, err));
     if (o->adapter && h->find(h->self, o->adapter) < 0)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", o->adapter);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name",
+                       o->adapter);
     if (j->n_return < 1 || j->n_return > 4096)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequences a prompt: expected 1 to 4096, found %zu", j->n_return);
     GR_TRY(check_beams(j, err));
@@ -326,7 +335,8 @@ static graft_status check(const gr_job *j, graft_error *err) {
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected at least 1, or -1 for all that fit, found %lld",
                        (long long)o->max_new_tokens);
     if (o->max_new_tokens < 0 && has_encoder(j->s))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected a number, for this model's positions have no end");
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "new tokens: expected a number, for this model's positions have no end");
     return GRAFT_OK;
 }
 
@@ -344,8 +354,9 @@ static void job_free(gr_job *j) {
     const graft_allocator *a = j->s->a;
     for (size_t i = 0; i < j->n_rows; i++) gr_row_free(j->s, &j->rows[i]);
     for (size_t i = 0; i < j->n_groups; i++) gr_group_free(j, j->groups[i]);
-    void *const all[] = {j->rows, j->groups, j->ids, j->bounds, j->wanted, j->adapters, j->reads, j->source_ids, j->source_bounds,
-                         j->source_adapters, j->banned, j->kv, j->source_kv, j->encoded_kv, j->sources};
+    void *const all[] = {j->rows,     j->groups, j->ids,        j->bounds,        j->wanted,
+                         j->adapters, j->reads,  j->source_ids, j->source_bounds, j->source_adapters,
+                         j->banned,   j->kv,     j->source_kv,  j->encoded_kv,    j->sources};
     for (size_t i = 0; i < GR_COUNT(all); i++) gr_free(a, all[i]);
 }
 

@@ -61,7 +61,8 @@ graft_status gr_sampler_choose(gr_sampler *s, const graft_sampling *p, const flo
                                graft_error *err);
 
 /* Log probabilities with penalty and bans, for beam search; borrowed until the next use. */
-graft_status gr_sampler_log_probs(gr_sampler *s, const graft_sampling *p, const float *logits, const int32_t *seen, size_t n_seen,
-                                  const int32_t *banned, size_t n_banned, const float **out, graft_error *err);
+graft_status gr_sampler_log_probs(gr_sampler *s, const graft_sampling *p, const float *logits, const int32_t *seen,
+                                  size_t n_seen, const int32_t *banned, size_t n_banned, const float **out,
+                                  graft_error *err);
 
 #endif

@@ -80,9 +80,11 @@ typedef struct gr_job {
 } gr_job;
 
 /* rows.c: a row of its own for a prompt; `from`: it shares that row's source. */
-graft_status gr_row_init(gr_job *j, gr_row *r, size_t number, const int32_t *ids, size_t n, const gr_row *from, graft_error *err);
+graft_status gr_row_init(gr_job *j, gr_row *r, size_t number, const int32_t *ids, size_t n, const gr_row *from,
+                         graft_error *err);
 void gr_row_free(graft_session *s, gr_row *r);
-/* What may not follow a row's tokens: ends before min_new_tokens, and n-grams that were there. Borrowed until the next call. */
+/* What may not follow a row's tokens: ends before min_new_tokens, and n-grams that were there. Borrowed until the next
+ * call. */
 graft_status gr_row_banned(gr_job *j, const gr_row *r, size_t made, const int32_t **out, size_t *n, graft_error *err);
 /* Positions of the model that a prompt and its continuation may take. */
 int64_t gr_job_positions(const graft_session *s, int32_t adapter);

@@ -30,7 +30,8 @@ void gr_source_drop(graft_session *s, gr_source *x) {
     gr_free(s->a, x);
 }
 
-static graft_status new_source(gr_job *j, size_t ahead, const int32_t *ids, size_t n, gr_source **out, graft_error *err) {
+static graft_status new_source(gr_job *j, size_t ahead, const int32_t *ids, size_t n, gr_source **out,
+                               graft_error *err) {
     const graft_allocator *a = j->s->a;
     gr_source *x = gr_calloc(a, 1, sizeof *x);
     if (!x) return gr_fail_memory(err);
@@ -59,7 +60,8 @@ static graft_status begin_target(gr_job *j, gr_row *r, size_t ahead, const int32
     return GRAFT_OK;
 }
 
-static graft_status begin(gr_job *j, gr_row *r, size_t ahead, const int32_t *ids, size_t n, const gr_row *from, graft_error *err) {
+static graft_status begin(gr_job *j, gr_row *r, size_t ahead, const int32_t *ids, size_t n, const gr_row *from,
+                          graft_error *err) {
     graft_session *s = j->s;
     GR_TRY(gr_grow(s->a, (void **)&r->ids, &r->cap, ahead + n + 1, sizeof *r->ids, err));
     if (gr_model_get_config(s->m->model)->n_encoder_layers)
@@ -74,11 +76,13 @@ static graft_status begin(gr_job *j, gr_row *r, size_t ahead, const int32_t *ids
     return gr_text_stream_init(&r->text, s->a, s->tok, j->o->keep_special != 0, j->o->stop, j->o->n_stop, err);
 }
 
-graft_status gr_row_init(gr_job *j, gr_row *r, size_t number, const int32_t *ids, size_t n, const gr_row *from, graft_error *err) {
+graft_status gr_row_init(gr_job *j, gr_row *r, size_t number, const int32_t *ids, size_t n, const gr_row *from,
+                         graft_error *err) {
     graft_session *s = j->s;
     const gr_hooks *h = s->m->hooks;
     int32_t adapter = adapter_of(j);
-    *r = (gr_row){.number = number, .finish = GRAFT_FINISH_LENGTH, .adapter = adapter, .identity = h->identity(h->self, adapter)};
+    *r = (gr_row){
+        .number = number, .finish = GRAFT_FINISH_LENGTH, .adapter = adapter, .identity = h->identity(h->self, adapter)};
     r->limit = limit_of(j, adapter, gr_model_get_config(s->m->model)->n_encoder_layers ? 1 : n);
     gr_kv_seq_init(&r->kv, s->store);
     r->text.text.a = s->a;

@@ -141,10 +141,12 @@ static int32_t draw(const gr_sampler *s, size_t n, double u) {
     return s->order[n - 1];
 }
 
-graft_status gr_sampler_log_probs(gr_sampler *s, const graft_sampling *p, const float *logits, const int32_t *seen, size_t n_seen,
-                                  const int32_t *banned, size_t n_banned, const float **out, graft_error *err) {
+graft_status gr_sampler_log_probs(gr_sampler *s, const graft_sampling *p, const float *logits, const int32_t *seen,
+                                  size_t n_seen, const int32_t *banned, size_t n_banned, const float **out,
+                                  graft_error *err) {
     int32_t best = best_of(logits, s->vocab);
-    if (best < 0 || !isfinite(logits[best])) return gr_fail(err, GRAFT_ERR_NUMERIC, "expected finite logits, found none");
+    if (best < 0 || !isfinite(logits[best]))
+        return gr_fail(err, GRAFT_ERR_NUMERIC, "expected finite logits, found none");
     float sum = (float)(logits[best] + log(partition(logits, s->vocab, logits[best])));
     for (int64_t i = 0; i < s->vocab; i++) s->values[i] = logits[i] - sum;
     for (size_t i = 0; i < n_seen && p->repeat_penalty != 1; i++) {

@@ -1,4 +1,5 @@
-/* Sources of a step: those of rows that begin are encoded beside everything else, and what the decoder takes of them is kept. */
+/* Sources of a step: those of rows that begin are encoded beside everything else, and what the decoder takes of them is
+ * kept. */
 #include "infer/job.h"
 
 /* Target `seq` of the batch reads r's source: one that is encoded in this step, or kept keys and values. */
@@ -12,7 +13,8 @@ graft_status gr_job_add_source(gr_job *j, gr_row *r, int seq, graft_error *err) 
     j->source_kv[seq] = x->kv.length ? &x->kv.kv : NULL;
     j->reads[seq] = (int32_t)n;
     if (x->kv.length) return GRAFT_OK;
-    GR_TRY(gr_grow(a, (void **)&j->source_ids, &j->cap_source_ids, (size_t)b->n_tokens + x->n, sizeof *j->source_ids, err));
+    GR_TRY(gr_grow(a, (void **)&j->source_ids, &j->cap_source_ids, (size_t)b->n_tokens + x->n, sizeof *j->source_ids,
+                   err));
     GR_TRY(gr_grow(a, (void **)&j->source_bounds, &j->cap_source_bounds, n + 2, sizeof *j->source_bounds, err));
     GR_TRY(gr_grow(a, (void **)&j->source_adapters, &j->cap_source_adapters, n + 1, sizeof *j->source_adapters, err));
     GR_TRY(gr_grow(a, (void **)&j->encoded_kv, &j->cap_encoded_kv, n + 1, sizeof *j->encoded_kv, err));

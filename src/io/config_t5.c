@@ -13,7 +13,8 @@ static void read_feed_forward(gr_fields *f, gr_model_config *c) {
         gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "feed_forward_proj",
                       "expected relu, gated-gelu, gelu, gelu_new, silu or tanh, found \"%.60s\"", text);
     else
-        c->hidden_act = gr_config_read_act(f, "feed_forward_proj", GR_ACT_RELU, "relu, gated-gelu, gelu, gelu_new, silu or tanh");
+        c->hidden_act =
+            gr_config_read_act(f, "feed_forward_proj", GR_ACT_RELU, "relu, gated-gelu, gelu, gelu_new, silu or tanh");
 }
 
 static void read_positions(gr_fields *f, gr_model_config *c) {
@@ -32,7 +33,8 @@ void gr_config_read_t5(gr_fields *f, gr_model_config *c) {
     c->head_dim = (int)gr_field_int(f, "d_kv", 64, 1, GR_MAX_HEAD_DIM);
     c->intermediate_size = gr_field_int(f, "d_ff", 2048, 1, 1 << 24);
     c->n_encoder_layers = (int)gr_field_int(f, "num_layers", 6, 1, GR_MAX_LAYERS / 2);
-    c->n_layers = c->n_encoder_layers + (int)gr_field_int(f, "num_decoder_layers", c->n_encoder_layers, 1, GR_MAX_LAYERS / 2);
+    c->n_layers =
+        c->n_encoder_layers + (int)gr_field_int(f, "num_decoder_layers", c->n_encoder_layers, 1, GR_MAX_LAYERS / 2);
     c->n_heads = c->n_kv_heads = (int)gr_field_int(f, "num_heads", 8, 1, 65536);
     c->max_position_embeddings = LONGEST;
     read_positions(f, c);

@@ -8,8 +8,12 @@
 static const struct {
     const char *tail;
     gr_task task;
-} tails[] = {{"ForCausalLM", GR_TASK_CAUSAL_LM}, {"LMHeadModel", GR_TASK_CAUSAL_LM}, {"ForMaskedLM", GR_TASK_MASKED_LM},
-             {"ForPreTraining", GR_TASK_MASKED_LM}, {"ForConditionalGeneration", GR_TASK_SEQ_2_SEQ_LM}, {"ForSequenceClassification", GR_TASK_SEQ_CLS}};
+} tails[] = {{"ForCausalLM", GR_TASK_CAUSAL_LM},
+             {"LMHeadModel", GR_TASK_CAUSAL_LM},
+             {"ForMaskedLM", GR_TASK_MASKED_LM},
+             {"ForPreTraining", GR_TASK_MASKED_LM},
+             {"ForConditionalGeneration", GR_TASK_SEQ_2_SEQ_LM},
+             {"ForSequenceClassification", GR_TASK_SEQ_CLS}};
 
 static const char *const problems[] = {[GR_PROBLEM_AUTO] = NULL,
                                        [GR_PROBLEM_SINGLE] = "single_label_classification",
@@ -24,7 +28,8 @@ gr_problem gr_problem_of(const gr_model_config *c, bool numbers) {
 }
 
 const char *gr_task_name(gr_task task) {
-    static const char *const names[] = {"CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "FEATURE_EXTRACTION", "unknown"};
+    static const char *const names[] = {"CAUSAL_LM", "SEQ_2_SEQ_LM",       "MASKED_LM",
+                                        "SEQ_CLS",   "FEATURE_EXTRACTION", "unknown"};
     return names[task];
 }
 

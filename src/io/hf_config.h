@@ -74,7 +74,8 @@ typedef struct gr_model_config {
     gr_model_type type;
     int64_t vocab_size, hidden_size, intermediate_size;
     int n_layers, n_heads, n_kv_heads, head_dim;
-    int n_encoder_layers; /* of n_layers, those of an encoder whose output the others read; 0: the model is not of two parts */
+    int n_encoder_layers; /* of n_layers, those of an encoder whose output the others read; 0: the model is not of two
+                             parts */
     double rms_norm_eps; /* epsilon of the norms, whichever kind they are */
     gr_hidden_act hidden_act;
     gr_rope_config rope;

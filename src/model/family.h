@@ -43,7 +43,8 @@ graft_status gr_model_make_weight(gr_model *m, const char *name, const gr_shape 
 typedef struct gr_family {
     const char *name;
     const char *layers; /* names of modules within layer l begin with LAYERS.l. */
-    const char *encoder_layers; /* the same in an encoder, whose layers are the first; those of `layers` count from 0 again */
+    /* The same in an encoder, whose layers are the first; those of `layers` count from 0 again. */
+    const char *encoder_layers;
     /* What files of the bare base model leave out in front of names ("transformer."); NULL: nothing. */
     const char *prefix;
     /* Last parts of names of tensors that are not read (constants, other heads), first parts with a * behind them; ended by
@@ -138,8 +139,8 @@ void gr_pass_use(gr_pass *p, gr_run *run);
 graft_status gr_pass_gather(gr_pass *p, gr_var **x, graft_error *err);
 /* Fills what attention needs to know of the batch: seqs, cos_sin (NULL for a layer without). */
 void gr_pass_attention(gr_pass *p, int layer, gr_nn_attention *a);
-/* The source's side: its rows, the encoder's output (NULL: there are no rows), and the same for attention among them, and of
- * `run`'s rows (all or wanted; wanted in the last layer only) over them; `layer`: of the decoder. */
+/* The source's side: its rows, the encoder's output (NULL: there are no rows), and the same for attention among them,
+ * and of `run`'s rows (all or wanted; wanted in the last layer only) over them; `layer`: of the decoder. */
 gr_run *gr_pass_run_source(gr_pass *p);
 gr_var *gr_pass_encoded(gr_pass *p);
 void gr_pass_source_attention(gr_pass *p, gr_nn_attention *a);

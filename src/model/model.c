@@ -199,8 +199,9 @@ const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s) {
 
 graft_status gr_model_want_causal(const gr_model *m, const char *what, graft_error *err) {
     if (m->config.task == GR_TASK_CAUSAL_LM || m->config.task == GR_TASK_SEQ_2_SEQ_LM) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s needs a model that writes texts, found the task %s of a %s model",
-                   gr_model_path(m), what, gr_task_name(m->config.task), gr_model_type_name(m->config.type));
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                   "%s: %s needs a model that writes texts, found the task %s of a %s model", gr_model_path(m), what,
+                   gr_task_name(m->config.task), gr_model_type_name(m->config.type));
 }
 
 const gr_labels *gr_model_labels(const gr_model *m) { return &m->labels; }

@@ -92,7 +92,8 @@ graft_status gr_pass_hidden(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
     GR_TRY(encode(p, err));
     gr_pass_use(p, &p->all);
     GR_TRY(enter(p, &x, err));
-    GR_TRY(run_layers(p, GR_MAX(p->options.first_layer, p->model->config.n_encoder_layers), p->model->config.n_layers, &x, err));
+    GR_TRY(run_layers(p, GR_MAX(p->options.first_layer, p->model->config.n_encoder_layers), p->model->config.n_layers,
+                      &x, err));
     gr_var_drop(p->encoded);
     p->encoded = NULL;
     gr_pass_use(p, gr_pass_run_wanted(p));

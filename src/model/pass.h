@@ -79,11 +79,12 @@ struct gr_pass {
 
 /* Makes an array at least `bytes` long; what it held is lost when it grows. */
 graft_status gr_pass_reserve(gr_pass *p, gr_pass_array which, size_t bytes, void **out, graft_error *err);
-/* For every adapter with rows in `run` the ranges of its rows, then its virtual rows among them, then the ids with something
- * in place of negative ones, which only rows with `virtual` may have. */
+/* For every adapter with rows in `run` the ranges of its rows, then its virtual rows among them, then the ids with
+ * something in place of negative ones, which only rows with `virtual` may have. */
 graft_status gr_pass_fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_at, gr_pass_array ranges_at,
                                    gr_run_adapter **out, graft_error *err);
-graft_status gr_pass_fill_virtual(gr_pass *p, const gr_run *run, gr_run_adapter *adapters, gr_pass_array where, graft_error *err);
+graft_status gr_pass_fill_virtual(gr_pass *p, const gr_run *run, gr_run_adapter *adapters, gr_pass_array where,
+                                  graft_error *err);
 graft_status gr_pass_fill_ids(gr_pass *p, gr_run *run, gr_pass_array where, bool virtual, graft_error *err);
 /* pass_source.c: the source side of the batch, and what its targets see. */
 graft_status gr_pass_begin_source(gr_pass *p, int n_adapters, graft_error *err);

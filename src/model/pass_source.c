@@ -1,5 +1,5 @@
-/* The source side of a pass over an encoder-decoder: rows of the source batch through the encoder's layers, and what the
- * targets see of it. */
+/* The source side of a pass over an encoder-decoder: rows of the source batch through the encoder's layers, and what
+ * the targets see of it. */
 #include "model/pass.h"
 
 gr_run *gr_pass_run_source(gr_pass *p) { return &p->source; }
@@ -27,8 +27,8 @@ static int family_of(const gr_batch *source, int r) {
 static graft_status check_source(const gr_batch *s, graft_error *err) {
     for (int i = 0; i < s->n_seqs; i++) {
         if (s->parent && s->parent[i] >= 0 && s->parent[i] != i - 1)
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "source sequence %d continues sequence %d, expected the one before it", i,
-                           s->parent[i]);
+            return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                           "source sequence %d continues sequence %d, expected the one before it", i, s->parent[i]);
         if (s->blind && s->blind[i]) return gr_fail(err, GRAFT_ERR_ARGUMENT, "source sequence %d is blind", i);
     }
     if (s->source || s->source_kv) return gr_fail(err, GRAFT_ERR_ARGUMENT, "a source cannot read a source of its own");
@@ -52,10 +52,11 @@ static graft_status check_reads(const gr_batch *b, int n_kv_layers, graft_error 
             continue;
         }
         if (!from || r < 0 || r >= from->n_seqs || (from->parent && from->parent[r] >= 0))
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d reads no source, but the model is an encoder-decoder", s);
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d reads no source, but the model is an encoder-decoder",
+                           s);
         if (gr_batch_adapter(from, r) != gr_batch_adapter(b, s))
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d has adapter %d, its source %d", s, gr_batch_adapter(b, s),
-                           gr_batch_adapter(from, r));
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d has adapter %d, its source %d", s,
+                           gr_batch_adapter(b, s), gr_batch_adapter(from, r));
     }
     return GRAFT_OK;
 }
@@ -103,7 +104,8 @@ static void fill_cross(const gr_pass *p, const int32_t *bounds, size_t layer, gr
 static graft_status fill_cross_seqs(gr_pass *p, int n_kv_layers, graft_error *err) {
     const gr_batch *b = p->batch;
     size_t n = (size_t)b->n_seqs, layers = b->source_kv ? (size_t)n_kv_layers : 1;
-    GR_TRY(gr_pass_reserve(p, GR_PASS_CROSS_SEQS, (layers + 1) * n * sizeof *p->cross_seqs, (void **)&p->cross_seqs, err));
+    GR_TRY(
+        gr_pass_reserve(p, GR_PASS_CROSS_SEQS, (layers + 1) * n * sizeof *p->cross_seqs, (void **)&p->cross_seqs, err));
     p->cross_wanted = p->cross_seqs + layers * n;
     for (size_t l = 0; l < layers; l++) fill_cross(p, b->bounds, l, p->cross_seqs + l * n);
     fill_cross(p, gr_pass_run_wanted(p)->bounds, (size_t)n_kv_layers - 1, p->cross_wanted);
@@ -131,7 +133,8 @@ graft_status gr_pass_begin_source(gr_pass *p, int n_adapters, graft_error *err) 
         p->source.n_rows = from->n_tokens;
         p->source.bounds = from->bounds;
         p->source.dropout_key = from->dropout_key;
-        GR_TRY(gr_pass_fill_adapters(p, &p->source, GR_PASS_SOURCE_ADAPTERS, GR_PASS_SOURCE_RANGES, &p->source_adapters, err));
+        GR_TRY(gr_pass_fill_adapters(p, &p->source, GR_PASS_SOURCE_ADAPTERS, GR_PASS_SOURCE_RANGES, &p->source_adapters,
+                                     err));
         GR_TRY(gr_pass_fill_virtual(p, &p->source, p->source_adapters, GR_PASS_SOURCE_OWN_ROWS, err));
         GR_TRY(gr_pass_fill_ids(p, &p->source, GR_PASS_SOURCE_IDS, true, err));
         GR_TRY(fill_source_seqs(p, err));

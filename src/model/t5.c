@@ -6,9 +6,10 @@
  *            x = x + o(attention(q of norm(x); k, v of the encoder's output))
  *            x = x + wo(...)
  *
- * Scores are not scaled. The bias is a table in the first layer of each stack that all its layers use. Where the head is not
- * one of v1.1, what enters it is scaled by hidden_size^-1/2. In the last layer everything after the decoder's own attention is
- * computed for the wanted rows only. Dropout stands where the reference has it, but for the one of attention's weights. */
+ * Scores are not scaled. The bias is a table in the first layer of each stack that all its layers use. Where the head
+ * is not one of v1.1, what enters it is scaled by hidden_size^-1/2. In the last layer everything after the decoder's
+ * own attention is computed for the wanted rows only. Dropout stands where the reference has it, but for the one of
+ * attention's weights. */
 #include <math.h>
 
 #include "model/family.h"
@@ -34,8 +35,8 @@ static graft_status build_self_attention(gr_model *m, const gr_model_config *c, 
     GR_TRY(gr_build_linear(m, l, d, qkv, 3, err));
     GR_TRY(gr_build_linear(m, l, inner, &o, 1, err));
     if (first)
-        GR_TRY(gr_build_position_bias(m, l, "layer.0.SelfAttention.relative_attention_bias", c->relative_buckets, c->n_heads,
-                                      err));
+        GR_TRY(gr_build_position_bias(m, l, "layer.0.SelfAttention.relative_attention_bias", c->relative_buckets,
+                                      c->n_heads, err));
     return gr_build_norm(m, l, "layer.0.layer_norm", d, err);
 }
 
@@ -60,14 +61,16 @@ static graft_status build_cross_attention(gr_model *m, const gr_model_config *c,
 static graft_status build_feed_forward(gr_model *m, const gr_model_config *c, int l, bool decoder, graft_error *err) {
     int64_t d = c->hidden_size, f = c->intermediate_size;
     const gr_part in[2] = {{.role = c->gated_act ? GR_ROLE_GATE : GR_ROLE_UP,
-                            .name = c->gated_act ? decoder ? "layer.2.DenseReluDense.wi_0" : "layer.1.DenseReluDense.wi_0"
-                                    : decoder    ? "layer.2.DenseReluDense.wi"
-                                                 : "layer.1.DenseReluDense.wi",
+                            .name = c->gated_act
+                                        ? decoder ? "layer.2.DenseReluDense.wi_0" : "layer.1.DenseReluDense.wi_0"
+                                    : decoder ? "layer.2.DenseReluDense.wi"
+                                              : "layer.1.DenseReluDense.wi",
                             .out = f},
-                           {.role = GR_ROLE_UP, .name = decoder ? "layer.2.DenseReluDense.wi_1" : "layer.1.DenseReluDense.wi_1",
+                           {.role = GR_ROLE_UP,
+                            .name = decoder ? "layer.2.DenseReluDense.wi_1" : "layer.1.DenseReluDense.wi_1",
                             .out = f}};
-    const gr_part out = {.role = GR_ROLE_DOWN, .name = decoder ? "layer.2.DenseReluDense.wo" : "layer.1.DenseReluDense.wo",
-                         .out = d};
+    const gr_part out = {
+        .role = GR_ROLE_DOWN, .name = decoder ? "layer.2.DenseReluDense.wo" : "layer.1.DenseReluDense.wo", .out = d};
     GR_TRY(gr_build_linear(m, l, d, in, c->gated_act ? 2 : 1, err));
     GR_TRY(gr_build_linear(m, l, f, &out, 1, err));
     return gr_build_norm(m, l, decoder ? "layer.2.layer_norm" : "layer.1.layer_norm", d, err);
@@ -116,8 +119,8 @@ static layer_modules modules_of(gr_pass *p, int l) {
 
 static gr_nn_attention attention_of(gr_pass *p, int layer) {
     const gr_model_config *c = &gr_pass_model(p)->config;
-    return (gr_nn_attention){.layer = layer, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                             .scale = 1};
+    return (gr_nn_attention){
+        .layer = layer, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .scale = 1};
 }
 
 static graft_status embed(gr_pass *p, gr_run *run, int drop, gr_var **out, graft_error *err) {
@@ -163,8 +166,8 @@ static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_err
     return gr_nn_dropout(run, c->hidden_dropout, stream(l, DROP_SELF), out, err);
 }
 
-/* What the rows in `run` take from the source: keys and values are products of the encoder's output, one row a source token,
- * or were kept from a pass before. */
+/* What the rows in `run` take from the source: keys and values are products of the encoder's output, one row a source
+ * token, or were kept from a pass before. */
 static graft_status attend_across(gr_pass *p, gr_run *run, int l, gr_var *x, gr_var **out, graft_error *err) {
     const gr_model_config *c = &gr_pass_model(p)->config;
     layer_modules m = modules_of(p, l);
@@ -191,7 +194,8 @@ static graft_status attend_across(gr_pass *p, gr_run *run, int l, gr_var *x, gr_
 static graft_status feed_forward(gr_pass *p, gr_run *run, int l, gr_var *x, gr_var **out, graft_error *err) {
     const gr_model_config *c = &gr_pass_model(p)->config;
     layer_modules m = modules_of(p, l);
-    const gr_linear *in = &m.linears[m.decoder ? DECODER_IN : ENCODER_IN], *down = &m.linears[m.decoder ? DECODER_OUT : ENCODER_OUT];
+    const gr_linear *in = &m.linears[m.decoder ? DECODER_IN : ENCODER_IN],
+                    *down = &m.linears[m.decoder ? DECODER_OUT : ENCODER_OUT];
     gr_var *h, *up, *y;
     GR_TRY(gr_nn_norm(run, &m.norms[m.decoder ? DECODER_NORM_FF : ENCODER_NORM_FF], c->rms_norm_eps, x, &h, err));
     GR_TRY(gr_nn_linear(run, in, h, &up, err));
@@ -235,7 +239,8 @@ static graft_status layer(gr_pass *p, int l, gr_var *x, gr_var **out, graft_erro
 static graft_status finish_source(gr_pass *p, gr_var *x, gr_var **out, graft_error *err) {
     const gr_model_config *c = &gr_pass_model(p)->config;
     gr_run *run = gr_pass_run_source(p);
-    GR_TRY(gr_nn_norm(run, &gr_pass_modules(p)->norms[c->n_encoder_layers * ENCODER_NORMS], c->rms_norm_eps, x, out, err));
+    GR_TRY(
+        gr_nn_norm(run, &gr_pass_modules(p)->norms[c->n_encoder_layers * ENCODER_NORMS], c->rms_norm_eps, x, out, err));
     return gr_nn_dropout(run, c->hidden_dropout, stream(-1, DROP_FINISH_SOURCE), out, err);
 }
 
@@ -248,9 +253,10 @@ static graft_status finish(gr_pass *p, gr_var *x, gr_var **out, graft_error *err
     return mods->head_scale ? gr_nn_scale(run, c->hidden_size, mods->head_scale, out, err) : GRAFT_OK;
 }
 
-/* The table of tokens stands in files up to three times; old files have a bias in front of the cross-attention that is not
- * used. */
-static const char *const ignored[] = {"coder.embed_tokens.weight", "EncDecAttention.relative_attention_bias.weight", NULL};
+/* The table of tokens stands in files up to three times; old files have a bias in front of the cross-attention that is
+ * not used. */
+static const char *const ignored[] = {"coder.embed_tokens.weight", "EncDecAttention.relative_attention_bias.weight",
+                                      NULL};
 
 const gr_family gr_family_t5 = {.name = "t5",
                                 .layers = "decoder.block",

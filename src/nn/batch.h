@@ -61,12 +61,13 @@ struct gr_batch {
     const gr_kv *const *kv;    /* n_seqs: history, NULL entries: none; NULL: none at all */
 
     /* Models with an encoder: the sequences above are targets, and each reads one source, with the adapter that it has
-     * itself. A source may be several sequences that continue each other in order (its parts, where something is left out);
-     * they see each other both ways. The targets of its kv get the keys and values that cross-attention makes of it. */
+     * itself. A source may be several sequences that continue each other in order (its parts, where something is left
+     * out); they see each other both ways. The targets of its kv get the keys and values that cross-attention makes of
+     * it. */
     const gr_batch *source;    /* NULL: every target has a source_kv */
-    const int32_t *reads;      /* n_seqs: the first sequence in `source` of what each target reads; NULL: its own number */
-    const gr_kv *const *source_kv; /* n_seqs: keys and values kept from a pass before, in place of `reads`; NULL entries: none;
-                                      NULL: none at all */
+    const int32_t *reads; /* n_seqs: the first sequence in `source` of what each target reads; NULL: its own number */
+    const gr_kv *const *source_kv; /* n_seqs: keys and values kept from a pass before, in place of `reads`; NULL
+                                      entries: none; NULL: none at all */
 
     /* Losses. */
     const int32_t *labels;     /* n_tokens, the id that is to follow each token (shifted already), < 0: none */
@@ -79,8 +80,8 @@ struct gr_batch {
     const uint64_t *dropout_key; /* n_tokens: identity of each token (step, record, position); NULL: its row number */
 };
 
-/* Checks everything above but the source against the model's sizes (vocab -1: ids are not looked at; n_layers: those with a
- * history). Errors name the sequence or token. */
+/* Checks everything above but the source against the model's sizes (vocab -1: ids are not looked at; n_layers: those
+ * with a history). Errors name the sequence or token. */
 graft_status gr_batch_check(const gr_batch *b, int64_t vocab, int n_layers, int n_adapters, graft_error *err);
 
 /* Adapter of sequence s. */

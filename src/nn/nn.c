@@ -180,7 +180,8 @@ graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, g
     return gr_nn_gated(run, GR_ACTIVATION_SILU, gate_up, down, out, err);
 }
 
-graft_status gr_nn_gated(gr_run *run, gr_activation f, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err) {
+graft_status gr_nn_gated(gr_run *run, gr_activation f, gr_var *gate_up, const gr_linear *down, gr_var **out,
+                         graft_error *err) {
     gr_swiglu_params params = {.f = f};
     gr_var *y;
     GR_TRY(gr_tape_apply(run->tape, &gr_op_swiglu, &gate_up, 1, &params, &y, err));

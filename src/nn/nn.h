@@ -76,7 +76,8 @@ graft_status gr_nn_add(gr_run *run, gr_var **a, gr_var *b, graft_error *err);
 /* SwiGLU over fused (gate, up) rows, with the hooks' scale of the down projection's input. */
 graft_status gr_nn_swiglu(gr_run *run, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
 /* The same with another function than SiLU. */
-graft_status gr_nn_gated(gr_run *run, gr_activation f, gr_var *gate_up, const gr_linear *down, gr_var **out, graft_error *err);
+graft_status gr_nn_gated(gr_run *run, gr_activation f, gr_var *gate_up, const gr_linear *down, gr_var **out,
+                         graft_error *err);
 /* The same of a plain activation function over up rows, in place; takes over the caller's reference to *up.
  * `down` NULL: no down projection follows. */
 graft_status gr_nn_activate(gr_run *run, gr_activation f, gr_var **up, const gr_linear *down, graft_error *err);
@@ -108,11 +109,12 @@ struct gr_nn_attention {
 /* Head norms, rotation, copies into the KV targets of the batch, attention, hooks; over fused (q, k, v) rows, whose
  * reference is taken over. out: (n_tokens, n_heads * head_dim). */
 graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, gr_var **out, graft_error *err);
-/* Attention of rows q, whose reference is taken over, over rows of a source that hold keys, then values (kv NULL: all that
- * a->seqs see is history). */
+/* Attention of rows q, whose reference is taken over, over rows of a source that hold keys, then values (kv NULL: all
+ * that a->seqs see is history). */
 graft_status gr_nn_attend_across(gr_run *run, const gr_nn_attention *a, gr_var **q, gr_var *kv, gr_var **out,
                                  graft_error *err);
-/* Copies keys, which begin at column k_column of every row in flight, and the values behind them into the KV targets. */
+/* Copies keys, which begin at column k_column of every row in flight, and the values behind them into the KV targets.
+ */
 void gr_nn_keep_rows(gr_run *run, const gr_nn_attention *a, const gr_var *rows, int64_t k_column);
 
 #endif

@@ -40,8 +40,8 @@ typedef struct gr_site {
     bool encoder;     /* works on rows of the source */
     bool cross;       /* of an attention over the source: q and o work on rows of the target, k and v on the source's */
     const char *weight_tensor, *bias_tensor; /* names, whether there is one or not */
-    int module, part; /* gr_modules: linears[module] (its part `part`), norms[module], tables[module], position_bias[module];
-                         -1: the embedding or the head */
+    int module, part; /* gr_modules: linears[module] (its part `part`), norms[module], tables[module],
+                         position_bias[module]; -1: the embedding or the head */
 } gr_site;
 
 /* Whether the weight is rows that are looked up, (in, out). */
@@ -58,8 +58,8 @@ typedef struct gr_param {
     int64_t n;
     void *value, *grad; /* grad NULL: not trained */
     /* A tensor that several places of a pass use (embedding and head, a bias of all layers): the gradients of uses 1 to
-     * n_uses - 1, n values each, are summed apart from use 0's, so that the order of additions does not depend on how a batch
-     * is cut. NULL: all go into grad. */
+     * n_uses - 1, n values each, are summed apart from use 0's, so that the order of additions does not depend on how a
+     * batch is cut. NULL: all go into grad. */
     void *more_grads;
     int n_uses; /* 0 means 1 */
     gr_matrix *matrix;  /* told by gr_param_changed; NULL: none */

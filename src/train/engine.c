@@ -120,8 +120,8 @@ uint64_t gr_engine_token_key(uint64_t record_key, int32_t place) { return mix(re
 uint64_t gr_engine_adapter_key(uint64_t seed, int64_t step) { return mix(mix(seed) + (uint64_t)step) | 1; /* 0 would mean none */ }
 
 /* Bounds that begin with 0, and keys of the tokens, for sequences [from, end). */
-static void cut_side(const gr_engine *e, const gr_data_batch *b, const int32_t *all, size_t from, size_t end, int64_t step,
-                     int32_t *bounds, uint64_t *key) {
+static void cut_side(const gr_engine *e, const gr_data_batch *b, const int32_t *all, size_t from, size_t end,
+                     int64_t step, int32_t *bounds, uint64_t *key) {
     for (size_t s = 0; s <= end - from; s++) bounds[s] = all[from + s] - all[from];
     for (size_t s = 0; s < end - from; s++) {
         uint64_t record = gr_engine_record_key(e->o.seed, step, b->examples[from + s]);
@@ -130,7 +130,8 @@ static void cut_side(const gr_engine *e, const gr_data_batch *b, const int32_t *
 }
 
 /* The sources of sequences [from, end) into e->source. */
-static graft_status cut_sources(gr_engine *e, const gr_data_batch *b, size_t from, size_t end, int64_t step, graft_error *err) {
+static graft_status cut_sources(gr_engine *e, const gr_data_batch *b, size_t from, size_t end, int64_t step,
+                                graft_error *err) {
     int32_t first = b->source_bounds[from];
     size_t n = end - from, n_tokens = (size_t)(b->source_bounds[end] - first);
     GR_TRY(gr_grow(e->a, (void **)&e->source_bounds, &e->source_bounds_cap, n + 1, sizeof *e->source_bounds, err));

@@ -14,7 +14,9 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
                                   .chat_template = template,
                                   .max_length = o->max_length > 0 ? o->max_length : -1,
                                   .seq2seq = is_seq2seq(t),
-                                  .max_target_length = o->max_target_length < 0 ? 0 : o->max_target_length ? o->max_target_length : -1,
+                                  .max_target_length = o->max_target_length < 0 ? 0
+                                                       : o->max_target_length   ? o->max_target_length
+                                                                                : -1,
                                   .completion_only_loss = o->completion_only_loss,
                                   .assistant_only_loss = o->assistant_only_loss,
                                   .skip_bad_records = o->skip_bad_records,
@@ -25,7 +27,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
 static graft_status load_data(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
     if (o->max_target_length >= 0 && !is_seq2seq(t))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "max_target_length: %s has no encoder, its records are not split", o->model);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "max_target_length: %s has no encoder, its records are not split",
+                       o->model);
     char *template = NULL;
     graft_status st = GRAFT_OK;
     gr_trainer_progress(t, GRAFT_TRAIN_READING, 0, 0);
@@ -166,11 +169,12 @@ static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk_dir: expected cache_trunk with a size too, found none");
     }
     if (c->n_encoder_layers)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "cache_trunk: %s is an encoder-decoder, of which no layer's output is kept", o->model);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "cache_trunk: %s is an encoder-decoder, of which no layer's output is kept", o->model);
     const double dropout = GR_MAX(c->embedding_dropout, c->hidden_dropout);
     if (dropout > 0)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "cache_trunk: %s has dropout (%g), so that no layer gives the same twice", o->model,
-                       dropout);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "cache_trunk: %s has dropout (%g), so that no layer gives the same twice", o->model, dropout);
     if (*layer == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk: expected layers below the lowest trained one, found that layer 0 or "
                        "the embedding is trained (layers_to_transform chooses the upper layers)");

@@ -143,7 +143,8 @@ void test_compare_merged(const char *name, graft_context *ctx, graft_model *m, c
     graft_model_free(merged);
 }
 
-/* What is generated for row `row`: of decoders tokens 3 to 11 are continued, of encoder-decoders the visible ones answered. */
+/* What is generated for row `row`: of decoders tokens 3 to 11 are continued, of encoder-decoders the visible ones
+ * answered. */
 static size_t prompt_of(graft_model *m, const gr_tensor_list *want, int64_t row, int32_t *out, size_t most) {
     const gr_tensor_view *ids = &gr_tensor_list_find(want, "input_ids")->view;
     const gr_named_tensor *mask = gr_tensor_list_find(want, "attention_mask");
@@ -159,8 +160,8 @@ static size_t prompt_of(graft_model *m, const gr_tensor_list *want, int64_t row,
     return n;
 }
 
-/* Greedy tokens for rows 0 and 2. Between virtual tokens and those of row 2 an encoder's golden has pads, which count as
- * distance. */
+/* Greedy tokens for rows 0 and 2. Between virtual tokens and those of row 2 an encoder's golden has pads, which count
+ * as distance. */
 static void compare_generated(const char *name, graft_context *ctx, graft_model *m, const gr_tensor_list *want) {
     const gr_named_tensor *golden = gr_tensor_list_find(want, "generated");
     graft_tokenizer *tok;

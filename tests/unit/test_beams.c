@@ -1,6 +1,6 @@
-/* Generation against transformers' generate, of decoders and of encoder-decoders: greedy with its options, and beam search (goldens
- * by tools/golden/make_families.py). Laws: prompts do not depend on each other, beams give the keys and values that a run without
- * sharing gives, failing allocations leak nothing. */
+/* Generation against transformers' generate, of decoders and of encoder-decoders: greedy with its options, and beam
+ * search (goldens by tools/golden/make_families.py). Laws: prompts do not depend on each other, beams give the keys and
+ * values that a run without sharing gives, failing allocations leak nothing. */
 #include "support/model_support.h"
 
 #include <math.h>
@@ -18,7 +18,9 @@ static graft_tokenizer *tokenizer_with_end(graft_context *ctx, int eos) {
     snprintf(dir, sizeof dir, "%s/tokenizer%d", test_temp_dir(), eos);
     assert_ok(gr_make_dirs(dir, &err));
     gr_buf_init(&b, NULL);
-    gr_buf_add_text(&b, "{\"version\": \"1.0\", \"added_tokens\": [], \"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"vocab\": [");
+    gr_buf_add_text(
+        &b,
+        "{\"version\": \"1.0\", \"added_tokens\": [], \"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"vocab\": [");
     for (int i = 0; i < VOCAB; i++) gr_buf_add_format(&b, "%s[\"t%d\", -1.0]", i ? ", " : "", i);
     gr_buf_add_text(&b, "]}}");
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
@@ -76,8 +78,8 @@ static void compare(const golden_case *c, const graft_generation *g) {
         assert_non_null(want);
         size_t n = ids_of(want, ids, GR_COUNT(ids));
         if (g[k].n_ids != n || memcmp(g[k].ids, ids, n * sizeof *ids) != 0)
-            fail_msg("line %zu, sequence %zu: other tokens (%zu of %zu; the first is %d, expected %d)", c->number, k, g[k].n_ids, n,
-                     g[k].n_ids ? g[k].ids[0] : -1, ids[0]);
+            fail_msg("line %zu, sequence %zu: other tokens (%zu of %zu; the first is %d, expected %d)", c->number, k,
+                     g[k].n_ids, n, g[k].n_ids ? g[k].ids[0] : -1, ids[0]);
         if (!score) continue;
         if (!(fabs(g[k].score - score->number.d) < 2e-5 * (1 + fabs(score->number.d))))
             fail_msg("line %zu, sequence %zu: score %g, expected %g", c->number, k, g[k].score, score->number.d);
@@ -126,7 +128,8 @@ static void generations_equal_transformers(void **state) {
 }
 
 static const char *const models[] = {"families/gpt2", "families/t5", "families/t5_gated"};
-static const int32_t prompts[4][7] = {{5, 9, 11, 12, 40, 6, 7}, {7, 5, 61, 9, 8, 8, 3}, {90, 12, 31, 4, 77, 50, 21}, {6, 6, 6, 13, 14, 15, 16}};
+static const int32_t prompts[4][7] = {
+    {5, 9, 11, 12, 40, 6, 7}, {7, 5, 61, 9, 8, 8, 3}, {90, 12, 31, 4, 77, 50, 21}, {6, 6, 6, 13, 14, 15, 16}};
 static const size_t prompt_lengths[4] = {7, 2, 5, 1};
 
 static void same_generation(const graft_generation *a, const graft_generation *b) {
@@ -137,7 +140,8 @@ static void same_generation(const graft_generation *a, const graft_generation *b
     assert_int_equal(a->finish, b->finish);
 }
 
-/* Beams, samples and greedy texts of four prompts together and of each alone; so few rows at a time that prompts wait. */
+/* Beams, samples and greedy texts of four prompts together and of each alone; so few rows at a time that prompts wait.
+ */
 static void prompts_do_not_depend_on_each_other(void **state) {
     (void)state;
     for (size_t k = 0; k < GR_COUNT(models) * 3; k++) {
@@ -202,13 +206,18 @@ static void scores_are_those_of_a_whole_pass(void **state) {
             if (k) {
                 memcpy(source.ids, in.ids, 7 * sizeof(int32_t));
                 source.bounds[1] = 7;
-                source.batch = (gr_batch){.n_tokens = 7, .n_seqs = 1, .bounds = source.bounds, .ids = source.ids, .one_adapter = -1};
+                source.batch = (gr_batch){
+                    .n_tokens = 7, .n_seqs = 1, .bounds = source.bounds, .ids = source.ids, .one_adapter = -1};
                 whole.ids[n++] = 0;
             } else
                 for (; n < 7; n++) whole.ids[n] = in.ids[n];
             for (size_t t = 0; t < g[i].n_ids; t++) whole.ids[n++] = g[i].ids[t];
             whole.bounds[1] = n;
-            whole.batch = (gr_batch){.n_tokens = n, .n_seqs = 1, .bounds = whole.bounds, .ids = whole.ids, .one_adapter = -1,
+            whole.batch = (gr_batch){.n_tokens = n,
+                                     .n_seqs = 1,
+                                     .bounds = whole.bounds,
+                                     .ids = whole.ids,
+                                     .one_adapter = -1,
                                      .source = k ? &source.batch : NULL};
             float *x = test_logits(m->model, NULL, &whole.batch);
             double sum = 0;
@@ -218,7 +227,8 @@ static void scores_are_those_of_a_whole_pass(void **state) {
                 for (int v = 0; v < VOCAB; v++) z += exp((double)row[v] - row[whole.ids[t]]);
                 sum -= log(z);
             }
-            if (!(fabs(sum - g[i].score) < 1e-4 * (1 + fabs(sum)))) fail_msg("%s: beam %d: score %g, expected %g", models[k], i, g[i].score, sum);
+            if (!(fabs(sum - g[i].score) < 1e-4 * (1 + fabs(sum))))
+                fail_msg("%s: beam %d: score %g, expected %g", models[k], i, g[i].score, sum);
             free(x);
             graft_generation_free(ctx, &g[i]);
         }
@@ -231,8 +241,8 @@ static void scores_are_those_of_a_whole_pass(void **state) {
 
 static void wrong_calls_are_refused(void **state) {
     (void)state;
-    static const char *const says[] = {"does not sample", "stop texts", "num_beams: expected at least the 4", "length_penalty",
-                                       "no_repeat_ngram_size", "have no end"};
+    static const char *const says[] = {"does not sample", "stop texts",           "num_beams: expected at least the 4",
+                                       "length_penalty",  "no_repeat_ngram_size", "have no end"};
     static const char *const stop[] = {"x"};
     graft_context *ctx = test_context(NULL, 1, NULL);
     graft_model *m = test_load(ctx, test_golden("families/t5"), GRAFT_DTYPE_F32);
@@ -251,7 +261,8 @@ static void wrong_calls_are_refused(void **state) {
         if (i == 4) o.no_repeat_ngram_size = -1;
         if (i == 5) o.max_new_tokens = -1;
         graft_status st = graft_generate(s, &in, 1, i == 2 ? 4 : 2, &o, NULL, NULL, g, &wrong);
-        if (st == GRAFT_OK || !strstr(wrong.text, says[i])) fail_msg("expected '%s', found '%s'", says[i], st ? wrong.text : "no error");
+        if (st == GRAFT_OK || !strstr(wrong.text, says[i]))
+            fail_msg("expected '%s', found '%s'", says[i], st ? wrong.text : "no error");
     }
     graft_session_free(s);
     graft_tokenizer_free(tok);

@@ -135,10 +135,12 @@ static void t5_says_whether_it_scales_in_two_ways(void **state) {
     static const struct {
         const char *text;
         bool tied, scaled, gated;
-    } cases[] = {{"{\"model_type\":\"t5\"}", true, true, false},
-                 {"{\"model_type\":\"t5\",\"tie_word_embeddings\":false,\"feed_forward_proj\":\"gated-gelu\"}", false, false, true},
-                 {"{\"model_type\":\"t5\",\"tie_word_embeddings\":true,\"scale_decoder_outputs\":false}", true, false, false},
-                 {"{\"model_type\":\"t5\",\"tie_word_embeddings\":false,\"scale_decoder_outputs\":true}", false, true, false}};
+    } cases[] = {
+        {"{\"model_type\":\"t5\"}", true, true, false},
+        {"{\"model_type\":\"t5\",\"tie_word_embeddings\":false,\"feed_forward_proj\":\"gated-gelu\"}", false, false,
+         true},
+        {"{\"model_type\":\"t5\",\"tie_word_embeddings\":true,\"scale_decoder_outputs\":false}", true, false, false},
+        {"{\"model_type\":\"t5\",\"tie_word_embeddings\":false,\"scale_decoder_outputs\":true}", false, true, false}};
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         gr_model_config c;
         assert_ok(gr_model_config_from_json(NULL, "c.json", cases[i].text, strlen(cases[i].text), &c, &err));
@@ -206,11 +208,14 @@ static void faults_are_named(void **state) {
          "sliding_window: expected a window"},
         {"{\"model_type\":\"smollm3\",\"num_hidden_layers\":2,\"no_rope_layers\":[1]}", GRAFT_ERR_FORMAT,
          "no_rope_layers"},
-        {"{\"model_type\":\"t5\",\"feed_forward_proj\":\"gated-relu\"}", GRAFT_ERR_UNSUPPORTED, "feed_forward_proj: expected relu"},
+        {"{\"model_type\":\"t5\",\"feed_forward_proj\":\"gated-relu\"}", GRAFT_ERR_UNSUPPORTED,
+         "feed_forward_proj: expected relu"},
         {"{\"model_type\":\"t5\",\"relative_attention_num_buckets\":7}", GRAFT_ERR_UNSUPPORTED,
          "relative_attention_num_buckets: expected an even number"},
-        {"{\"model_type\":\"t5\",\"relative_attention_max_distance\":16}", GRAFT_ERR_UNSUPPORTED, "below relative_attention_max_distance (16)"},
-        {"{\"model_type\":\"t5\",\"decoder_start_token_id\":40000}", GRAFT_ERR_FORMAT, "decoder_start_token_id: expected an id below 32128"},
+        {"{\"model_type\":\"t5\",\"relative_attention_max_distance\":16}", GRAFT_ERR_UNSUPPORTED,
+         "below relative_attention_max_distance (16)"},
+        {"{\"model_type\":\"t5\",\"decoder_start_token_id\":40000}", GRAFT_ERR_FORMAT,
+         "decoder_start_token_id: expected an id below 32128"},
         {"{\"model_type\":\"t5\",\"num_decoder_layers\":513}", GRAFT_ERR_FORMAT, "num_decoder_layers"},
         {"{\"model_type\":\"llama\"", GRAFT_ERR_FORMAT, "c.json: JSON at byte 21"},
         {"", GRAFT_ERR_FORMAT, "c.json"},

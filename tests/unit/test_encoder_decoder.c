@@ -1,6 +1,6 @@
-/* Laws of encoder-decoders: a pair of source and target gives the same bits alone and beside others, with a source of its own
- * and with one that it shares, at once and token by token over kept keys and values; threads, cuts of a batch and
- * recomputation change no bit of a gradient. */
+/* Laws of encoder-decoders: a pair of source and target gives the same bits alone and beside others, with a source of
+ * its own and with one that it shares, at once and token by token over kept keys and values; threads, cuts of a batch
+ * and recomputation change no bit of a gradient. */
 #include "support/model_support.h"
 
 #include <math.h>
@@ -82,7 +82,8 @@ static float *gradients(graft_model *m, pairs *const *batches, int n, bool recom
     return out;
 }
 
-/* Two targets on one source: as many rows of the source fewer, the same logits, and the same gradients but for rounding. */
+/* Two targets on one source: as many rows of the source fewer, the same logits, and the same gradients but for
+ * rounding. */
 static void a_shared_source_equals_separate_ones(void **state) {
     (void)state;
     static const int32_t reads[] = {0, 1, 1, 0};
@@ -100,7 +101,8 @@ static void a_shared_source_equals_separate_ones(void **state) {
         test_fill_batch(&shared.source, vocab, 2, lengths, seeds);
         apart.source.batch.one_adapter = shared.source.batch.one_adapter = 0;
         shared.target.batch.reads = reads;
-        float *x = test_logits(m->model, m->hooks, &apart.target.batch), *y = test_logits(m->model, m->hooks, &shared.target.batch);
+        float *x = test_logits(m->model, m->hooks, &apart.target.batch),
+              *y = test_logits(m->model, m->hooks, &shared.target.batch);
         assert_same(x, y, (size_t)(apart.target.batch.n_tokens * vocab), models[k]);
         free(x);
         free(y);
@@ -126,8 +128,12 @@ typedef struct method {
 
 static const method methods[] = {
     {"{\"peft_type\": \"FULL\"}", 0},
-    {"{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25, \"init_lora_weights\": false}", 0},
-    {"{\"peft_type\": \"LORA\", \"target_modules\": [\"EncDecAttention.k\", \"EncDecAttention.v\"], \"init_lora_weights\": false}", 0},
+    {"{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25, \"init_lora_weights\": "
+     "false}",
+     0},
+    {"{\"peft_type\": \"LORA\", \"target_modules\": [\"EncDecAttention.k\", \"EncDecAttention.v\"], "
+     "\"init_lora_weights\": false}",
+     0},
     {"{\"peft_type\": \"IA3\", \"init_ia3_weights\": false}", 0},
     {"{\"peft_type\": \"LN_TUNING\"}", 0},
     {"{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3}", 3},
@@ -194,7 +200,8 @@ static void a_batch_mixes_methods(void **state) {
             pairs one;
             fill(&one, m, s, 1, methods[mixed[s]].virtual, adapters[s]);
             float *y = test_logits(m->model, m->hooks, &one.target.batch);
-            assert_same(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab), methods[mixed[s]].config);
+            assert_same(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab),
+                        methods[mixed[s]].config);
             free(y);
         }
         free(x);
@@ -275,7 +282,8 @@ static void kept_sources_give_the_same_bits(void **state) {
                 of[n++] = s;
             }
             now.bounds[n] = n;
-            now.batch = (gr_batch){.n_tokens = n, .n_seqs = n, .bounds = now.bounds, .ids = now.ids, .kv = target_kv, .one_adapter = -1};
+            now.batch = (gr_batch){
+                .n_tokens = n, .n_seqs = n, .bounds = now.bounds, .ids = now.ids, .kv = target_kv, .one_adapter = -1};
             if (step == 0) {
                 now.batch.source = &all.source.batch;
                 now.batch.reads = reads;
@@ -315,7 +323,8 @@ static void refuse(graft_model *m, const gr_batch *b, const char *word) {
     assert_ok(gr_tape_new(gr_model_device(m->model), pool, &(gr_tape_options){0}, &t, &err));
     assert_ok(gr_pass_new(m->model, &p, &err));
     graft_status st = gr_pass_logits(p, t, b, &o, NULL, 0, &x, &wrong);
-    if (st == GRAFT_OK || !strstr(wrong.text, word)) fail_msg("expected '%s', found '%s'", word, st ? wrong.text : "no error");
+    if (st == GRAFT_OK || !strstr(wrong.text, word))
+        fail_msg("expected '%s', found '%s'", word, st ? wrong.text : "no error");
     gr_tape_free(t);
     gr_pass_free(p);
     gr_pool_free(pool);
@@ -366,14 +375,16 @@ static void refuse_input(graft_model *m, const forward_input *in, size_t n, cons
     graft_error wrong;
     for (size_t i = 0; i < n; i++)
         t[i] = (gr_named_tensor){.name = in[i].name,
-                                 .view = {GR_I64, gr_shape2(in[i].rows, in[i].columns), in[i].values, (size_t)(in[i].rows * in[i].columns) * 8}};
+                                 .view = {GR_I64, gr_shape2(in[i].rows, in[i].columns), in[i].values,
+                                          (size_t)(in[i].rows * in[i].columns) * 8}};
     snprintf(path, sizeof path, "%s/in.safetensors", test_temp_dir());
     snprintf(out, sizeof out, "%s/out.safetensors", test_temp_dir());
     assert_ok(gr_safetensors_save(NULL, path, t, n, NULL, &err));
     const graft_forward_options o = {.input = path, .output = out};
     graft_status st = graft_forward(m, &o, &wrong);
     if (!says && st != GRAFT_OK) fail_msg("%s", wrong.text);
-    if (says && (st == GRAFT_OK || !strstr(wrong.text, says))) fail_msg("expected '%s', found '%s'", says, st ? wrong.text : "no error");
+    if (says && (st == GRAFT_OK || !strstr(wrong.text, says)))
+        fail_msg("expected '%s', found '%s'", says, st ? wrong.text : "no error");
 }
 
 static void wrong_inputs_of_forward_are_named(void **state) {
@@ -387,15 +398,18 @@ static void wrong_inputs_of_forward_are_named(void **state) {
     } cases[] = {{{"attention_mask", 2, 3, {1, 1, 0, 1, 0, 1}}, NULL},
                  {{"attention_mask", 2, 3, {1, 1, 1, 0, 0, 0}}, "attention_mask hides every token of row 1"},
                  {{"decoder_attention_mask", 2, 2, {1, 0, 1, 1}}, NULL},
-                 {{"decoder_attention_mask", 2, 3, {1, 1, 1, 1, 1, 1}}, "'decoder_attention_mask' has shape [2, 3], expected [2, 2]"},
+                 {{"decoder_attention_mask", 2, 3, {1, 1, 1, 1, 1, 1}},
+                  "'decoder_attention_mask' has shape [2, 3], expected [2, 2]"},
                  {{"decoder_input_ids", 2, 3, {0, 4, 5, 0, 9, 9}}, "'labels' has shape [2, 2], expected [2, 3]"},
                  {{"decoder_input_ids", 2, 2, {0, 4, 0, 96}}, "outside the vocabulary"},
                  {{"position_ids", 2, 3, {0, 1, 2, 0, 1, 2}}, "takes no 'position_ids'"},
                  {{"token_type_ids", 2, 3, {0}}, "takes no 'token_type_ids'"}};
-    for (size_t i = 0; i < GR_COUNT(cases); i++) refuse_input(m, (const forward_input[]){ids, labels, cases[i].third}, 3, cases[i].says);
+    for (size_t i = 0; i < GR_COUNT(cases); i++)
+        refuse_input(m, (const forward_input[]){ids, labels, cases[i].third}, 3, cases[i].says);
     refuse_input(m, &ids, 1, "expected 'labels' or 'decoder_input_ids'");
     refuse_input(m, &labels, 1, "no 'input_ids'");
-    refuse_input(m, (const forward_input[]){ids, {"labels", 3, 1, {1, 1, 1}}}, 2, "'labels' of 3 x 1 beside 'input_ids' of 2 rows");
+    refuse_input(m, (const forward_input[]){ids, {"labels", 3, 1, {1, 1, 1}}}, 2,
+                 "'labels' of 3 x 1 beside 'input_ids' of 2 rows");
     refuse_input(m, (const forward_input[]){ids, {"labels", 2, 2, {4, -5, 9, 1}}}, 2, "labels[0][1] is -5");
     graft_model_free(m);
     graft_context_free(ctx);

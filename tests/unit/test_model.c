@@ -78,13 +78,26 @@ static void every_family_agrees_with_transformers(void **state) {
     (void)state;
     static const struct {
         const char *model, *golden;
-    } cases[] = {{"gpt2", "gpt2/golden"}, {"gpt2_inner", "gpt2_inner/golden"}, {"gpt2_hub", "gpt2_hub/golden"},
-                 {"g_gpt2_f16.gguf", "g_gpt2_f16.golden"}, {"g_gpt2_q8_0.gguf", "g_gpt2_q8_0.golden"},
-                 {"gpt2_cls", "gpt2_cls/golden"}, {"llama_cls", "llama_cls/golden"}, {"bert", "bert/golden"},
-                 {"bert", "bert/golden.plain"}, {"bert_hub", "bert_hub/golden"}, {"bert_cls", "bert_cls/golden"},
-                 {"bert_multi", "bert_multi/golden"}, {"bert_regression", "bert_regression/golden"},
-                 {"bert_embed", "bert_embed/golden"}, {"roberta", "roberta/golden"}, {"roberta_cls", "roberta_cls/golden"},
-                 {"t5", "t5/golden"}, {"t5", "t5/golden.decoder"}, {"t5_even", "t5_even/golden"}, {"t5_gated", "t5_gated/golden"},
+    } cases[] = {{"gpt2", "gpt2/golden"},
+                 {"gpt2_inner", "gpt2_inner/golden"},
+                 {"gpt2_hub", "gpt2_hub/golden"},
+                 {"g_gpt2_f16.gguf", "g_gpt2_f16.golden"},
+                 {"g_gpt2_q8_0.gguf", "g_gpt2_q8_0.golden"},
+                 {"gpt2_cls", "gpt2_cls/golden"},
+                 {"llama_cls", "llama_cls/golden"},
+                 {"bert", "bert/golden"},
+                 {"bert", "bert/golden.plain"},
+                 {"bert_hub", "bert_hub/golden"},
+                 {"bert_cls", "bert_cls/golden"},
+                 {"bert_multi", "bert_multi/golden"},
+                 {"bert_regression", "bert_regression/golden"},
+                 {"bert_embed", "bert_embed/golden"},
+                 {"roberta", "roberta/golden"},
+                 {"roberta_cls", "roberta_cls/golden"},
+                 {"t5", "t5/golden"},
+                 {"t5", "t5/golden.decoder"},
+                 {"t5_even", "t5_even/golden"},
+                 {"t5_gated", "t5_gated/golden"},
                  {"t5_gated", "t5_gated/golden.decoder"}};
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         char path[1100], golden[1200];

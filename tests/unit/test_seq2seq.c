@@ -1,5 +1,5 @@
-/* Fine-tuning of encoder-decoders: records become the tokens that transformers' examples make of them, runs are those of its
- * Seq2SeqTrainer (goldens by tools/golden/make_seq2seq.py), and no cut of a run changes a bit. */
+/* Fine-tuning of encoder-decoders: records become the tokens that transformers' examples make of them, runs are those
+ * of its Seq2SeqTrainer (goldens by tools/golden/make_seq2seq.py), and no cut of a run changes a bit. */
 #include "support/sft_run.h"
 
 #include <math.h>
@@ -76,7 +76,8 @@ static void records_become_source_and_target(void **state) {
 
 static void batches_begin_targets_anew(void **state) {
     (void)state;
-    static const char rows[] = "{\"input_ids\": [5, 6, 1], \"labels\": [7, -100, 8, 1]}\n{\"input_ids\": [9], \"labels\": [1]}\n";
+    static const char rows[] =
+        "{\"input_ids\": [5, 6, 1], \"labels\": [7, -100, 8, 1]}\n{\"input_ids\": [9], \"labels\": [1]}\n";
     char path[1100];
     snprintf(path, sizeof path, "%s/rows.jsonl", test_temp_dir());
     assert_ok(gr_write_file(NULL, path, rows, sizeof rows - 1, &err));
@@ -90,7 +91,8 @@ static void batches_begin_targets_anew(void **state) {
     assert_non_null(ds);
     assert_ok(gr_loader_new(ctx, ds, &o, &loader, &err));
     assert_ok(gr_loader_next(loader, &cursor, &b, &err));
-    static const int32_t sources[] = {-1, -2, 5, 6, 1, -1, -2, 9}, targets[] = {3, 7, 0, 8, 3}, labels[] = {7, -100, 8, 1, 1};
+    static const int32_t sources[] = {-1, -2, 5, 6, 1, -1, -2, 9}, targets[] = {3, 7, 0, 8, 3},
+                         labels[] = {7, -100, 8, 1, 1};
     assert_int_equal(b.n_seqs, 2);
     assert_int_equal(b.n_labels, 4);
     assert_int_equal(b.bounds[1], 4);
@@ -151,7 +153,8 @@ static void compare(const char *run, const gr_json_value *want, const gr_json_va
     static const char *const keys[] = {"loss", "grad_norm", "learning_rate", "eval_loss", "train_loss"};
     for (size_t i = 0; i < GR_COUNT(keys); i++) {
         double w = number(want, keys[i], NAN), g = number(got, keys[i], NAN);
-        if (!isnan(w) && !(fabs(w - g) <= 1e-4 * fabs(w))) fail_msg("%s: step %g: %s: expected %.9g, got %.9g", run, number(want, "step", -1), keys[i], w, g);
+        if (!isnan(w) && !(fabs(w - g) <= 1e-4 * fabs(w)))
+            fail_msg("%s: step %g: %s: expected %.9g, got %.9g", run, number(want, "step", -1), keys[i], w, g);
     }
 }
 
@@ -195,7 +198,8 @@ static void runs_equal_the_reference(void **state) {
     gr_free(NULL, text);
 }
 
-/* Micro-batches of 8 records, of 2 with two threads, of single records and layers that run twice; with dropout in LoRA. */
+/* Micro-batches of 8 records, of 2 with two threads, of single records and layers that run twice; with dropout in LoRA.
+ */
 static void no_cut_of_a_run_changes_a_bit(void **state) {
     (void)state;
     static const char *const methods[] = {"lora", "full", "prompt-tuning", "prefix-tuning"};
@@ -226,8 +230,10 @@ static void no_cut_of_a_run_changes_a_bit(void **state) {
 
 /* A GPT-2, whose configuration has dropout, with a tokenizer. */
 static const char *model_with_dropout(void) {
-    static const char *const files[][2] = {{"families/gpt2", "config.json"}, {"families/gpt2", "model.safetensors"},
-                                           {"seq2seq/model", "tokenizer.json"}, {"seq2seq/model", "tokenizer_config.json"}};
+    static const char *const files[][2] = {{"families/gpt2", "config.json"},
+                                           {"families/gpt2", "model.safetensors"},
+                                           {"seq2seq/model", "tokenizer.json"},
+                                           {"seq2seq/model", "tokenizer_config.json"}};
     static char dir[1024];
     snprintf(dir, sizeof dir, "%s/gpt2", test_temp_dir());
     assert_ok(gr_make_dirs(dir, &err));
@@ -246,8 +252,8 @@ static void options_that_mean_nothing_are_refused(void **state) {
     graft_error wrong;
     static const int top[] = {1};
     for (int i = 0; i < 6; i++) {
-        static const char *const says[] = {"packing", "cache_trunk", "completion_only_loss", "assistant_only_loss", "has no encoder",
-                                           "has dropout"};
+        static const char *const says[] = {
+            "packing", "cache_trunk", "completion_only_loss", "assistant_only_loss", "has no encoder", "has dropout"};
         sft_case c;
         init(&c, "refused");
         if (i == 0) c.o.packing = 1;
@@ -266,7 +272,8 @@ static void options_that_mean_nothing_are_refused(void **state) {
             c.o.lora.n_layers_to_transform = 1;
         }
         graft_status st = sft_run(&c, 1, &result, &wrong);
-        if (st == GRAFT_OK || !strstr(wrong.text, says[i])) fail_msg("expected '%s', found '%s'", says[i], st ? wrong.text : "no error");
+        if (st == GRAFT_OK || !strstr(wrong.text, says[i]))
+            fail_msg("expected '%s', found '%s'", says[i], st ? wrong.text : "no error");
     }
 }
 
@@ -305,7 +312,8 @@ static void evaluation_gives_the_trainers_loss(void **state) {
 /* Two jobs side by side get what each gets alone. */
 static void jobs_are_as_alone(void **state) {
     (void)state;
-    static const char *const methods[] = {"lora", "ia3", "prompt-tuning", "prefix-tuning"}, *const names[] = {"a", "b", "c", "d"};
+    static const char *const methods[] = {"lora", "ia3", "prompt-tuning", "prefix-tuning"}, *const names[] = {"a", "b",
+                                                                                                              "c", "d"};
     enum { JOBS = 4 };
     const graft_context_options co = {.n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     sft_case alone[JOBS], together[JOBS];
