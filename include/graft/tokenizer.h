@@ -50,6 +50,13 @@ graft_status graft_tokenizer_encode(const graft_tokenizer *tok, const char *text
 graft_status graft_tokenizer_encode_spans(const graft_tokenizer *tok, const char *text, size_t len, unsigned flags,
                                           int32_t **ids, graft_token_span **spans, size_t *n, graft_error *err);
 
+/* One text, or two (`pair` not NULL and not empty), with the special tokens that the model puts around them, and the token type of each
+ * token. max_length > 0: as many tokens at most; of two texts the longer one is cut first, special tokens stay. What
+ * transformers gives for tokenizer(text, pair, truncation=True). */
+graft_status graft_tokenizer_encode_pair(const graft_tokenizer *tok, const char *text, size_t len, const char *pair,
+                                         size_t pair_len, size_t max_length, int32_t **ids, int32_t **types, size_t *n,
+                                         graft_error *err);
+
 /* *text is NUL-terminated valid UTF-8 of *len bytes (bytes that are no character become U+FFFD). An id outside the
  * vocabulary is GRAFT_ERR_ARGUMENT. */
 graft_status graft_tokenizer_decode(const graft_tokenizer *tok, const int32_t *ids, size_t n, unsigned flags,

@@ -34,6 +34,9 @@ typedef struct graft_sft_options {
     graft_lora_options lora;
     graft_method_options methods; /* an option that the method does not have is an error */
     const char *adapter; /* start from the weights and settings of this adapter directory; NULL: a new one */
+    /* What stands on top, by peft's names, and "MASKED_LM"; NULL: what config.json names. A head that the model's files lack
+     * begins with initial values and is trained whole. */
+    const char *task_type;
     const char *dtype;   /* compute type "f32" or "bf16"; NULL: bf16 where the CPU has it in hardware, else f32 */
     /* As in graft_model_options: the frozen weights are held in 4 or 8 bits (QLoRA). */
     int load_in_4bit, load_in_8bit;
@@ -53,6 +56,11 @@ typedef struct graft_sft_options {
     int packing;
     int no_shuffle;                 /* 0; 1 keeps the records' order */
     int skip_bad_records;           /* 0: the first bad record is an error */
+    /* Of a classification: the names of the labels in order, none: config.json's, or those that the records have, sorted;
+     * transformers' problem_type, NULL: by the labels. */
+    graft_texts labels;
+    const char *problem_type;
+    double mlm_probability; /* 0: 0.15; of a masked language model the share of tokens that is hidden */
 
     /* --- Steps --- */
     const char *output_dir; /* required */
@@ -101,7 +109,8 @@ typedef struct graft_sft_options {
     double save_steps;               /* 500 */
     int64_t save_total_limit;        /* 0: keep all; the best and the newest are never removed */
     int load_best_model_at_end;      /* 0 */
-    const char *metric_for_best_model; /* "eval_loss" (NULL) or "eval_mean_token_accuracy"; "eval_" may be left out */
+    const char *metric_for_best_model; /* "eval_loss" (NULL) or "eval_mean_token_accuracy"; of a classification
+                                          * "eval_accuracy", "eval_f1"; "eval_" may be left out */
     graft_choice greater_is_better;    /* GRAFT_AUTO: unless the metric is a loss */
     int64_t early_stopping_patience;   /* 0: never; evaluations without improvement after which the run ends */
     double early_stopping_threshold;   /* 0 */

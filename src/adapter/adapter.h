@@ -47,6 +47,16 @@ typedef struct gr_combination {
 graft_status gr_adapter_combine(gr_adapter_set *s, const char *name, const int *indices, const double *weights, size_t n,
                                 const gr_combination *how, int *index, graft_error *err);
 
+/* The head of an adapter that makes a model classify, before that model is open. */
+typedef struct gr_adapter_head {
+    bool classifies;
+    int n_labels;     /* 0: the adapter has no classifier of its own */
+    gr_labels labels; /* in the arena; n 0: unknown */
+    gr_problem problem;
+} gr_adapter_head;
+graft_status gr_adapter_find_head(const graft_allocator *a, const char *dir, gr_arena *arena, gr_adapter_head *out,
+                                  graft_error *err);
+
 /* Tensors of the adapter, in the order of the model's modules; name as in adapter_model.safetensors (FULL: the
  * model's tensor names). */
 size_t gr_adapter_n_params(const gr_adapter_set *s, int index);

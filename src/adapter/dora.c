@@ -27,10 +27,8 @@ graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
     if (site->bias) GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->shift, err));
     if (!(p->norm = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->norm))) return gr_fail_memory(err);
     if (site->bias) {
-        const char *bias = gr_adapter_text(a, err, "%s.bias", site->name);
-        if (!bias) return GRAFT_ERR_MEMORY;
         if (!(p->bias = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->bias))) return gr_fail_memory(err);
-        GR_TRY(gr_model_read_tensor(a->model, bias, 0, site->out, p->bias, err));
+        GR_TRY(gr_model_read_tensor(a->model, site->bias_tensor, 0, site->out, p->bias, err));
     }
     return gr_adapter_add(a, name, p->magnitude, gr_adapter_depth(a->model, site), err);
 }

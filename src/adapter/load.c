@@ -55,6 +55,8 @@ static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, bool
         bool known = false;
         for (size_t j = 0; j < a->n_stored && !known; j++)
             known = stands_in(&a->stored[j], encoder) && strcmp(a->stored[j].name, list->items[i].name) == 0;
+        /* With all biases trained peft stores those of modules_to_save under these names too. */
+        if (strstr(list->items[i].name, ".modules_to_save.") || strstr(list->items[i].name, ".original_module.")) known = true;
         if (!known) GR_TRY(is_base_copy(a, &list->items[i], &known, err));
         if (!known)
             return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' does not belong to what adapter_config.json describes",

@@ -237,8 +237,7 @@ graft_status gr_lora_find_extra(gr_adapter *a, const gr_lora_config *c, const gr
         embedding_named |= whole && s->role == GR_ROLE_EMBED;
         if (whole && s->role == GR_ROLE_EMBED) GR_TRY(refuse_shared(a, s, err));
         for (int bias = 0; bias <= s->bias; bias++) {
-            const char *tensor = gr_adapter_text(a, err, "%s.%s", s->name, bias ? "bias" : "weight"), *name;
-            if (!tensor) return GRAFT_ERR_MEMORY;
+            const char *tensor = bias ? s->bias_tensor : s->weight_tensor, *name;
             GR_TRY(stored_name(a, c, s, tensor, bias, among(sites, n_sites, s), whole, &name, err));
             if (!name) continue;
             (*tensors)[found] = tensor;

@@ -153,6 +153,10 @@ void gr_adapter_set_all(gr_param *p, double value);
 /* Index of a named adapter of a public model; name NULL: the only one, or -1 when there is none. */
 graft_status gr_model_choose_adapter(const graft_model *m, const char *name, int *index, graft_error *err);
 
+/* head.c: classes.json beside an adapter; id2label, or with `map` label2id, as a JSON object. */
+graft_status gr_adapter_write_classes(const gr_model *m, const char *dir, graft_error *err);
+void gr_labels_write(const gr_labels *labels, bool map, gr_buf *b);
+
 graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err);
 /* Writes the bare base with what is NF4, FP4 or INT8 in it as bitsandbytes serialises that, the rest as `dtype`.
  * `quantization`: config.json's quantization_config. */

@@ -141,6 +141,7 @@ static graft_status encode(gr_adapter *a, gr_tape *t, uint64_t key, gr_var **out
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
     struct p_tuning *s = a->state;
     GR_TRY(read_config(a, config, fresh, err));
+    GR_TRY(gr_prompt_modules(a, err));
     if (a->trainable) {
         GR_TRY(make_encoder(a, seed, err));
         GR_TRY(gr_prompt_rows(a, s->p.token_dim, encode, -1, err));
@@ -159,7 +160,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_add_int(b, "encoder_num_layers", s->n_layers);
     gr_config_add_text(b, "encoder_reparameterization_type", s->lstm ? "LSTM" : "MLP");
     gr_config_add_bool(b, "inference_mode", true);
-    gr_config_add_text(b, "modules_to_save", NULL);
+    gr_config_add_targets(b, "modules_to_save", &s->p.modules_to_save);
     gr_config_add_int(b, "num_attention_heads", s->p.n_heads);
     gr_config_add_int(b, "num_layers", s->p.n_layers);
     gr_config_add_int(b, "num_transformer_submodules", s->p.n_submodules);

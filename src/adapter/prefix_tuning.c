@@ -71,6 +71,7 @@ static graft_status make_encoder(gr_adapter *a, uint64_t seed, graft_error *err)
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
     struct prefix_tuning *s = a->state;
     GR_TRY(read_config(a, config, fresh, err));
+    GR_TRY(gr_prompt_modules(a, err));
     bool encoder = s->projection && a->trainable;
     if (encoder) GR_TRY(make_encoder(a, seed, err));
     GR_TRY(gr_prompt_rows(a, s->p.token_dim * 2 * s->p.n_layers, encoder ? encode : NULL, s->layer, err));
@@ -91,7 +92,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
         gr_config_add_text(b, "encoder_hidden_size", NULL);
     gr_config_add_bool(b, "inference_mode", true);
     gr_config_add_text(b, "init_weights", s->init);
-    gr_config_add_text(b, "modules_to_save", NULL);
+    gr_config_add_targets(b, "modules_to_save", &s->p.modules_to_save);
     gr_config_add_int(b, "num_attention_heads", s->p.n_heads);
     gr_config_add_int(b, "num_layers", s->p.n_layers);
     gr_config_add_int(b, "num_transformer_submodules", s->p.n_submodules);

@@ -3,6 +3,7 @@
  *
  * What an encoder makes is the same for every sequence of a step: it runs once in front of the passes, and its backward once
  * behind them, from the gradient that all of them summed row by row. So no cut of the batch changes a bit of it. */
+#include "adapter/lora.h"
 #include "adapter/prompt.h"
 
 graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh, const char *const *known, int64_t heads,
@@ -13,8 +14,7 @@ graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh
     const int layers = c->n_encoder_layers ? c->n_encoder_layers : c->n_layers, parts = c->n_encoder_layers ? 2 : 1;
     *p = (gr_prompt){.token_dim = dim, .n_heads = heads, .n_layers = layers, .n_submodules = parts};
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
-    if (gr_config_says(json, "modules_to_save"))
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: 'modules_to_save' is not supported beside prompts", a->where);
+    GR_TRY(gr_config_targets(a, json, "modules_to_save", false, &p->modules_to_save, err));
     if (a->scale != 1)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: prompts have no delta that could be scaled by %g", a->where, a->scale);
     GR_TRY(gr_config_common(a, json, &p->common, err));
@@ -33,6 +33,20 @@ graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh
                        "%s: not made for this base model: %lld layers of token_dim %lld, expected %d of %lld", a->where,
                        (long long)p->n_layers, (long long)p->token_dim, layers, (long long)dim);
     return GRAFT_OK;
+}
+
+/* peft stores them without the "model." that it puts in front of other methods' names. */
+graft_status gr_prompt_modules(gr_adapter *a, graft_error *err) {
+    static const char usual[] = "base_model.model.";
+    const gr_prompt *p = a->state;
+    const gr_lora_config c = {.modules_to_save = p->modules_to_save};
+    const char **tensors, **stored;
+    size_t n;
+    if (!c.modules_to_save.n) return GRAFT_OK;
+    GR_TRY(gr_lora_find_extra(a, &c, NULL, 0, &tensors, &stored, &n, err));
+    for (size_t i = 0; i < n; i++)
+        if (!(stored[i] = gr_adapter_text(a, err, "base_model.%s", stored[i] + strlen(usual)))) return GRAFT_ERR_MEMORY;
+    return n ? gr_adapter_add_variant(a, tensors, stored, n, true, err) : GRAFT_OK;
 }
 
 /* --- Rows ---------------------------------------------------------------------------------------------------------------- */

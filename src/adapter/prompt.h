@@ -12,6 +12,7 @@ typedef graft_status (*gr_prompt_encoder)(gr_adapter *a, gr_tape *t, uint64_t ke
 /* The first member of the method's state. */
 typedef struct gr_prompt {
     gr_common_config common;
+    gr_targets modules_to_save;
     int64_t n_tokens, token_dim, n_heads, n_layers, n_submodules;
     int64_t n_rows;            /* n_tokens, or of an encoder-decoder twice that, of which the decoder's are not used */
     gr_param *rows;            /* (n_rows, width), stored as prompt_embeddings */
@@ -25,8 +26,10 @@ typedef struct gr_prompt {
 /* Reads the keys that all have; `known`: all of the method's. `heads`, `dim`: what the model has. */
 graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh, const char *const *known, int64_t heads,
                             int64_t dim, graft_error *err);
-/* Makes prompt_embeddings (n_rows, width), a parameter where `encoder` is NULL; `layer`: where it is used. With an
- * encoder its parameters must be there. */
+/* The modules that modules_to_save names, as a variant: a classifier is trained beside the prompt. Before the rows. */
+graft_status gr_prompt_modules(gr_adapter *a, graft_error *err);
+/* Makes prompt_embeddings (n_rows, width), a parameter where `encoder` is NULL; `layer`: where it is used. With an encoder
+ * its parameters must be there. */
 graft_status gr_prompt_rows(gr_adapter *a, int64_t width, gr_prompt_encoder encoder, int layer, graft_error *err);
 /* A parameter of the encoder, with torch's initial values of its kind. */
 typedef enum gr_encoder_init { GR_INIT_NORMAL, GR_INIT_UNIFORM, GR_INIT_ZERO } gr_encoder_init;

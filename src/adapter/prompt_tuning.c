@@ -99,6 +99,7 @@ static graft_status from_vocabulary(gr_adapter *a, uint64_t seed, graft_error *e
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
     struct prompt_tuning *s = a->state;
     GR_TRY(read_config(a, config, fresh, err));
+    GR_TRY(gr_prompt_modules(a, err));
     GR_TRY(gr_prompt_rows(a, s->p.token_dim, NULL, -1, err));
     a->n_virtual = (int)s->p.n_tokens;
     if (!fresh) return GRAFT_OK;
@@ -113,7 +114,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_add_auto_mapping(b, &s->p.common);
     gr_config_add_text(b, "base_model_name_or_path", s->p.common.base_model);
     gr_config_add_bool(b, "inference_mode", true);
-    gr_config_add_text(b, "modules_to_save", NULL);
+    gr_config_add_targets(b, "modules_to_save", &s->p.modules_to_save);
     gr_config_add_int(b, "num_attention_heads", s->p.n_heads);
     gr_config_add_int(b, "num_layers", s->p.n_layers);
     gr_config_add_int(b, "num_transformer_submodules", s->p.n_submodules);

@@ -28,14 +28,38 @@ void graft_model_free(graft_model *m) {
     gr_free(gr_allocator(m->ctx), m);
 }
 
+static graft_status choose_head(graft_model *m, const graft_model_options *options, gr_arena *arena, gr_model_options *o,
+                                graft_error *err) {
+    gr_adapter_head head = {0};
+    if (!options) return GRAFT_OK;
+    if (options->task_type) GR_TRY(gr_task_find(options->task_type, &o->task, err));
+    o->has_task = options->task_type != NULL;
+    o->seed = options->seed;
+    o->n_labels = (int)GR_MIN(options->n_labels, (size_t)GR_MAX_LABELS + 1);
+    o->labels = options->labels;
+    if (options->adapter_dir) GR_TRY(gr_adapter_find_head(gr_allocator(m->ctx), options->adapter_dir, arena, &head, err));
+    if (!head.classifies || o->n_labels) return GRAFT_OK;
+    o->has_task = true;
+    o->task = GR_TASK_SEQ_CLS;
+    o->n_labels = head.n_labels;
+    o->labels = head.labels.n ? head.labels.names : NULL;
+    o->problem = head.problem;
+    return GRAFT_OK;
+}
+
 static graft_status load(graft_model *m, const char *path, const graft_model_options *options, graft_error *err) {
     gr_model_options o = {.has_dtype = options && options->dtype != GRAFT_DTYPE_AUTO};
     gr_adapter_set *set;
+    gr_arena arena;
     if (options)
         GR_TRY(gr_quantize_options(options->load_in_4bit, options->load_in_8bit, options->bnb_4bit_quant_type,
                                    options->bnb_4bit_use_double_quant, options->bnb_4bit_blocksize, &o.quantize, err));
     if (o.has_dtype) o.dtype = options->dtype == GRAFT_DTYPE_BF16 ? GR_BF16 : options->dtype == GRAFT_DTYPE_F32 ? GR_F32 : GR_F16;
-    GR_TRY(gr_model_open(m->ctx, path, &o, &m->model, err));
+    gr_arena_init(&arena, gr_allocator(m->ctx), 0);
+    graft_status st = choose_head(m, options, &arena, &o, err);
+    if (st == GRAFT_OK) st = gr_model_open(m->ctx, path, &o, &m->model, err);
+    gr_arena_free(&arena);
+    GR_TRY(st);
     GR_TRY(gr_adapter_set_new(m->model, &set, err));
     m->adapters = set;
     m->hooks = gr_adapter_set_hooks(set);
@@ -56,6 +80,12 @@ graft_status graft_model_load(graft_context *ctx, const char *path, const graft_
     return GRAFT_OK;
 }
 
+const char *graft_model_task_type(const graft_model *m) { return gr_task_name(gr_model_get_config(m->model)->task); }
+size_t graft_model_n_labels(const graft_model *m) { return (size_t)gr_model_labels(m->model)->n; }
+const char *graft_model_label(const graft_model *m, size_t i) {
+    const gr_labels *labels = gr_model_labels(m->model);
+    return i < (size_t)labels->n ? labels->names[i] : NULL;
+}
 int64_t graft_model_vocab_size(const graft_model *m) { return gr_model_get_config(m->model)->vocab_size; }
 int64_t graft_model_n_params(const graft_model *m) { return gr_model_n_params(m->model); }
 int64_t graft_model_max_length(const graft_model *m) { return gr_model_get_config(m->model)->max_position_embeddings; }

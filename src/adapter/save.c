@@ -14,8 +14,8 @@ static void model_card(const gr_adapter *a, gr_buf *b) {
     const char *base = gr_model_path(a->model);
     gr_buf_add_text(b, "---\nbase_model: ");
     gr_json_add_text(b, base, strlen(base));
-    gr_buf_add_format(b, "\n%spipeline_tag: text-generation\ntags:\n- %s\n- graft\n---\n\n",
-                      a->method->ours ? "" : "library_name: peft\n", a->method->name);
+    gr_buf_add_format(b, "\n%spipeline_tag: %s\ntags:\n- %s\n- graft\n---\n\n",
+                      a->method->ours ? "" : "library_name: peft\n", gr_model_pipeline(a->model), a->method->name);
     gr_buf_add_format(b, "# %s adapter\n\nAn adapter for `%s`, made with graft %s.\n\n", a->method->peft_type, base,
                       graft_version());
     gr_buf_add_format(b, "| | |\n|---|---|\n| method | %s |\n", a->method->name);
@@ -64,6 +64,7 @@ graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir
     GR_GO(done, write_file(a->a, dir, "adapter_config.json", &config, err));
     GR_GO(done, write_tensors(a, dir, false, err));
     if (gr_adapter_has_encoder(a)) GR_GO(done, write_tensors(a, dir, true, err));
+    GR_GO(done, gr_adapter_write_classes(a->model, dir, err));
     GR_GO(done, write_file(a->a, dir, "README.md", &card, err));
 done:
     gr_buf_free(&card);

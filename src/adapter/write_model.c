@@ -93,12 +93,46 @@ static graft_status write_from_gguf(gr_model *m, const char *dir, graft_error *e
     return st;
 }
 
-static graft_status carry_config(const graft_allocator *a, const char *from_dir, const char *dir, gr_dtype dtype, bool tied,
+/* A head that config.json did not name has to be named there. */
+static graft_status name_head(const gr_model *m, char **text, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(m));
+    const gr_model_config *c = gr_model_get_config(m);
+    const char *problem = gr_problem_name(c->problem);
+    char class[100], classes[110], kind[64], *edited;
+    gr_buf names, ids;
+    if (!gr_model_has_asked_head(m)) return GRAFT_OK;
+    gr_buf_init(&names, a);
+    gr_buf_init(&ids, a);
+    if (c->task == GR_TASK_SEQ_CLS) gr_labels_write(gr_model_labels(m), false, &names);
+    if (c->task == GR_TASK_SEQ_CLS) gr_labels_write(gr_model_labels(m), true, &ids);
+    snprintf(classes, sizeof classes, "[\n    \"%s\"\n  ]", gr_model_architecture(c, class, sizeof class));
+    snprintf(kind, sizeof kind, "%s%s%s", problem ? "\"" : "", problem ? problem : "null", problem ? "\"" : "");
+    graft_status st = gr_buf_status(&names, err);
+    if (st == GRAFT_OK) st = gr_buf_status(&ids, err);
+    const gr_config_edit edits[] = {{"architectures", classes}, {"id2label", gr_buf_text(&names)}, {"label2id", gr_buf_text(&ids)},
+                                    {"problem_type", kind}};
+    if (st == GRAFT_OK)
+        st = gr_model_config_edit_keys(a, "config.json", *text, strlen(*text), edits, c->task == GR_TASK_SEQ_CLS ? 4 : 1, &edited,
+                                       err);
+    if (st == GRAFT_OK) {
+        gr_free(a, *text);
+        *text = edited;
+    }
+    gr_buf_free(&names);
+    gr_buf_free(&ids);
+    return st;
+}
+
+static graft_status carry_config(const gr_model *m, const char *from_dir, const char *dir, gr_dtype dtype, bool tied,
                                  const char *quantization, graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(m));
+    const gr_model_config *c = gr_model_get_config(m);
+    if (c->task == GR_TASK_SEQ_CLS || c->task == GR_TASK_FEATURES) tied = c->tie_word_embeddings; /* of a head that is not there */
     char *from = gr_path_join(a, from_dir, "config.json"), *text = NULL, *edited = NULL;
     size_t len;
     graft_status st = from ? gr_read_file(a, from, FILE_LIMIT, &text, &len, err) : gr_fail_memory(err);
     if (st == GRAFT_OK) st = gr_model_config_edit(a, from, text, len, dtype, tied, quantization, &edited, err);
+    if (st == GRAFT_OK) st = name_head(m, &edited, err);
     if (st == GRAFT_OK) st = write_text(a, dir, "config.json", edited, err);
     gr_free(a, edited);
     gr_free(a, text);
@@ -112,12 +146,15 @@ static graft_status write_beside(gr_model *m, const char *dir, gr_dtype dtype, b
     const graft_allocator *a = gr_allocator(gr_model_context(m));
     const char *path = gr_model_path(m), *slash = strrchr(path, '/');
     if (gr_weights_gguf(gr_model_weights(m))) {
+        if (gr_model_has_asked_head(m))
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a head that a GGUF file lacks is kept in an adapter, not written as a model",
+                           path);
         GR_TRY(write_config(m, dir, dtype, tied, quantization, err));
         return write_from_gguf(m, dir, err);
     }
     char *from = gr_is_dir(path) ? gr_strdup(a, path) : slash ? gr_strndup(a, path, (size_t)(slash - path) + 1) : gr_strdup(a, ".");
     if (!from) return gr_fail_memory(err);
-    graft_status st = carry_config(a, from, dir, dtype, tied, quantization, err);
+    graft_status st = carry_config(m, from, dir, dtype, tied, quantization, err);
     for (size_t i = 0; i < GR_COUNT(beside) && st == GRAFT_OK; i++) st = copy_file(a, from, dir, beside[i], err);
     if (st == GRAFT_OK) st = copy_templates(a, from, dir, err);
     gr_free(a, from);
@@ -158,9 +195,7 @@ static graft_status merged_rows(const merge_job *j, const char *tensor, int64_t 
     const char *dot = strrchr(tensor, '.');
     bool weight = dot && strcmp(dot, ".weight") == 0, bias = dot && strcmp(dot, ".bias") == 0;
     if (!j->a || !(weight ? j->a->method->merge : bias ? j->a->method->merge_bias : NULL)) return GRAFT_OK;
-    char module[300];
-    snprintf(module, sizeof module, "%.*s", (int)(dot - tensor), tensor);
-    const gr_site *s = gr_model_find_site(j->m, module);
+    const gr_site *s = gr_model_site_of_tensor(j->m, tensor, &bias);
     if (!s || s->role == GR_ROLE_NORM) return GRAFT_OK;
     return (weight ? j->a->method->merge : j->a->method->merge_bias)(j->a, s, row, n, j->rows, err);
 }
@@ -227,7 +262,7 @@ static graft_status block_size(const gr_model *m, size_t *out, graft_error *err)
 static graft_status list_outputs(merge_job *j, bool own_head, graft_error *err) {
     size_t n = gr_model_n_tensors(j->m);
     for (size_t i = 0; i < n + own_head; i++) {
-        const char *name = i < n ? gr_model_tensor_name(j->m, i) : "lm_head.weight";
+        const char *name = i < n ? gr_model_tensor_name(j->m, i) : gr_model_head_site(j->m)->weight_tensor;
         gr_output o = {.name = name, .dtype = j->dtype};
         const gr_weight *w;
         if (j->keep) {

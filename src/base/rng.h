@@ -12,7 +12,8 @@ typedef enum gr_rng_purpose {
     GR_RNG_SHUFFLE,  /* record order: identity is the epoch */
     GR_RNG_DROPOUT,  /* identity is the op's name hash; index counts from (step, record, position) */
     GR_RNG_SAMPLE,   /* token sampling: identity is the request */
-    GR_RNG_TEST
+    GR_RNG_TEST,
+    GR_RNG_MASK      /* tokens that are hidden: identity is the epoch; index counts from (example, place) */
 } gr_rng_purpose;
 
 uint64_t gr_rng_stream(gr_rng_purpose purpose, uint64_t identity);

@@ -17,6 +17,8 @@ static const cli_option model_options[] = {
     {.name = "use-peft", .kind = CLI_TRI, .offset = A(use_peft), .metavar = "", .help = "an adapter (as without it); --no-use-peft as --method full"},
     {.name = "adapter", .kind = CLI_LIST, .offset = A(adapters), .offset_n = A(n_adapters), .metavar = "DIR",
      .help = "start from this adapter's weights, with its settings alone"},
+    {.name = "task-type", .kind = CLI_TEXT, .offset = O(task_type), .metavar = "T", .choices = "CAUSAL_LM SEQ_CLS MASKED_LM",
+     .help = "what stands on top; unset: what config.json names"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = O(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
      .help = "compute type; auto: bf16 where the CPU has it, else f32"},
     {.name = "bf16", .kind = CLI_TRI, .offset = A(bf16), .metavar = "", .help = "as --dtype bf16, --no-bf16 as --dtype f32"},
@@ -46,6 +48,10 @@ static const cli_option data_options[] = {
     {.name = "assistant-only-loss", .kind = CLI_FLAG, .offset = O(assistant_only_loss), .metavar = "", .help = "loss on the assistant's words only"},
     {.name = "packing", .kind = CLI_FLAG, .offset = O(packing), .metavar = "", .help = "records share sequences of max-length tokens, without attention across records"},
     {.name = "shuffle", .kind = CLI_FLAG, .offset = A(o.no_shuffle), .metavar = "", .help = "--no-shuffle keeps the records' order"},
+    {.name = "labels", .aliases = "label-names", TEXTS(O, labels), .metavar = "NAMES", .help = "classification: names of the labels, in order; unset: config.json's, or the records'"},
+    {.name = "problem-type", .kind = CLI_TEXT, .offset = O(problem_type), .metavar = "S", .choices = "single_label_classification multi_label_classification regression",
+     .help = "what kind of labels; unset: by the labels"},
+    {.name = "mlm-probability", .kind = CLI_REAL, .offset = O(mlm_probability), .metavar = "X", .help = "masked language model: share of tokens that is hidden; 0: 0.15"},
     {.name = "skip-bad-records", .kind = CLI_FLAG, .offset = O(skip_bad_records), .metavar = "", .help = "count bad records and go on"},
 };
 const cli_group cli_train_data_group = {"Data", data_options, GR_COUNT(data_options)};
@@ -87,7 +93,7 @@ static const cli_option train_options[] = {
     {.name = "save-steps", .kind = CLI_REAL, .offset = O(save_steps), .metavar = "N", .help = "steps between checkpoints"},
     {.name = "save-total-limit", .kind = CLI_INT64, .offset = O(save_total_limit), .metavar = "N", .help = "checkpoints to keep; 0: all"},
     {.name = "load-best-model-at-end", .kind = CLI_FLAG, .offset = O(load_best_model_at_end), .metavar = "", .help = "end with the best checkpoint"},
-    {.name = "metric-for-best-model", .kind = CLI_TEXT, .offset = O(metric_for_best_model), .metavar = "S", .help = "eval_loss or eval_mean_token_accuracy"},
+    {.name = "metric-for-best-model", .kind = CLI_TEXT, .offset = O(metric_for_best_model), .metavar = "S", .help = "eval_loss, eval_mean_token_accuracy; classification: eval_accuracy, eval_f1"},
     {.name = "greater-is-better", .kind = CLI_TRI, .offset = O(greater_is_better), .metavar = "", .help = "direction of that metric"},
     {.name = "early-stopping-patience", .kind = CLI_INT64, .offset = O(early_stopping_patience), .metavar = "N", .help = "evaluations without improvement that end the run"},
     {.name = "early-stopping-threshold", .kind = CLI_REAL, .offset = O(early_stopping_threshold), .metavar = "X", .help = "what counts as improvement"},

@@ -4,13 +4,16 @@
 
 #include "data/dataset.h"
 #include "data/encode.h"
+#include "data/labels.h"
 #include "data/scan.h"
 
-enum { IGNORED, OWN, OTHER }; /* what a token's label is */
+enum { IGNORED, OWN, OTHER }; /* what a token's label is; of a classification the token types stand there */
 
 typedef struct entry {
     size_t start; /* in ids */
     uint32_t file, line;
+    int32_t class;
+    bool given;
 } entry;
 
 typedef struct other_label {
@@ -30,6 +33,11 @@ struct graft_dataset {
     size_t n_ids, id_cap, kind_cap;
     other_label *others;
     size_t n_others, other_cap;
+    graft_learn learn;
+    graft_problem problem;
+    size_t n_labels;
+    float *values; /* (n, n_labels) of MULTI and REGRESSION */
+    size_t value_cap;
     graft_data_stats stats;
     gr_scan scan;
 };
@@ -44,6 +52,7 @@ void graft_dataset_free(graft_dataset *ds) {
     gr_free(a, ds->ids);
     gr_free(a, ds->kind);
     gr_free(a, ds->others);
+    gr_free(a, ds->values);
     gr_scan_free(&ds->scan);
     gr_free(a, ds);
 }
@@ -83,10 +92,10 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
             GR_TRY(gr_grow(a, (void **)&ds->others, &ds->other_cap, ds->n_others + 1, sizeof *ds->others, err));
             ds->others[ds->n_others++] = (other_label){ds->n_ids + i, t->labels[i]};
         }
-        ds->kind[ds->n_ids + i] = kind;
+        ds->kind[ds->n_ids + i] = ds->learn == GRAFT_LEARN_CLASSES ? (uint8_t)(t->types ? t->types[i] : 0) : kind;
     }
     memcpy(ds->ids + ds->n_ids, t->ids, t->n * sizeof *t->ids);
-    ds->entries[ds->n++] = (entry){ds->n_ids, (uint32_t)file, (uint32_t)GR_MIN(line, UINT32_MAX)};
+    ds->entries[ds->n++] = (entry){ds->n_ids, (uint32_t)file, (uint32_t)GR_MIN(line, UINT32_MAX), GRAFT_IGNORE_LABEL, t->given};
     ds->n_ids += t->n;
     ds->entries[ds->n] = (entry){.start = ds->n_ids};
     graft_data_stats *s = &ds->stats;
@@ -111,7 +120,41 @@ static void shrink(const graft_allocator *a, void **items, size_t *cap, size_t n
 typedef struct loading {
     graft_dataset *ds;
     gr_encoder encoder;
+    const graft_data_options *options;
+    gr_label_rule rule; /* of classes; made at the first record */
 } loading;
+
+/* Beside the example that was added last. */
+static graft_status add_label(loading *l, const gr_record *record, int32_t class, const float *values, graft_error *err) {
+    graft_dataset *ds = l->ds;
+    bool numbers = l->rule.problem != GRAFT_PROBLEM_SINGLE;
+    size_t n = ds->n_labels, from = (ds->n - 1) * n;
+    graft_data_stats *s = &ds->stats;
+    ds->entries[ds->n - 1].class = class;
+    s->fingerprint = gr_hash_bytes(&class, sizeof class, s->fingerprint);
+    (void)record;
+    if (!numbers) return GRAFT_OK;
+    GR_TRY(gr_grow(ds->a, (void **)&ds->values, &ds->value_cap, from + n, sizeof *ds->values, err));
+    memcpy(ds->values + from, values, n * sizeof *values);
+    s->fingerprint = gr_hash_bytes(values, n * sizeof *values, s->fingerprint);
+    return GRAFT_OK;
+}
+
+static graft_status load_classified(loading *l, gr_arena *arena, const gr_scan_place *place, const gr_record *record,
+                                    const gr_tokens *t, graft_error *err) {
+    const graft_data_options *o = l->options;
+    graft_dataset *ds = l->ds;
+    int32_t class;
+    if (!l->rule.n) {
+        ds->problem = o->problem != GRAFT_PROBLEM_AUTO ? o->problem : gr_label_problem(record, o->n_labels);
+        GR_TRY(gr_label_rule_init(&l->rule, ds->a, ds->problem, o->labels, o->n_labels, err));
+    }
+    float *values = gr_arena_alloc(arena, ds->n_labels * sizeof *values);
+    if (!values) return gr_fail_memory(err);
+    GR_TRY(gr_label_read(&l->rule, record, &class, values, err));
+    GR_TRY(add_example(ds, t, place->file, place->line, err));
+    return add_label(l, record, class, values, err);
+}
 
 static graft_status load_record(void *user, gr_arena *arena, const gr_scan_place *place, const gr_record *record,
                                 graft_error *err) {
@@ -120,6 +163,7 @@ static graft_status load_record(void *user, gr_arena *arena, const gr_scan_place
     GR_TRY(gr_encode_record(&l->encoder, arena, record, &t, err));
     l->ds->stats.truncated += t.truncated;
     l->ds->stats.split_prompt += t.split_prompt;
+    if (t.n_labels && l->ds->learn == GRAFT_LEARN_CLASSES) return load_classified(l, arena, place, record, &t, err);
     if (t.n_labels) return add_example(l->ds, &t, place->file, place->line, err);
     l->ds->stats.empty++;
     return GRAFT_OK;
@@ -144,12 +188,16 @@ static void warn(graft_context *ctx, const graft_dataset *ds, const gr_encoder *
 
 graft_status graft_dataset_load(graft_context *ctx, const graft_tokenizer *tok, const graft_data_options *options,
                                 graft_dataset **out, graft_error *err) {
-    loading l = {0};
+    loading l = {.options = options};
+    if (options->learn == GRAFT_LEARN_CLASSES && !options->n_labels)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected the number of labels of a classification");
     int64_t now = options->now ? options->now : (int64_t)time(NULL);
     GR_TRY(gr_encoder_open(&l.encoder, ctx, tok, options, now, err));
     graft_status st = new_dataset(ctx, options->paths, options->n_paths, &l.ds, err);
     graft_dataset *ds = l.ds;
     if (st == GRAFT_OK) {
+        ds->learn = options->learn;
+        ds->n_labels = options->learn == GRAFT_LEARN_CLASSES ? options->n_labels : 0;
         st = gr_scan_records(ctx, options, graft_tokenizer_vocab_size(tok), load_record, &l, &ds->scan, err);
         ds->stats.records = ds->scan.records;
         ds->stats.bad = ds->scan.bad;
@@ -167,6 +215,7 @@ graft_status graft_dataset_load(graft_context *ctx, const graft_tokenizer *tok, 
         warn(ctx, ds, &l.encoder);
     }
     gr_encoder_close(&l.encoder);
+    gr_label_rule_free(&l.rule);
     if (st != GRAFT_OK) graft_dataset_free(ds);
     else *out = ds;
     return st;
@@ -239,8 +288,28 @@ size_t gr_dataset_target_labels(const graft_dataset *ds, size_t i, int32_t *out)
 
 void graft_dataset_get_labels(const graft_dataset *ds, size_t i, int32_t *out) {
     size_t start = ds->entries[i].start, end = ds->entries[i + 1].start, k = first_other(ds, start);
-    for (size_t t = start; t < end; t++)
+    for (size_t t = start; t < end; t++) out[t - start] = GRAFT_IGNORE_LABEL;
+    for (size_t t = start; t < end && ds->learn != GRAFT_LEARN_CLASSES; t++)
         out[t - start] = ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[k++].label : GRAFT_IGNORE_LABEL;
+}
+
+graft_learn gr_dataset_learn(const graft_dataset *ds) { return ds->learn; }
+graft_problem gr_dataset_problem(const graft_dataset *ds) { return ds->problem; }
+size_t gr_dataset_n_labels(const graft_dataset *ds) { return ds->n_labels; }
+int32_t gr_dataset_class(const graft_dataset *ds, size_t i) { return ds->entries[i].class; }
+const float *gr_dataset_values(const graft_dataset *ds, size_t i) { return ds->values ? ds->values + i * ds->n_labels : NULL; }
+
+void gr_dataset_types(const graft_dataset *ds, size_t i, int32_t *out) {
+    size_t start = ds->entries[i].start, end = ds->entries[i + 1].start;
+    for (size_t t = start; t < end; t++) out[t - start] = ds->learn == GRAFT_LEARN_CLASSES ? ds->kind[t] : 0;
+}
+
+size_t gr_dataset_masked_labels(const graft_dataset *ds, size_t i, int32_t *out, bool *given) {
+    size_t start = ds->entries[i].start, end = ds->entries[i + 1].start, n = 0;
+    graft_dataset_get_labels(ds, i, out);
+    for (size_t t = start; t < end; t++) n += ds->kind[t] != IGNORED;
+    *given = ds->entries[i].given;
+    return n;
 }
 
 int32_t gr_dataset_first_label(const graft_dataset *ds, size_t i) {

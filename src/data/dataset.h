@@ -6,6 +6,17 @@
 
 /* Token ids of example i (borrowed), *n of them. */
 const int32_t *gr_dataset_ids(const graft_dataset *ds, size_t i, size_t *n);
+/* What is learnt, and, of classes, what their labels are (else zeros). */
+graft_learn gr_dataset_learn(const graft_dataset *ds);
+graft_problem gr_dataset_problem(const graft_dataset *ds);
+size_t gr_dataset_n_labels(const graft_dataset *ds);
+/* Of a classification: the class of example i (SINGLE), its values (n_labels), and writes its token types. */
+int32_t gr_dataset_class(const graft_dataset *ds, size_t i);
+const float *gr_dataset_values(const graft_dataset *ds, size_t i);
+void gr_dataset_types(const graft_dataset *ds, size_t i, int32_t *out);
+/* Of masked tokens: the tokens that may be hidden as labels, or, where *given is set, the record's own labels. Returns how
+ * many there are. */
+size_t gr_dataset_masked_labels(const graft_dataset *ds, size_t i, int32_t *out, bool *given);
 /* The labels shifted for the engine: out[t] is what follows token t, GRAFT_IGNORE_LABEL at the last. Returns how many
  * count. */
 size_t gr_dataset_shifted_labels(const graft_dataset *ds, size_t i, int32_t *out);

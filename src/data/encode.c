@@ -15,6 +15,7 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
                        .completion_only = o->completion_only_loss,
                        .instruction_chat = o->instruction_chat,
                        .assistant_only = o->assistant_only_loss != 0,
+                       .learn = o->learn,
                        .truncate_start = o->truncate_start != 0,
                        .max_length = o->max_length == 0 ? 1024 : o->max_length < 0 ? 0 : (size_t)o->max_length,
                        .seq2seq = o->seq2seq != 0,
@@ -290,10 +291,72 @@ static graft_status encode_kind(const gr_encoder *e, gr_arena *arena, const gr_r
                    gr_record_kind_name(record->kind));
 }
 
+static graft_status encode_with_specials(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                         graft_error *err) {
+    const gr_slice *pair = &record->text_pair;
+    int32_t *ids, *types;
+    size_t n;
+    GR_TRY(graft_tokenizer_encode_pair(e->tok, record->text.data, record->text.len, pair->data, pair->len, 0, &ids, &types, &n,
+                                       err));
+    if (e->max_length && n > e->max_length) {
+        gr_free(gr_allocator(e->ctx), ids);
+        gr_free(gr_allocator(e->ctx), types);
+        t->truncated = true;
+        GR_TRY(graft_tokenizer_encode_pair(e->tok, record->text.data, record->text.len, pair->data, pair->len, e->max_length,
+                                           &ids, &types, &n, err));
+    }
+    t->n = n;
+    graft_status st = keep_ids(e, arena, ids, n, &t->ids, err);
+    if (st != GRAFT_OK) {
+        gr_free(gr_allocator(e->ctx), types);
+        return st;
+    }
+    return keep_ids(e, arena, types, n, &t->types, err);
+}
+
+/* Labels of tokens that may be hidden; special tokens may not. */
+static graft_status encode_masked(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t, graft_error *err) {
+    if (record->kind == GR_RECORD_TOKENS) {
+        GR_TRY(encode_tokens(e, arena, record, t, err));
+        t->given = record->labels != NULL;
+    } else if (record->kind == GR_RECORD_TEXT || record->kind == GR_RECORD_LABELLED) {
+        GR_TRY(encode_with_specials(e, arena, record, t, err));
+        GR_TRY(set_labels(arena, NULL, NULL, t, err));
+    } else
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "expected a text, or tokens with labels, to hide tokens of, found %s",
+                       gr_record_kind_name(record->kind));
+    if (e->max_length && t->n > e->max_length) {
+        t->n = e->max_length;
+        t->truncated = true;
+    }
+    for (size_t i = 0; i < t->n; i++) {
+        if (!t->given && graft_tokenizer_is_special(e->tok, t->ids[i])) t->labels[i] = GRAFT_IGNORE_LABEL;
+        t->n_labels += t->labels[i] != GRAFT_IGNORE_LABEL;
+    }
+    return GRAFT_OK;
+}
+
+static graft_status encode_classified(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                      graft_error *err) {
+    if (record->kind != GR_RECORD_TEXT && record->kind != GR_RECORD_LABELLED)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "expected a text with its label, found %s", gr_record_kind_name(record->kind));
+    GR_TRY(encode_with_specials(e, arena, record, t, err));
+    t->labels = gr_arena_alloc(arena, t->n * sizeof *t->labels);
+    if (!t->labels) return gr_fail_memory(err);
+    for (size_t i = 0; i < t->n; i++) t->labels[i] = GRAFT_IGNORE_LABEL;
+    t->n_labels = t->n > 0;
+    return GRAFT_OK;
+}
+
 graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
                               graft_error *err) {
     gr_tokens t = {0};
     if (e->seq2seq) return gr_encode_source_target(e, arena, record, out, err);
+    if (e->learn != GRAFT_LEARN_TEXT) {
+        GR_TRY((e->learn == GRAFT_LEARN_MASKED ? encode_masked : encode_classified)(e, arena, record, &t, err));
+        *out = t;
+        return GRAFT_OK;
+    }
     GR_TRY(encode_kind(e, arena, record, &t, err));
     if (e->max_length && t.n > e->max_length) {
         size_t drop = e->truncate_start ? t.n - e->max_length : 0;

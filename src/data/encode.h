@@ -14,6 +14,7 @@ typedef struct gr_encoder {
     bool seq2seq;
     size_t max_target; /* likewise */
     gr_slice eos;      /* text that ends a text or a completion; absent: none */
+    graft_learn learn;
 } gr_encoder;
 
 /* From the options, with everything checked. The tokenizer and ctx must outlive it. */
@@ -28,6 +29,8 @@ typedef struct gr_tokens {
     size_t n_source; /* with seq2seq: of n, those of the source, whose labels do not count; the others' all do */
     size_t n_labels; /* labels that count: not ignored, and not the first token's */
     bool truncated, split_prompt;
+    int32_t *types; /* token types; NULL: all 0 */
+    bool given;     /* masked: labels are the record's own, nothing is to be hidden */
 } gr_tokens;
 
 /* The arrays are borrowed from the arena and the record. Errors name no place: the caller does. */

@@ -14,9 +14,10 @@ struct gr_loader {
     uint32_t *order;   /* rows of the epoch that is at hand; NULL without shuffling */
     uint64_t epoch;    /* which one */
     bool ordered;      /* order is filled */
-    int32_t *bounds, *ids, *labels, *source_bounds, *source_ids;
+    int32_t *bounds, *ids, *labels, *source_bounds, *source_ids, *types, *classes;
+    float *values;
     uint32_t *examples;
-    size_t bounds_cap, ids_cap, labels_cap, examples_cap, source_bounds_cap, source_ids_cap;
+    size_t bounds_cap, ids_cap, labels_cap, examples_cap, source_bounds_cap, source_ids_cap, types_cap, classes_cap, values_cap;
 };
 
 void gr_loader_free(gr_loader *l) {
@@ -31,6 +32,9 @@ void gr_loader_free(gr_loader *l) {
     gr_free(a, l->source_bounds);
     gr_free(a, l->source_ids);
     gr_free(a, l->examples);
+    gr_free(a, l->types);
+    gr_free(a, l->classes);
+    gr_free(a, l->values);
     gr_free(a, l);
 }
 
@@ -148,7 +152,7 @@ size_t gr_loader_max_tokens(const gr_loader *l) { return l->max_tokens; }
 /* Virtual tokens in front of an example: the last one is followed by the example's first token. */
 static void add_virtual(gr_loader *l, size_t example, gr_data_batch *b) {
     for (int v = 0; v < l->o.n_virtual; v++) {
-        bool last = v == l->o.n_virtual - 1;
+        bool last = v == l->o.n_virtual - 1 && gr_dataset_learn(l->ds) == GRAFT_LEARN_TEXT;
         l->ids[b->n_tokens] = -1 - v;
         l->labels[b->n_tokens] = last ? gr_dataset_first_label(l->ds, example) : GRAFT_IGNORE_LABEL;
         b->n_labels += l->labels[b->n_tokens++] != GRAFT_IGNORE_LABEL;
@@ -178,8 +182,72 @@ static graft_status add_pair(gr_loader *l, size_t example, gr_data_batch *b, siz
     return GRAFT_OK;
 }
 
+/* Hides tokens of an example whose ids stand at `ids`: a draw each whether, and how. Where chance leaves all, the one with the
+ * least draw is hidden, so that every sequence teaches something. */
+static size_t hide_tokens(const gr_loader *l, size_t example, uint64_t epoch, size_t len, int32_t *ids, int32_t *labels) {
+    uint64_t stream = gr_rng_stream(GR_RNG_MASK, epoch), first = (uint64_t)example << 32;
+    double least = 2;
+    size_t n = 0, least_at = len;
+    for (size_t t = 0; t < len; t++) {
+        if (labels[t] == GRAFT_IGNORE_LABEL) continue;
+        double u = gr_rng_uniform(l->o.seed, stream, (first | t) << 1);
+        n += u < l->o.mlm_probability;
+        if (u < least) {
+            least = u;
+            least_at = t;
+        }
+    }
+    for (size_t t = 0; t < len; t++) {
+        if (labels[t] == GRAFT_IGNORE_LABEL) continue;
+        double u = gr_rng_uniform(l->o.seed, stream, (first | t) << 1);
+        if (u >= l->o.mlm_probability && (n || t != least_at)) {
+            labels[t] = GRAFT_IGNORE_LABEL;
+            continue;
+        }
+        uint32_t draw[4];
+        gr_rng_draw4(l->o.seed, stream, (first | t) << 1 | 1, draw);
+        double way = draw[0] / 4294967296.0;
+        if (way < 0.8)
+            ids[t] = l->o.mask_id;
+        else if (way < 0.9)
+            ids[t] = (int32_t)((uint64_t)draw[1] * (uint64_t)l->o.vocab_size >> 32);
+    }
+    return GR_MAX(n, (size_t)(least_at < len));
+}
+
+static size_t add_labels(gr_loader *l, size_t example, uint64_t epoch, size_t len, const gr_data_batch *b) {
+    int32_t *ids = l->ids + b->n_tokens, *labels = l->labels + b->n_tokens;
+    bool given;
+    switch (gr_dataset_learn(l->ds)) {
+    case GRAFT_LEARN_MASKED: {
+        size_t n = gr_dataset_masked_labels(l->ds, example, labels, &given);
+        return given ? n : hide_tokens(l, example, epoch, len, ids, labels);
+    }
+    case GRAFT_LEARN_CLASSES:
+        for (size_t t = 0; t < len; t++) labels[t] = GRAFT_IGNORE_LABEL;
+        return 1;
+    default: return gr_dataset_shifted_labels(l->ds, example, labels);
+    }
+}
+
+/* Class or values of an example, and the types of its tokens, which begin at the batch's n_tokens. */
+static graft_status add_class(gr_loader *l, size_t example, size_t n_virtual, size_t len, const gr_data_batch *b, graft_error *err) {
+    const graft_allocator *a = gr_allocator(l->ctx);
+    size_t n = gr_dataset_n_labels(l->ds), s = b->n_seqs;
+    if (!n) return GRAFT_OK;
+    const float *values = gr_dataset_values(l->ds, example);
+    GR_TRY(gr_grow(a, (void **)&l->types, &l->types_cap, b->n_tokens + len, sizeof *l->types, err));
+    GR_TRY(gr_grow(a, (void **)&l->classes, &l->classes_cap, s + 1, sizeof *l->classes, err));
+    if (values) GR_TRY(gr_grow(a, (void **)&l->values, &l->values_cap, (s + 1) * n, sizeof *l->values, err));
+    memset(l->types + b->n_tokens - n_virtual, 0, n_virtual * sizeof *l->types);
+    gr_dataset_types(l->ds, example, l->types + b->n_tokens);
+    l->classes[s] = gr_dataset_class(l->ds, example);
+    if (values) memcpy(l->values + s * n, values, n * sizeof *values);
+    return GRAFT_OK;
+}
+
 /* Appends one row to the batch. */
-static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, size_t *n_source_tokens, graft_error *err) {
+static graft_status add_row(gr_loader *l, size_t row, uint64_t epoch, gr_data_batch *b, size_t *n_source_tokens, graft_error *err) {
     const graft_allocator *a = gr_allocator(l->ctx);
     size_t first, n;
     row_members(l, row, &first, &n);
@@ -199,7 +267,8 @@ static graft_status add_row(gr_loader *l, size_t row, gr_data_batch *b, size_t *
         GR_TRY(gr_grow(a, (void **)&l->labels, &l->labels_cap, room, sizeof *l->labels, err));
         add_virtual(l, example, b);
         if (len) memcpy(l->ids + b->n_tokens, ids, len * sizeof *ids);
-        b->n_labels += gr_dataset_shifted_labels(l->ds, example, l->labels + b->n_tokens);
+        b->n_labels += add_labels(l, example, epoch, len, b);
+        GR_TRY(add_class(l, example, (size_t)l->o.n_virtual, len, b, err));
         b->n_tokens += len;
         l->bounds[++b->n_seqs] = (int32_t)b->n_tokens;
     }
@@ -221,7 +290,12 @@ graft_status gr_loader_next(gr_loader *l, gr_data_cursor *cursor, gr_data_batch 
     GR_TRY(gr_grow(gr_allocator(l->ctx), (void **)&l->bounds, &l->bounds_cap, 1, sizeof *l->bounds, err));
     l->bounds[0] = 0;
     for (size_t row = (size_t)cursor->row; row < end; row++)
-        GR_TRY(add_row(l, l->order ? l->order[row] : row, &b, &n_source_tokens, err));
+        GR_TRY(add_row(l, l->order ? l->order[row] : row, cursor->epoch, &b, &n_source_tokens, err));
+    b.problem = gr_dataset_problem(l->ds);
+    b.n_values = gr_dataset_n_labels(l->ds);
+    b.types = b.n_values ? l->types : NULL;
+    b.classes = b.problem == GRAFT_PROBLEM_SINGLE ? l->classes : NULL;
+    b.values = b.problem == GRAFT_PROBLEM_SINGLE ? NULL : l->values;
     b.bounds = l->bounds;
     b.ids = l->ids;
     b.labels = l->labels;

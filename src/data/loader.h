@@ -20,6 +20,10 @@ typedef struct gr_loader_options {
     int n_virtual; /* virtual tokens (ids -1, -2, ...) in front of every sequence (source), not counted in max_length */
     bool seq2seq;  /* source and target apart; a target begins with start_id and has its own tokens as labels */
     int32_t start_id;
+    /* Of masked tokens: the id that hides one, random ids are below vocab_size, and the share that is hidden. */
+    int32_t mask_id;
+    int64_t vocab_size;
+    double mlm_probability;
 } gr_loader_options;
 
 /* Where the next batch starts. Zero at the beginning of a run. */
@@ -29,7 +33,10 @@ typedef struct gr_data_cursor {
 } gr_data_cursor;
 
 /* Borrowed from the loader until the next call. Sequence s is tokens bounds[s] .. bounds[s+1]-1; labels[t] is the id to
- * be predicted after token t, GRAFT_IGNORE_LABEL where none is (always at the last token of a sequence). */
+ * be predicted after token t, GRAFT_IGNORE_LABEL where none is (always at the last token of a sequence). Of masked tokens it is
+ * the id that token t has to be: mlm_probability of them in each epoch anew, at least one of a sequence, 80 % of which become
+ * mask_id, 10 % a random id, as transformers' DataCollatorForLanguageModeling does it. Of a classification the labels are
+ * those of sequences. */
 typedef struct gr_data_batch {
     size_t n_seqs, n_tokens, n_labels; /* n_labels: labels that are not ignored */
     const int32_t *bounds;             /* n_seqs + 1 */
@@ -37,6 +44,11 @@ typedef struct gr_data_batch {
     const uint32_t *examples;          /* n_seqs: index in the data set, an identity that no batching changes */
     /* With seq2seq: sequence s is a target, and source_bounds[s] .. source_bounds[s+1]-1 of source_ids its source. */
     const int32_t *source_bounds, *source_ids; /* NULL: none */
+    const int32_t *types;              /* n_tokens: token types; NULL: all 0 */
+    graft_problem problem;             /* of a classification; else AUTO */
+    size_t n_values;                   /* labels of the classification */
+    const int32_t *classes;            /* n_seqs, of SINGLE */
+    const float *values;               /* (n_seqs, n_values), of MULTI and REGRESSION */
 } gr_data_batch;
 
 /* Tokens of sequences [from, end), sources included. */

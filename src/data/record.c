@@ -282,8 +282,9 @@ static graft_status read_instruction(const parse *p, gr_record *out, graft_error
 static graft_status read_label(const parse *p, gr_record *out, graft_error *err) {
     gr_json_kind kind = kind_of(p, FIELD_LABEL);
     if (kind == GR_JSON_STRING) GR_TRY(read_text(p, FIELD_LABEL, &out->label, err));
-    else if (kind == GR_JSON_ARRAY || kind == GR_JSON_OBJECT) return wrong_kind(p, FIELD_LABEL, "a string or a number", err);
+    else if (kind == GR_JSON_OBJECT) return wrong_kind(p, FIELD_LABEL, "a string, a number or a list of them", err);
     else out->label = p->value[FIELD_LABEL];
+    out->label_json = p->value[FIELD_LABEL];
     return GRAFT_OK;
 }
 

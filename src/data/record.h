@@ -41,7 +41,8 @@ typedef struct gr_record {
     gr_turns *answers; /* n_answers, with their ranks (1 is best) */
     int32_t *ranks;
     size_t n_answers;
-    gr_slice label;  /* text of the label; where it was a number, that number's characters */
+    gr_slice label;  /* text of the label; where it was a number or a list, that one's characters */
+    gr_slice label_json;
     gr_slice tools;  /* JSON array */
     gr_slice kwargs; /* JSON object: chat_template_kwargs */
     int32_t *ids, *labels;                  /* n_ids and n_labels; labels NULL: absent */

@@ -1,6 +1,7 @@
 /* Which head a model has, and what its classes are called: architectures, problem_type, id2label. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "io/config_parts.h"
 #include "io/paths.h"
@@ -36,6 +37,16 @@ const char *gr_task_name(gr_task task) {
 /* Old names of models with an encoder end as those of decoders do. */
 static gr_task of_two_parts(const gr_model_config *c, gr_task task) {
     return c->n_encoder_layers && task == GR_TASK_CAUSAL_LM ? GR_TASK_SEQ_2_SEQ_LM : task;
+}
+
+graft_status gr_task_find(const char *name, gr_task *out, graft_error *err) {
+    for (int i = 0; i < GR_TASK_UNKNOWN; i++)
+        if (strcasecmp(name, gr_task_name((gr_task)i)) == 0) {
+            *out = (gr_task)i;
+            return GRAFT_OK;
+        }
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "task_type: expected CAUSAL_LM, SEQ_CLS, MASKED_LM or FEATURE_EXTRACTION, found \"%.60s\"",
+                   name);
 }
 
 static gr_task task_of(const gr_fields *f, const gr_model_config *c) {

@@ -1,6 +1,8 @@
 /* gr_model_config to config.json, keys as transformers 5.23 writes them and sorts them; readers before version 5 find
  * rope_theta and rope_scaling, which say the same as rope_parameters. A model that comes with a config.json keeps it: there
  * may stand more in it than graft knows of. */
+#include <stdio.h>
+
 #include "io/config_parts.h"
 #include "io/hf_config.h"
 
@@ -92,14 +94,21 @@ static void add_rope_layers(gr_buf *b, const gr_model_config *c) {
     gr_buf_add_text(b, "\n  ]");
 }
 
-static const char *architecture(gr_model_type type) {
-    static const char *const names[] = {[GR_MODEL_LLAMA] = "LlamaForCausalLM",
-                                        [GR_MODEL_MISTRAL] = "MistralForCausalLM",
-                                        [GR_MODEL_QWEN2] = "Qwen2ForCausalLM",
-                                        [GR_MODEL_QWEN3] = "Qwen3ForCausalLM",
-                                        [GR_MODEL_SMOLLM3] = "SmolLM3ForCausalLM",
-                                        [GR_MODEL_GPT2] = "GPT2LMHeadModel"};
-    return names[type];
+const char *gr_model_architecture(const gr_model_config *c, char *out, size_t size) {
+    static const char *const names[] = {[GR_MODEL_LLAMA] = "Llama",     [GR_MODEL_MISTRAL] = "Mistral",
+                                        [GR_MODEL_QWEN2] = "Qwen2",     [GR_MODEL_QWEN3] = "Qwen3",
+                                        [GR_MODEL_SMOLLM3] = "SmolLM3", [GR_MODEL_GPT2] = "GPT2",
+                                        [GR_MODEL_BERT] = "Bert",       [GR_MODEL_ROBERTA] = "Roberta",
+                                        [GR_MODEL_T5] = "T5"};
+    static const char *const heads[] = {[GR_TASK_CAUSAL_LM] = "ForCausalLM",
+                                        [GR_TASK_SEQ_2_SEQ_LM] = "ForConditionalGeneration",
+                                        [GR_TASK_MASKED_LM] = "ForMaskedLM",
+                                        [GR_TASK_SEQ_CLS] = "ForSequenceClassification",
+                                        [GR_TASK_FEATURES] = "Model",
+                                        [GR_TASK_UNKNOWN] = "Model"};
+    bool old = c->type == GR_MODEL_GPT2 && c->task == GR_TASK_CAUSAL_LM;
+    snprintf(out, size, "%s%s", names[c->type], old ? "LMHeadModel" : heads[c->task]);
+    return out;
 }
 
 const char *gr_hidden_act_name(gr_hidden_act act) {
@@ -113,8 +122,9 @@ static const char *dtype_name(gr_dtype dtype) {
 
 static void add_gpt2(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
     add_text(b, 2, "activation_function", gr_hidden_act_name(c->hidden_act));
+    char class[100];
     key(b, 2, "architectures");
-    gr_buf_add_format(b, "[\n    \"%s\"\n  ]", architecture(c->type));
+    gr_buf_add_format(b, "[\n    \"%s\"\n  ]", gr_model_architecture(c, class, sizeof class));
     add_double(b, 2, "attn_pdrop", c->attention_dropout);
     add_ids(b, "bos_token_id", &c->bos_token_id, c->bos_token_id >= 0);
     add_text(b, 2, "dtype", dtype_name(dtype));
@@ -138,8 +148,9 @@ static void add_gpt2(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
 
 static void add_all(gr_buf *b, const gr_model_config *c, gr_dtype dtype) {
     bool windows = c->type != GR_MODEL_LLAMA, layered = windows && c->type != GR_MODEL_MISTRAL;
+    char class[100];
     key(b, 2, "architectures");
-    gr_buf_add_format(b, "[\n    \"%s\"\n  ]", architecture(c->type));
+    gr_buf_add_format(b, "[\n    \"%s\"\n  ]", gr_model_architecture(c, class, sizeof class));
     if (c->type != GR_MODEL_MISTRAL && c->type != GR_MODEL_QWEN2) add_bool(b, "attention_bias", c->qkv_bias);
     add_double(b, 2, "attention_dropout", c->attention_dropout);
     add_ids(b, "bos_token_id", &c->bos_token_id, c->bos_token_id >= 0);
@@ -174,8 +185,9 @@ graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_co
     if (c->rope.freq_factors)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "config.json has no place for the frequency factors of this GGUF file");
-    if (c->type == GR_MODEL_T5)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "a config.json of a t5 model can be carried along, not made");
+    if (c->type == GR_MODEL_T5 || c->bidirectional)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "a config.json of a %s model can be carried along, not made",
+                       gr_model_type_name(c->type));
     bool gpt2 = c->type == GR_MODEL_GPT2;
     bool llama_biases = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_QWEN3 || c->type == GR_MODEL_SMOLLM3;
     bool mlp_allowed = c->type == GR_MODEL_LLAMA || c->type == GR_MODEL_SMOLLM3;
@@ -222,7 +234,7 @@ static edit *edit_of(edit *edits, size_t n, const gr_json_text *key) {
 }
 
 /* The text with some top-level keys replaced, removed or added, all else to the letter. */
-static graft_status edit_text(gr_json_reader *r, edit *edits, size_t n, gr_buf *b, graft_error *err) {
+static graft_status edit_text(gr_json_reader *r, edit *edits, size_t n, bool learns, gr_buf *b, graft_error *err) {
     const char *text = r->text;
     size_t copied = 0;
     bool more, any = false; /* a key stands in front, in what is written */
@@ -257,7 +269,7 @@ static graft_status edit_text(gr_json_reader *r, edit *edits, size_t n, gr_buf *
             continue;
         }
         any = true;
-        learn(edits, &k, text + start, r->at - start);
+        if (learns) learn(edits, &k, text + start, r->at - start);
         if (e) e->found = true;
         if (!e || e->keeps) continue;
         gr_buf_add(b, text + copied, start - copied);
@@ -279,7 +291,22 @@ graft_status gr_model_config_edit(const graft_allocator *a, const char *name, co
     gr_buf b;
     gr_buf_init(&b, a);
     gr_json_init(&r, name, text, len);
-    graft_status st = edit_text(&r, edits, GR_COUNT(edits), &b, err);
+    graft_status st = edit_text(&r, edits, GR_COUNT(edits), true, &b, err);
+    if (st == GRAFT_OK) st = gr_buf_take(&b, out, NULL, err);
+    if (st != GRAFT_OK) gr_buf_free(&b);
+    return st;
+}
+
+graft_status gr_model_config_edit_keys(const graft_allocator *a, const char *name, const char *text, size_t len,
+                                       const gr_config_edit *with, size_t n, char **out, graft_error *err) {
+    edit edits[8] = {{0}};
+    gr_json_reader r;
+    gr_buf b;
+    if (n > GR_COUNT(edits)) return gr_fail(err, GRAFT_ERR_INTERNAL, "%zu edits", n);
+    for (size_t i = 0; i < n; i++) edits[i] = (edit){.key = with[i].key, .value = with[i].json};
+    gr_buf_init(&b, a);
+    gr_json_init(&r, name, text, len);
+    graft_status st = edit_text(&r, edits, n, false, &b, err);
     if (st == GRAFT_OK) st = gr_buf_take(&b, out, NULL, err);
     if (st != GRAFT_OK) gr_buf_free(&b);
     return st;

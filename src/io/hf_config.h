@@ -58,6 +58,7 @@ typedef enum gr_task {
     GR_TASK_FEATURES, /* hidden states */
     GR_TASK_UNKNOWN   /* architectures names a head that is none of these */
 } gr_task;
+graft_status gr_task_find(const char *name, gr_task *out, graft_error *err); /* in any case of letters */
 const char *gr_task_name(gr_task task); /* peft's: "CAUSAL_LM", ...; "MASKED_LM", which peft has no name for */
 
 /* Of GR_TASK_SEQ_CLS; AUTO: regression with one label, else by the records. */
@@ -128,9 +129,19 @@ graft_status gr_labels_load(const graft_allocator *a, gr_arena *arena, const gr_
 graft_status gr_labels_from_json(gr_arena *arena, const char *name, const char *text, size_t len, int n_labels,
                                  gr_labels *out, graft_error *err);
 
+/* transformers' class: "BertForMaskedLM". Returns out. */
+const char *gr_model_architecture(const gr_model_config *config, char *out, size_t size);
+
 /* config.json text that transformers loads as the same model (freed with gr_free). Weights are named `dtype`. */
 graft_status gr_model_config_to_json(const graft_allocator *a, const gr_model_config *config, gr_dtype dtype,
                                      char **out, graft_error *err);
+/* Values of top-level keys, as JSON: at most 8. */
+typedef struct gr_config_edit {
+    const char *key, *json;
+} gr_config_edit;
+/* The text with these values in place, or added behind; all else to the letter. */
+graft_status gr_model_config_edit_keys(const graft_allocator *a, const char *name, const char *text, size_t len,
+                                       const gr_config_edit *edits, size_t n, char **out, graft_error *err);
 /* A model's own config.json, to the letter but for the type of the weights, whether the head is tied, and
  * quantization_config: the given JSON text, NULL: none. */
 graft_status gr_model_config_edit(const graft_allocator *a, const char *name, const char *text, size_t len, gr_dtype dtype,

@@ -119,11 +119,13 @@ static graft_status choose_task(gr_model *m, const gr_model_options *o, graft_er
         m->seed = o->seed;
         if (c->task != o->task) c->problem = GR_PROBLEM_AUTO;
         c->task = o->task;
+        if (o->n_labels > GR_MAX_LABELS)
+            return gr_fail(err, GRAFT_ERR_LIMIT, "%d labels, expected at most %d", o->n_labels, GR_MAX_LABELS);
         if (o->n_labels) c->n_labels = o->n_labels;
         if (o->n_labels && o->problem) c->problem = o->problem;
     }
     if (!(m->family->tasks >> c->task & 1))
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a %s model has no head for the task %s here",
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a %s model has no head for the task %s: task_type can name another",
                        gr_weights_path(m->weights), gr_model_type_name(c->type), gr_task_name(c->task));
     if (c->task != GR_TASK_SEQ_CLS) return GRAFT_OK;
     if (o && o->n_labels && o->labels) {
@@ -204,7 +206,17 @@ graft_status gr_model_want_causal(const gr_model *m, const char *what, graft_err
                    gr_task_name(m->config.task), gr_model_type_name(m->config.type));
 }
 
+const char *gr_model_pipeline(const gr_model *m) {
+    static const char *const names[] = {[GR_TASK_CAUSAL_LM] = "text-generation", [GR_TASK_SEQ_2_SEQ_LM] = "text2text-generation",
+                                        [GR_TASK_MASKED_LM] = "fill-mask", [GR_TASK_SEQ_CLS] = "text-classification",
+                                        [GR_TASK_FEATURES] = "feature-extraction", [GR_TASK_UNKNOWN] = "other"};
+    return names[m->config.task];
+}
+
+bool gr_model_has_asked_head(const gr_model *m) { return m->make_head; }
+
 const gr_labels *gr_model_labels(const gr_model *m) { return &m->labels; }
+const gr_site *gr_model_head_site(const gr_model *m) { return m->modules.head.site[0]; }
 bool gr_model_head_is_tied(const gr_model *m) { return m->head_tied; }
 int64_t gr_model_n_params(const gr_model *m) { return m->n_params; }
 size_t gr_model_n_tensors(const gr_model *m) { return m->n_tensors; }

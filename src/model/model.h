@@ -50,12 +50,17 @@ const gr_site *gr_model_find_site(const gr_model *m, const char *name); /* NULL 
 /* The site of a tensor name, and whether it is its bias. NULL when absent. */
 const gr_site *gr_model_site_of_tensor(const gr_model *m, const char *name, bool *bias);
 const gr_site *gr_model_embedding_site(const gr_model *m);             /* of tokens */
+const gr_site *gr_model_head_site(const gr_model *m);                  /* NULL: there is no head */
 /* The product that a site is a part of; NULL: none (an embedding, a norm). */
 const gr_linear *gr_model_linear(const gr_model *m, const gr_site *s);
 bool gr_model_head_is_tied(const gr_model *m);
 const gr_labels *gr_model_labels(const gr_model *m); /* of a classification; else n is 0 */
 /* GRAFT_ERR_UNSUPPORTED unless the model continues texts; `what` needs that. */
 graft_status gr_model_want_causal(const gr_model *m, const char *what, graft_error *err);
+/* The Hub's name for what it does: "text-generation", "fill-mask", "text-classification", "feature-extraction". */
+const char *gr_model_pipeline(const gr_model *m);
+/* Whether the head was asked for instead of the one that config.json names. */
+bool gr_model_has_asked_head(const gr_model *m);
 /* Whether the files lack a tensor, so that it has initial values. */
 bool gr_model_is_fresh(const gr_model *m, const char *tensor);
 int64_t gr_model_n_params(const gr_model *m); /* elements of all tensors, tied ones once */

@@ -32,15 +32,34 @@ static graft_status read_id(const gr_json_value *v, int32_t *id, graft_error *er
     return GRAFT_OK;
 }
 
+static graft_status add_pair(gr_postproc *p, int sequence, int32_t id, int32_t type, graft_error *err) {
+    if (p->n_pair == MAX_ADDED) return too_many(err);
+    GR_TRY(gr_grow(p->a, (void **)&p->pair, &p->pair_cap, p->n_pair + 1, sizeof *p->pair, err));
+    p->pair[p->n_pair++] = (gr_pair_piece){sequence, id, type};
+    return GRAFT_OK;
+}
+
 static graft_status build(gr_postproc *p, const gr_json_value *json, int depth, graft_error *err);
 
-static graft_status build_bert(gr_postproc *p, const gr_json_value *json, int depth, graft_error *err) {
-    (void)depth;
+/* `type`: of what belongs to the second sequence; `again`: a separator stands in front of it too. */
+static graft_status build_cls_sep(gr_postproc *p, const gr_json_value *json, int32_t type, bool again, graft_error *err) {
     int32_t cls, sep;
     GR_TRY(read_id(gr_json_at(gr_json_get(json, "cls"), 1), &cls, err));
     GR_TRY(read_id(gr_json_at(gr_json_get(json, "sep"), 1), &sep, err));
     GR_TRY(gr_postproc_add_front(p, cls, err));
+    p->n_pair = 0;
+    GR_TRY(add_pair(p, -1, cls, 0, err));
+    GR_TRY(add_pair(p, 0, 0, 0, err));
+    GR_TRY(add_pair(p, -1, sep, 0, err));
+    if (again) GR_TRY(add_pair(p, -1, sep, type, err));
+    GR_TRY(add_pair(p, 1, 0, type, err));
+    GR_TRY(add_pair(p, -1, sep, type, err));
     return gr_postproc_add_back(p, sep, err);
+}
+
+static graft_status build_bert(gr_postproc *p, const gr_json_value *json, int depth, graft_error *err) {
+    (void)depth;
+    return build_cls_sep(p, json, 1, false, err);
 }
 
 static graft_status build_byte_level(gr_postproc *p, const gr_json_value *json, int depth, graft_error *err) {
@@ -54,7 +73,7 @@ static graft_status build_byte_level(gr_postproc *p, const gr_json_value *json, 
 
 static graft_status build_roberta(gr_postproc *p, const gr_json_value *json, int depth, graft_error *err) {
     GR_TRY(build_byte_level(p, json, depth, err));
-    return build_bert(p, json, depth, err);
+    return build_cls_sep(p, json, 0, true, err);
 }
 
 static graft_status build_sequence(gr_postproc *p, const gr_json_value *json, int depth, graft_error *err) {
@@ -88,6 +107,41 @@ static graft_status add_special(const gr_postproc *p, const gr_json_value *json,
     return GRAFT_OK;
 }
 
+static graft_status read_type(const gr_json_value *piece, int32_t *out, graft_error *err) {
+    int64_t n = 0;
+    const gr_json_value *v = gr_json_get(piece, "type_id");
+    if (v && (!gr_json_integer(v, &n) || n < 0 || n > INT32_MAX))
+        return gr_fail(err, GRAFT_ERR_FORMAT, "post_processor TemplateProcessing: a type_id is not a number of a type");
+    *out = (int32_t)n;
+    return GRAFT_OK;
+}
+
+/* Without "pair", or where it has not both sequences, a pair is two sequences one after the other. */
+static graft_status read_pair(gr_postproc *p, const gr_json_value *json, graft_error *err) {
+    const gr_json_value *pair = gr_json_get(json, "pair");
+    bool seen[2] = {false, false};
+    p->n_pair = 0;
+    for (const gr_json_value *v = pair && pair->kind == GR_JSON_ARRAY ? pair->child : NULL; v; v = v->next) {
+        const gr_json_value *sequence = gr_json_get(v, "Sequence");
+        const char *name = gr_json_string(gr_json_get(sequence, "id"), NULL);
+        int32_t type;
+        GR_TRY(read_type(sequence ? sequence : gr_json_get(v, "SpecialToken"), &type, err));
+        if (name) {
+            int which = name[0] == 'B';
+            seen[which] = true;
+            GR_TRY(add_pair(p, which, 0, type, err));
+            continue;
+        }
+        id_list ids = {0};
+        graft_status st = add_special(p, json, v, &ids, err);
+        for (size_t i = 0; i < ids.n && st == GRAFT_OK; i++) st = add_pair(p, -1, ids.ids[i], type, err);
+        gr_free(p->a, ids.ids);
+        if (st != GRAFT_OK) return st;
+    }
+    if (!seen[0] || !seen[1]) p->n_pair = 0;
+    return GRAFT_OK;
+}
+
 static graft_status read_template(gr_postproc *p, const gr_json_value *json, id_list *front, graft_error *err) {
     const gr_json_value *single = gr_json_get(json, "single");
     size_t n_sequences = 0;
@@ -104,7 +158,7 @@ static graft_status read_template(gr_postproc *p, const gr_json_value *json, id_
             if (st != GRAFT_OK) return st;
         }
     }
-    if (n_sequences == 1) return GRAFT_OK;
+    if (n_sequences == 1) return read_pair(p, json, err);
     return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                    "post_processor TemplateProcessing: 'single' holds the sequence %zu times, not once", n_sequences);
 }
@@ -147,5 +201,6 @@ graft_status gr_postproc_init(gr_postproc *p, const graft_allocator *a, const gr
 void gr_postproc_free(gr_postproc *p) {
     gr_free(p->a, p->front);
     gr_free(p->a, p->back);
+    gr_free(p->a, p->pair);
     *p = (gr_postproc){.a = p->a};
 }

@@ -15,7 +15,8 @@ static const char *last_part(const char *path) {
 static void add_front_matter(gr_buf *b, const gr_trainer *t, bool full) {
     gr_buf_add_text(b, "---\nbase_model: ");
     gr_json_add_text(b, t->o->model, strlen(t->o->model));
-    gr_buf_add_format(b, "\nlibrary_name: %s\npipeline_tag: text-generation\ntags:\n", full ? "transformers" : "peft");
+    gr_buf_add_format(b, "\nlibrary_name: %s\npipeline_tag: %s\ntags:\n", full ? "transformers" : "peft",
+                      gr_model_pipeline(t->model));
     if (!full) {
         gr_buf_add_text(b, "- ");
         gr_buf t2;

@@ -86,17 +86,18 @@ static graft_status check_evaluation(const graft_sft_options *o, graft_error *er
 }
 
 static graft_status check_metric(gr_trainer *t, graft_error *err) {
-    static const char *const known[] = {"eval_loss", "eval_mean_token_accuracy"};
+    static const char *const known[] = {"eval_loss", "eval_mean_token_accuracy", "eval_accuracy", "eval_f1"};
     const char *name = t->o->metric_for_best_model ? t->o->metric_for_best_model : "loss";
     if (!strncmp(name, "eval_", 5)) name += 5;
     for (size_t i = 0; i < GR_COUNT(known); i++)
         if (!strcmp(known[i] + 5, name)) {
             t->metric = known[i];
-            t->greater = t->o->greater_is_better == GRAFT_AUTO ? i == 1 : t->o->greater_is_better == GRAFT_YES;
+            t->greater = t->o->greater_is_better == GRAFT_AUTO ? i > 0 : t->o->greater_is_better == GRAFT_YES;
             return GRAFT_OK;
         }
     return gr_fail(err, GRAFT_ERR_ARGUMENT,
-                   "metric_for_best_model: expected eval_loss or eval_mean_token_accuracy, found %s",
+                   "metric_for_best_model: expected eval_loss, eval_mean_token_accuracy, or of a classification "
+                   "eval_accuracy or eval_f1, found %s",
                    t->o->metric_for_best_model);
 }
 

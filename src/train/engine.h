@@ -8,6 +8,7 @@
 #define GR_TRAIN_ENGINE_H
 
 #include "adapter/adapter.h"
+#include "data/labels.h"
 #include "data/loader.h"
 #include "train/trunk.h"
 
@@ -40,6 +41,7 @@ uint64_t gr_engine_adapter_key(uint64_t seed, int64_t step);
 typedef struct gr_tally {
     double loss; /* of all labels, not weighted */
     int64_t n_labels, n_correct, n_tokens, n_seqs;
+    gr_class_tally *classes; /* of a classification: what was predicted is entered; NULL: not wanted */
 } gr_tally;
 
 typedef struct gr_engine gr_engine;

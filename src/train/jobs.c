@@ -74,7 +74,7 @@ static graft_status open_job(jobs *s, size_t i, graft_error *err) {
     r->t.resident_start = s->resident;
     r->t.name = s->jobs[i].name;
     GR_TRY(gr_trainer_start(&r->t, &r->plan, err));
-    r->shares = !gr_adapter_variant(r->t.set, r->t.adapter) && !r->t.trunk;
+    r->shares = !gr_adapter_variant(r->t.set, r->t.adapter) && !r->t.trunk && gr_model_get_config(r->t.model)->task != GR_TASK_SEQ_CLS;
     return GRAFT_OK;
 }
 

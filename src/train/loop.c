@@ -2,6 +2,7 @@
  * transformers' Trainer does (DefaultFlowCallback, EarlyStoppingCallback). */
 #include <math.h>
 
+#include "data/dataset.h"
 #include "train/checkpoint.h"
 
 enum { DO_LOG = 1, DO_EVAL = 2, DO_SAVE = 4 };
@@ -112,20 +113,25 @@ static graft_status update(gr_trainer *t, const gr_tally *tally, graft_error *er
 
 /* --- What follows a step --- */
 
+static bool classifies(const gr_trainer *t) { return gr_model_get_config(t->model)->task == GR_TASK_SEQ_CLS; }
+
 static graft_status log_step(gr_trainer *t, graft_error *err) {
     gr_train_state *s = &t->state;
     if (s->window_steps == 0) return GRAFT_OK;
-    const gr_scalar values[] = {
+    double accuracy = (double)s->window_correct / (double)GR_MAX(s->window_labels, 1);
+    bool regression = gr_dataset_problem(t->data) == GRAFT_PROBLEM_REGRESSION; /* where no label is right or wrong */
+    gr_scalar values[8] = {
         {"loss", s->window_loss / (double)s->window_steps},
         {"grad_norm", t->last_grad_norm},
         {"learning_rate", t->last_lr},
-        {"num_tokens", (double)s->num_tokens},
-        {"mean_token_accuracy", (double)s->window_correct / (double)GR_MAX(s->window_labels, 1)},
-        {"epoch", s->epoch},
-        {"step", (double)s->global_step}};
+        {"num_tokens", (double)s->num_tokens}};
+    size_t n = 4;
+    if (!regression) values[n++] = (gr_scalar){classifies(t) ? "accuracy" : "mean_token_accuracy", accuracy};
+    values[n++] = (gr_scalar){"epoch", s->epoch};
+    values[n++] = (gr_scalar){"step", (double)s->global_step};
     s->window_loss = 0;
     s->window_steps = s->window_labels = s->window_correct = 0;
-    return gr_run_log_add(t, values, GR_COUNT(values), err);
+    return gr_run_log_add(t, values, n, err);
 }
 
 static graft_status run_eval(gr_trainer *t, gr_tally *tally, graft_error *err) {
@@ -150,7 +156,9 @@ static graft_status run_eval(gr_trainer *t, gr_tally *tally, graft_error *err) {
 /* Whether the evaluation is the best so far, and how long none was. */
 static bool judge(gr_trainer *t) {
     gr_train_state *s = &t->state;
-    double value = !strcmp(t->metric, "eval_loss") ? s->last_eval_loss : s->last_eval_accuracy;
+    double value = !strcmp(t->metric, "eval_loss") ? s->last_eval_loss
+                   : !strcmp(t->metric, "eval_f1") ? t->last_eval_f1
+                                                   : s->last_eval_accuracy;
     bool first = isnan(s->best_metric);
     bool better = first || (t->greater ? value > s->best_metric : value < s->best_metric);
     bool enough = first || (better && fabs(value - s->best_metric) > t->o->early_stopping_threshold);
@@ -163,15 +171,39 @@ static bool judge(gr_trainer *t) {
     return better;
 }
 
+/* What a classification adds to the line of an evaluation; returns how many. */
+static size_t class_scalars(gr_trainer *t, const gr_class_tally *c, gr_scalar *out) {
+    size_t n = 0;
+    if (c->problem == GRAFT_PROBLEM_REGRESSION) {
+        double pearson = gr_class_pearson(c);
+        out[n++] = (gr_scalar){"eval_mse", gr_class_mse(c)};
+        if (!isnan(pearson)) out[n++] = (gr_scalar){"eval_pearson", pearson};
+        return n;
+    }
+    t->last_eval_f1 = gr_class_f1(c);
+    out[n++] = (gr_scalar){"eval_accuracy", gr_class_accuracy(c)};
+    out[n++] = (gr_scalar){"eval_f1", t->last_eval_f1};
+    return n;
+}
+
 static graft_status evaluate(gr_trainer *t, bool *best, graft_error *err) {
     gr_train_state *s = &t->state;
-    gr_tally tally = {0};
+    gr_class_tally classes = {0};
+    gr_tally tally = {.classes = &classes};
     double start = gr_now_seconds();
-    GR_TRY(run_eval(t, &tally, err));
+    if (classifies(t))
+        GR_TRY(gr_class_tally_init(&classes, t->a, gr_dataset_problem(t->eval_data), gr_dataset_n_labels(t->eval_data), err));
+    else
+        tally.classes = NULL;
+    graft_status st = run_eval(t, &tally, err);
+    gr_scalar own[4];
+    size_t n_own = st == GRAFT_OK && classifies(t) ? class_scalars(t, &classes, own) : 0;
+    gr_class_tally_free(&classes);
+    GR_TRY(st);
     double seconds = GR_MAX(gr_now_seconds() - start, 1e-9);
     s->last_eval_loss = tally.loss / (double)tally.n_labels;
     s->last_eval_accuracy = (double)tally.n_correct / (double)tally.n_labels;
-    const gr_scalar values[] = {{"eval_loss", s->last_eval_loss},
+    const gr_scalar others[] = {{"eval_loss", s->last_eval_loss},
                                 {"eval_runtime", seconds},
                                 {"eval_samples_per_second", (double)tally.n_seqs / seconds},
                                 {"eval_steps_per_second", (double)gr_loader_batches(t->eval_loader) / seconds},
@@ -179,7 +211,13 @@ static graft_status evaluate(gr_trainer *t, bool *best, graft_error *err) {
                                 {"eval_mean_token_accuracy", s->last_eval_accuracy},
                                 {"epoch", s->epoch},
                                 {"step", (double)s->global_step}};
-    GR_TRY(gr_run_log_add(t, values, GR_COUNT(values), err));
+    gr_scalar values[GR_COUNT(others) + GR_COUNT(own)];
+    size_t n = 0;
+    for (size_t k = 0; k < GR_COUNT(others); k++) {
+        if (!classifies(t) || strcmp(others[k].tag, "eval_mean_token_accuracy") != 0) values[n++] = others[k];
+        for (size_t i = 0; k == 0 && i < n_own; i++) values[n++] = own[i];
+    }
+    GR_TRY(gr_run_log_add(t, values, n, err));
     *best = judge(t);
     return GRAFT_OK;
 }

@@ -317,8 +317,23 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
     return GRAFT_OK;
 }
 
-graft_status gr_method_config(const graft_sft_options *o, int n_layers, gr_buf *out, graft_error *err) {
+graft_status gr_method_config(const gr_trainer *t, gr_buf *out, graft_error *err) {
+    enum { MOST = 64 };
+    const gr_model_config *c = gr_model_get_config(t->model);
+    const char *method = t->o->method ? t->o->method : "lora", *names[MOST];
+    const bool prompt = strstr(" prompt-tuning prefix-tuning p-tuning ", method) != NULL;
+    graft_sft_options o = *t->o;
+    graft_texts whole;
+    GR_TRY(gr_trainer_whole_modules(t, names, MOST, &whole, err));
+    if (whole.n && !strcmp(method, "llama-adapter") && gr_model_has_asked_head(t->model))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "method llama-adapter trains no module whole, as '%s' would have to be", whole.items[0]);
+    if (!prompt) o.lora.modules_to_save = whole;
     for (size_t i = 0; i < GR_COUNT(methods); i++)
-        if (!strcmp(methods[i].name, o->method ? o->method : "lora")) methods[i].add(out, o, n_layers);
+        if (!strcmp(methods[i].name, method)) methods[i].add(out, &o, c->n_layers);
+    if (prompt && whole.n && out->len) {
+        out->len--; /* the closing brace */
+        add_list(out, "modules_to_save", whole);
+        gr_buf_add_char(out, '}');
+    }
     return gr_buf_status(out, err);
 }

@@ -65,6 +65,9 @@ static void add_data(gr_buf *b, const graft_sft_options *o) {
     add_bool(b, "packing", o->packing);
     add_bool(b, "no_shuffle", o->no_shuffle);
     add_bool(b, "skip_bad_records", o->skip_bad_records);
+    add_text(b, "task_type", o->task_type);
+    add_text(b, "problem_type", o->problem_type);
+    add_double(b, "mlm_probability", o->mlm_probability);
 }
 
 static void add_steps(gr_buf *b, const graft_sft_options *o) {

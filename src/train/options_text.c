@@ -88,6 +88,8 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error
     add_int(b, "records", (int64_t)t->stats.examples);
     add_hash(b, "data", t->stats.fingerprint);
     add_int(b, "max_length", o->max_length);
+    add_text(b, "task_type", gr_task_name(gr_model_get_config(t->model)->task));
+    if (o->mlm_probability > 0) add_double(b, "mlm_probability", o->mlm_probability);
     add_key(b, "packing");
     gr_buf_add_text(b, o->packing ? "true" : "false");
     add_key(b, "shuffle");

@@ -9,18 +9,17 @@ static bool is_seq2seq(const gr_trainer *t) { return gr_model_get_config(t->mode
 static graft_status load_records(gr_trainer *t, graft_texts paths, const char *template, graft_dataset **out,
                                  graft_error *err) {
     const graft_sft_options *o = t->o;
-    const graft_data_options d = {.paths = paths.items,
-                                  .n_paths = paths.n,
-                                  .chat_template = template,
-                                  .max_length = o->max_length > 0 ? o->max_length : -1,
-                                  .seq2seq = is_seq2seq(t),
-                                  .max_target_length = o->max_target_length < 0 ? 0
-                                                       : o->max_target_length   ? o->max_target_length
-                                                                                : -1,
-                                  .completion_only_loss = o->completion_only_loss,
-                                  .assistant_only_loss = o->assistant_only_loss,
-                                  .skip_bad_records = o->skip_bad_records,
-                                  .now = t->state.data_now};
+    graft_data_options d = {.paths = paths.items,
+                            .n_paths = paths.n,
+                            .chat_template = template,
+                            .max_length = o->max_length > 0 ? o->max_length : -1,
+                            .seq2seq = is_seq2seq(t),
+                            .max_target_length = o->max_target_length < 0 ? 0 : o->max_target_length ? o->max_target_length : -1,
+                            .completion_only_loss = o->completion_only_loss,
+                            .assistant_only_loss = o->assistant_only_loss,
+                            .skip_bad_records = o->skip_bad_records,
+                            .now = t->state.data_now};
+    gr_trainer_set_learning(t, &d);
     return graft_dataset_load(t->ctx, t->tok, &d, out, err);
 }
 
@@ -52,18 +51,25 @@ static size_t pack_length(const gr_trainer *t, const graft_data_stats *s) {
 
 static graft_status make_loaders(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
+    const bool masks = gr_model_get_config(t->model)->task == GR_TASK_MASKED_LM;
+    if (masks && graft_tokenizer_special_id(t->tok, GRAFT_TOKEN_MASK) < 0)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: expected a tokenizer with a mask token, to hide tokens with, found none", o->model);
     const gr_loader_options train = {
         .batch_size = (size_t)(o->per_device_train_batch_size * o->gradient_accumulation_steps),
         .packing = o->packing,
         .max_length = pack_length(t, &t->stats),
         .shuffle = !o->no_shuffle,
         .seed = o->seed,
+        .mask_id = masks ? graft_tokenizer_special_id(t->tok, GRAFT_TOKEN_MASK) : 0,
+        .vocab_size = masks ? GR_MIN((int64_t)graft_tokenizer_vocab_size(t->tok), gr_model_get_config(t->model)->vocab_size) : 0,
+        .mlm_probability = o->mlm_probability > 0 ? o->mlm_probability : 0.15,
         .n_virtual = gr_adapter_n_virtual(t->set, t->adapter),
         .seq2seq = is_seq2seq(t),
         .start_id = (int32_t)gr_model_get_config(t->model)->decoder_start_token_id};
     GR_TRY(gr_loader_new(t->ctx, t->data, &train, &t->loader, err));
-    const gr_loader_options eval = {.batch_size = (size_t)o->per_device_eval_batch_size, .n_virtual = train.n_virtual,
-                                    .seq2seq = train.seq2seq, .start_id = train.start_id};
+    gr_loader_options eval = train;
+    eval.batch_size = (size_t)o->per_device_eval_batch_size;
+    eval.packing = eval.shuffle = false;
     return t->eval_data ? gr_loader_new(t->ctx, t->eval_data, &eval, &t->eval_loader, err) : GRAFT_OK;
 }
 
@@ -73,9 +79,10 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     if (o->dtype) mo = (gr_model_options){.has_dtype = true, .dtype = !strcmp(o->dtype, "bf16") ? GR_BF16 : GR_F32};
     GR_TRY(gr_quantize_options(o->load_in_4bit, o->load_in_8bit, o->bnb_4bit_quant_type, o->bnb_4bit_use_double_quant, 0, &mo.quantize, err));
     gr_trainer_progress(t, GRAFT_TRAIN_LOADING, 0, 0);
+    GR_TRY(gr_trainer_choose_task(t, &mo, err));
     if (!t->base || !t->base->model) GR_TRY(gr_model_open(t->ctx, o->model, &mo, t->base ? &t->base->model : &t->model, err));
     if (t->base) t->model = t->base->model;
-    GR_TRY(gr_model_want_causal(t->model, "fine-tuning", err));
+    GR_TRY(gr_trainer_check_base(t, &mo, err));
     if (!t->base || !t->base->set) GR_TRY(gr_adapter_set_new(t->model, t->base ? &t->base->set : &t->set, err));
     if (t->base) t->set = t->base->set;
     const gr_model_config *c = gr_model_get_config(t->model);
@@ -117,7 +124,7 @@ static graft_status make_adapter(gr_trainer *t, graft_error *err) {
     } else {
         gr_buf config;
         gr_buf_init(&config, t->a);
-        graft_status st = gr_method_config(o, gr_model_get_config(t->model)->n_layers, &config, err);
+        graft_status st = gr_method_config(t, &config, err);
         if (st == GRAFT_OK)
             st = gr_adapter_set_create(t->set, t->name, config.data, config.len, o->seed, &t->adapter, err);
         gr_buf_free(&config);
@@ -224,6 +231,7 @@ void gr_trainer_close(gr_trainer *t) {
     gr_loader_free(t->eval_loader);
     graft_dataset_free(t->data);
     graft_dataset_free(t->eval_data);
+    graft_label_set_free(t->ctx, &t->labels);
     gr_events_close(t->events);
     gr_state_free(&t->state);
     gr_free(t->a, t->resumed_from);

@@ -25,6 +25,8 @@ typedef struct gr_trainer {
     gr_trainer_base *base; /* NULL: model, tokenizer and set are the run's own */
     const char *name;      /* of its adapter in the set */
 
+    graft_problem asked_problem;
+    graft_label_set labels; /* that the model was opened with; none: its own */
     graft_tokenizer *tok;
     graft_dataset *data, *eval_data; /* eval_data NULL: none */
     graft_data_stats stats, eval_stats;
@@ -60,6 +62,7 @@ typedef struct gr_trainer {
     gr_events *events;
     int64_t first_step; /* where this call began */
     size_t resident_start, resident_tokenizer, resident_data; /* bytes: at the start, and what loading took */
+    double last_eval_f1;
     double start, step_seconds, last_grad_norm, last_loss, last_lr;
     int64_t start_tokens, last_checkpoint;
     int64_t n_seqs; /* records trained on in this call */
@@ -76,8 +79,14 @@ graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_
                              const graft_train_callbacks *callbacks, graft_error *err);
 graft_status gr_trainer_load(gr_trainer *t, graft_error *err);
 void gr_trainer_close(gr_trainer *t);
+/* task.c: what the model is opened with; whether a model that another job opened is that; what is learnt of records; and the
+ * modules that are trained whole, into names[cap]. */
+graft_status gr_trainer_choose_task(gr_trainer *t, gr_model_options *mo, graft_error *err);
+graft_status gr_trainer_check_base(const gr_trainer *t, const gr_model_options *mo, graft_error *err);
+void gr_trainer_set_learning(const gr_trainer *t, graft_data_options *d);
+graft_status gr_trainer_whole_modules(const gr_trainer *t, const char **names, size_t cap, graft_texts *out, graft_error *err);
 /* method_config.c: the adapter_config.json that the options mean; whether the method has all options that are given. */
-graft_status gr_method_config(const graft_sft_options *o, int n_layers, gr_buf *out, graft_error *err);
+graft_status gr_method_config(const gr_trainer *t, gr_buf *out, graft_error *err);
 graft_status gr_method_check_options(const graft_sft_options *o, graft_error *err);
 /* options_text.c: a JSON object of everything that decides the bits of the run. */
 graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *out, graft_error *err);

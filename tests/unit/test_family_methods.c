@@ -6,11 +6,8 @@
 
 /* Cells that are not there yet. */
 static const char *const not_yet[] = {
-    /* heads beside prompts, biases alone */
-    "bert_cls_bitfit", "bert_cls_lora_all", "bert_cls_p_lstm", "bert_cls_p_mlp", "bert_cls_prefix",
-    "bert_cls_prefix_projection", "bert_cls_prompt", "gpt2_cls_p_mlp", "gpt2_cls_prefix", "gpt2_cls_prompt",
-    "llama_cls_prefix", "llama_cls_prompt", "roberta_cls_bitfit", "roberta_cls_p_mlp", "roberta_cls_prefix",
-    "roberta_cls_prompt", "gpt2_bitfit", "llama_bitfit",
+    /* biases alone */
+    "bert_cls_bitfit", "roberta_cls_bitfit", "gpt2_bitfit", "llama_bitfit",
     /* methods */
     "bert_cls_adalora", "gpt2_adalora", "llama_adalora", "llama_adalora_all", "t5_adalora", "bert_cls_vera",
     "gpt2_vera", "llama_vera", "llama_vera_all", "llama_loha", "llama_lokr", "llama_lokr_both", "llama_oft",
