@@ -12,7 +12,8 @@ extern "C" {
 
 /* What is measured; combine with |. */
 enum {
-    GRAFT_EVAL_LOSS = 1,     /* mean cross-entropy over the label tokens, its exponential (perplexity), token accuracy */
+    GRAFT_EVAL_LOSS = 1,     /* mean cross-entropy over the label tokens, its exponential (perplexity), token accuracy; of a masked
+                                language model over tokens that are hidden; of a classification also accuracy, F1 and the like */
     GRAFT_EVAL_EXACT = 2,    /* generated answer equals the reference (white space at both ends aside) */
     GRAFT_EVAL_ROUGE = 4,    /* ROUGE-1, -2, -L and -Lsum F-measure of the generated answer */
     GRAFT_EVAL_TOKEN_F1 = 8, /* SQuAD's F1 of the generated answer */
@@ -41,6 +42,10 @@ typedef struct graft_eval_options {
     void *user;
     void (*progress)(void *user, size_t done, size_t total);      /* may be NULL */
     void (*sample)(void *user, const graft_eval_sample *sample);  /* each answered record, in order; may be NULL */
+    /* Of a classification, once: counts of true class by predicted (n, n), or of several labels (n, 4): true negatives, false
+     * positives, false negatives, true positives of each. May be NULL. */
+    void (*confusion)(void *user, graft_problem problem, size_t n, const int64_t *counts);
+    double mlm_probability; /* 0: 0.15 */
 } graft_eval_options;
 graft_eval_options graft_eval_options_default(void); /* loss, exact match, ROUGE; greedy answers of at most 128 tokens */
 
@@ -48,6 +53,8 @@ typedef struct graft_eval_result {
     size_t n_records, n_answers;             /* for the loss; with a generated answer and a reference */
     uint64_t n_tokens, n_labels, n_correct;  /* for the loss */
     double loss, perplexity, token_accuracy; /* NaN where not measured, as all below */
+    double accuracy, macro_f1; /* of a classification; as scikit-learn's accuracy_score and f1_score(average="macro") */
+    double mse, pearson;       /* of a regression */
     double exact_match, rouge1, rouge2, rougeL, rougeLsum, token_f1; /* means, 0 to 1 */
     double bleu;                                                     /* of the corpus, 0 to 100 */
     double seconds;

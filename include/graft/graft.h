@@ -6,6 +6,7 @@
 #include "graft/context.h"
 #include "graft/data.h"
 #include "graft/device.h"
+#include "graft/encode.h"
 #include "graft/eval.h"
 #include "graft/generate.h"
 #include "graft/hub.h"

@@ -120,7 +120,7 @@ typedef struct cli_model_args {
     const char *model;
     const char *const *adapters;
     size_t n_adapters;
-    const char *dtype;
+    const char *dtype, *task_type;
     int load_in_4bit, load_in_8bit;
     const char *bnb_4bit_quant_type;
     int bnb_4bit_use_double_quant;

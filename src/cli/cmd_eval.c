@@ -21,9 +21,8 @@ typedef struct eval_args {
 static const cli_option eval_options[] = {
     {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F", .help = "JSON Lines files; - is standard input"},
     {.name = "metric", .aliases = "metrics", .kind = CLI_LIST, .offset = AT(metrics), .offset_n = AT(n_metrics), .comma = true, .metavar = "NAMES",
-     .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), bleu, f1; default: all that the records allow"},
-    {.name = "max-length", .aliases = "max-seq-length max-source-length", .kind = CLI_INT64, .offset = AT(max_length),
-     .metavar = "N",
+     .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), bleu, f1; classification: accuracy, f1; default: all that the records allow"},
+    {.name = "max-length", .aliases = "max-seq-length max-source-length", .kind = CLI_INT64, .offset = AT(max_length), .metavar = "N",
      .help = "tokens of a record (of an encoder-decoder: of its prompt) for the loss; 0: no limit"},
     {.name = "max-target-length", .kind = CLI_INT64, .offset = AT(max_target_length), .metavar = "N",
      .help = "encoder-decoders: tokens of an answer for the loss; -1: 128, 0: no limit"},
@@ -61,7 +60,33 @@ typedef struct view {
     bool terminal, json, json_samples;
     unsigned what;
     size_t show;
+    const graft_model *model;
+    gr_buf confusion; /* as it is printed */
 } view;
+
+/* A line a label: how often each was said in its place; of several labels what was right and wrong of each. */
+static void show_confusion(void *user, graft_problem problem, size_t n, const int64_t *counts) {
+    view *v = user;
+    gr_buf *b = &v->confusion;
+    const bool single = problem == GRAFT_PROBLEM_SINGLE;
+    const size_t columns = single ? n : 4;
+    if (!v->json && single && n > 12) return;
+    gr_buf_add_text(b, v->json ? "\"labels\": [" : single ? "                as" : "                true -  false +  false -   true +\n");
+    for (size_t i = 0; (v->json || single) && i < n; i++) {
+        const char *name = graft_model_label(v->model, i);
+        if (v->json && i) gr_buf_add_text(b, ", ");
+        if (v->json) gr_json_add_text(b, name, strlen(name));
+        else gr_buf_add_format(b, " %8.8s", name);
+    }
+    gr_buf_add_text(b, v->json ? "], \"confusion\": [" : single ? "\n" : "");
+    for (size_t i = 0; i < n; i++) {
+        if (v->json) gr_buf_add_text(b, i ? ", [" : "[");
+        else gr_buf_add_format(b, "  %-14.14s  ", graft_model_label(v->model, i));
+        for (size_t k = 0; k < columns; k++) gr_buf_add_format(b, v->json ? "%s%lld" : "%s%8lld", k ? (v->json ? ", " : " ") : "", (long long)counts[i * columns + k]);
+        gr_buf_add_text(b, v->json ? "]" : "\n");
+    }
+    if (v->json) gr_buf_add_char(b, ']');
+}
 
 static void clear_line(const view *v) {
     if (v->terminal) fputs("\r\033[K", stderr);
@@ -106,15 +131,15 @@ static void show_sample(void *user, const graft_eval_sample *s) {
     fputc('\n', to);
 }
 
-static graft_status choose_metrics(const eval_args *a, unsigned *what, graft_error *err) {
-    *what = a->n_metrics ? 0 : GRAFT_EVAL_LOSS | GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE;
+static graft_status choose_metrics(const eval_args *a, bool answers, unsigned *what, graft_error *err) {
+    *what = a->n_metrics ? 0 : !answers ? GRAFT_EVAL_LOSS : GRAFT_EVAL_LOSS | GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE;
     for (size_t i = 0; i < a->n_metrics; i++) {
         const char *m = a->metrics[i];
         if (!strcmp(m, "perplexity") || !strcmp(m, "loss") || !strcmp(m, "token_accuracy") || !strcmp(m, "accuracy")) *what |= GRAFT_EVAL_LOSS;
         else if (!strcmp(m, "exact_match")) *what |= GRAFT_EVAL_EXACT;
         else if (!strncmp(m, "rouge", 5)) *what |= GRAFT_EVAL_ROUGE;
         else if (!strcmp(m, "bleu") || !strcmp(m, "sacrebleu")) *what |= GRAFT_EVAL_BLEU;
-        else if (!strcmp(m, "f1")) *what |= GRAFT_EVAL_TOKEN_F1;
+        else if (!strcmp(m, "f1")) *what |= answers ? GRAFT_EVAL_TOKEN_F1 : GRAFT_EVAL_LOSS;
         else return gr_fail(err, GRAFT_ERR_ARGUMENT, "--metric: expected perplexity, exact_match, rouge, bleu or f1, found \"%s\"", m);
     }
     return GRAFT_OK;
@@ -124,14 +149,22 @@ static void add_number(gr_buf *b, const char *key, double value) {
     if (isfinite(value)) gr_buf_add_format(b, "\"%s\": %.8g, ", key, value);
 }
 
-static graft_status print_result(const graft_eval_result *r, bool json, graft_error *err) {
-    if (json) {
+static graft_status print_result(const graft_eval_result *r, const view *v, graft_error *err) {
+    if (v->json) {
         gr_buf b;
         gr_buf_init(&b, NULL);
         gr_buf_add_char(&b, '{');
         add_number(&b, "loss", r->loss);
         add_number(&b, "perplexity", r->perplexity);
         add_number(&b, "mean_token_accuracy", r->token_accuracy);
+        add_number(&b, "accuracy", r->accuracy);
+        add_number(&b, "macro_f1", r->macro_f1);
+        add_number(&b, "mse", r->mse);
+        add_number(&b, "pearson", r->pearson);
+        if (v->confusion.len) {
+            gr_buf_add(&b, v->confusion.data, v->confusion.len);
+            gr_buf_add_text(&b, ", ");
+        }
         add_number(&b, "exact_match", r->exact_match);
         add_number(&b, "rouge1", r->rouge1);
         add_number(&b, "rouge2", r->rouge2);
@@ -146,7 +179,12 @@ static graft_status print_result(const graft_eval_result *r, bool json, graft_er
         gr_buf_free(&b);
         return st;
     }
-    if (isfinite(r->loss))
+    if (isfinite(r->loss) && !isfinite(r->perplexity)) printf("loss            %.4f over %zu records\n", r->loss, r->n_records);
+    if (isfinite(r->accuracy)) printf("accuracy        %.2f %%\nmacro F1        %.2f %%\n", 100 * r->accuracy, 100 * r->macro_f1);
+    if (v->confusion.len) fputs(gr_buf_text(&v->confusion), stdout);
+    if (isfinite(r->mse)) printf("mean square     %.6g\n", r->mse);
+    if (isfinite(r->pearson)) printf("Pearson's r     %.4f\n", r->pearson);
+    if (isfinite(r->perplexity))
         printf("loss            %.4f\nperplexity      %.4f\ntoken accuracy  %.2f %% of %llu tokens in %zu records\n", r->loss, r->perplexity,
                100 * r->token_accuracy, (unsigned long long)r->n_labels, r->n_records);
     if (r->n_answers) printf("answers         %zu\n", r->n_answers);
@@ -181,15 +219,16 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     const cli_common *common = args->base[0];
     const eval_args *a = args->base[2];
     graft_eval_options o = graft_eval_options_default();
-    GR_TRY(choose_metrics(a, &o.what, err));
     if (!a->n_data) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --data FILE");
     if (a->batch_size < 1 || a->limit < 0 || a->max_length < 0 || a->max_target_length < -1 || a->show < 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT,
-                       "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show "
-                       "must not be negative");
-    if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show must not be negative");
+    unsigned asked;
+    GR_TRY(choose_metrics(a, true, &asked, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
     GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_ONE_ADAPTER, m, err));
+    const char *task = graft_model_task_type(m->model);
+    GR_TRY(choose_metrics(a, strcmp(task, "SEQ_CLS") != 0 && strcmp(task, "MASKED_LM") != 0, &o.what, err));
+    if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
     o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,
                                   .max_target_length = a->max_target_length < 0 ? 0 : a->max_target_length ? a->max_target_length : -1,
@@ -204,10 +243,16 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     o.user = &v;
     o.progress = show_progress;
     o.sample = show_sample;
+    o.confusion = show_confusion;
+    v.model = m->model;
+    gr_buf_init(&v.confusion, NULL);
     graft_eval_result r;
     graft_status st = graft_eval(m->model, m->tok, &o, &r, err);
     clear_line(&v);
-    return st == GRAFT_OK ? print_result(&r, common->json != 0, err) : st;
+    if (st == GRAFT_OK) st = gr_buf_status(&v.confusion, err);
+    if (st == GRAFT_OK) st = print_result(&r, &v, err);
+    gr_buf_free(&v.confusion);
+    return st;
 }
 
 static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
@@ -225,7 +270,9 @@ const cli_command cli_command_eval = {
     .synopsis = "-m M [--adapter DIR] --data F [--metric NAMES]",
     .about = "Perplexity and token accuracy of the expected answers, and exact match, ROUGE (equal to rouge-score's), BLEU (equal to "
              "sacrebleu's) and F1 of the answers "
-             "that the model generates, greedily unless sampling options are given. Records are those of graft sft.",
+             "that the model generates, greedily unless sampling options are given. Of a classifier accuracy, macro F1 and which labels were "
+             "taken for which, of a regression mean square and Pearson's r; of a masked language model the same as of others on tokens that "
+             "are hidden. Records are those of graft sft.",
     .groups = {&cli_common_group, &cli_model_group, &eval_group, &cli_sampling_group},
     .n_groups = 4,
     .defaults = defaults,

@@ -1,8 +1,10 @@
 /* graft generate: continues a text. */
+#include <math.h>
 #include <unistd.h>
 
 #include "base/json.h"
 #include "cli/models.h"
+#include "graft/encode.h"
 
 typedef struct generate_args {
     const char *const *prompts;
@@ -109,11 +111,108 @@ static graft_status read_prompts(work *w, const generate_args *a, graft_error *e
     return GRAFT_OK;
 }
 
+/* --- Classifiers and masked language models -------------------------------------------------------------------------------- */
+
+static void add_label(gr_buf *b, bool json, bool first, const char *name, double score) {
+    if (!json) {
+        gr_buf_add_format(b, "%8.6f  %s\n", score, name);
+        return;
+    }
+    gr_buf_add_text(b, first ? "{\"label\": " : ", {\"label\": ");
+    gr_json_add_text(b, name, strlen(name));
+    gr_buf_add_format(b, ", \"score\": %.8g}", score);
+}
+
+/* All labels of each text, the likeliest first, as transformers' pipeline with top_k=None. */
+static graft_status classify(work *w, const graft_text *texts, bool json, gr_buf *b, graft_error *err) {
+    size_t n = graft_model_n_labels(w->m.model);
+    const graft_encode_options o = {.adapter = w->m.adapter};
+    float *scores = gr_calloc(NULL, w->n * n, sizeof *scores);
+    graft_status st = scores ? graft_classify(w->m.model, w->m.tok, texts, w->n, &o, scores, err) : gr_fail_memory(err);
+    for (size_t i = 0; st == GRAFT_OK && i < w->n; i++) {
+        float *row = scores + i * n;
+        if (json) gr_buf_add_text(b, i ? ", [" : "[");
+        else if (w->n > 1) gr_buf_add_format(b, "%s--- %zu\n", i ? "\n" : "", i + 1);
+        for (size_t k = 0; k < n; k++) {
+            size_t best = 0;
+            for (size_t l = 1; l < n; l++)
+                if (isnan(row[best]) || row[l] > row[best]) best = l;
+            add_label(b, json, k == 0, graft_model_label(w->m.model, best), row[best]);
+            row[best] = NAN;
+        }
+        if (json) gr_buf_add_char(b, ']');
+    }
+    gr_free(NULL, scores);
+    return st;
+}
+
+static graft_status add_word(work *w, const graft_fill *f, bool json, bool first, gr_buf *b, graft_error *err) {
+    char *word;
+    size_t len;
+    GR_TRY(graft_tokenizer_decode(w->m.tok, &f->id, 1, 0, &word, &len, err));
+    if (json) {
+        gr_buf_add_format(b, "%s{\"score\": %.8g, \"token\": %d, \"token_str\": ", first ? "" : ", ", (double)f->score, f->id);
+        gr_json_add_text(b, word, len);
+        gr_buf_add_char(b, '}');
+    } else
+        gr_buf_add_format(b, "%8.6f  %s\n", (double)f->score, word);
+    graft_free(w->m.ctx, word);
+    return GRAFT_OK;
+}
+
+static graft_status fill_masks(work *w, const graft_text *texts, size_t k, bool json, gr_buf *b, graft_error *err) {
+    const graft_encode_options o = {.adapter = w->m.adapter};
+    for (size_t i = 0; i < w->n; i++) {
+        graft_fill *list;
+        size_t n_masks;
+        GR_TRY(graft_fill_mask(w->m.model, w->m.tok, &texts[i], k, &o, &list, &n_masks, err));
+        graft_status st = GRAFT_OK;
+        if (json) gr_buf_add_text(b, i ? ", [" : "[");
+        for (size_t m = 0; m < n_masks && st == GRAFT_OK; m++) {
+            if (json) gr_buf_add_text(b, m ? ", [" : "[");
+            else if (w->n > 1 || n_masks > 1) gr_buf_add_format(b, "%s--- %zu, mask %zu\n", i + m ? "\n" : "", i + 1, m + 1);
+            for (size_t x = 0; x < k && st == GRAFT_OK; x++) st = add_word(w, &list[m * k + x], json, x == 0, b, err);
+            if (json) gr_buf_add_char(b, ']');
+        }
+        if (json) gr_buf_add_char(b, ']');
+        graft_free(w->m.ctx, list);
+        GR_TRY(st);
+    }
+    return GRAFT_OK;
+}
+
+static graft_status encode(work *w, const cli_args *args, graft_error *err) {
+    const cli_common *common = args->base[0];
+    const generate_args *a = args->base[2];
+    const cli_sampling_args *sampling = args->base[3];
+    const bool masks = strcmp(graft_model_task_type(w->m.model), "MASKED_LM") == 0, json = common->json != 0;
+    if (a->n_return != 1 || a->echo)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: a model of the task %s continues no text", a->echo ? "--echo" : "--num-return-sequences",
+                       graft_model_task_type(w->m.model));
+    graft_text *texts = gr_calloc(NULL, w->n, sizeof *texts);
+    if (!texts) return gr_fail_memory(err);
+    for (size_t i = 0; i < w->n; i++) texts[i] = (graft_text){.text = w->texts[i], .len = strlen(w->texts[i])};
+    gr_buf b;
+    gr_buf_init(&b, NULL);
+    if (json) gr_buf_add_char(&b, '[');
+    int64_t k = sampling->top_k == INT64_MIN ? 5 : sampling->top_k;
+    graft_status st = masks && k < 1 ? gr_fail(err, GRAFT_ERR_ARGUMENT, "--top-k: expected at least 1, found %lld", (long long)k) : GRAFT_OK;
+    if (st == GRAFT_OK) st = masks ? fill_masks(w, texts, (size_t)k, json, &b, err) : classify(w, texts, json, &b, err);
+    if (json) gr_buf_add_text(&b, "]\n");
+    if (st == GRAFT_OK) st = gr_buf_status(&b, err);
+    if (st == GRAFT_OK) st = cli_write_stdout(b.data, b.len, err);
+    gr_buf_free(&b);
+    gr_free(NULL, texts);
+    return st;
+}
+
 static graft_status generate(work *w, graft_context *ctx, cli_args *args, graft_error *err) {
     const cli_common *common = args->base[0];
     const generate_args *a = args->base[2];
     GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_ONE_ADAPTER, &w->m, err));
     GR_TRY(read_prompts(w, a, err));
+    const char *task = graft_model_task_type(w->m.model);
+    if (!strcmp(task, "SEQ_CLS") || !strcmp(task, "MASKED_LM")) return encode(w, args, err);
     graft_generate_options o;
     GR_TRY(cli_sampling_finish(&w->m, args->base[3], &o, err));
     GR_TRY(graft_session_new(w->m.model, w->m.tok, &w->session, err));
@@ -149,7 +248,8 @@ const cli_command cli_command_generate = {
     .summary = "continue a text",
     .synopsis = "-m M -p TEXT [-n N] [options]",
     .about = "Continues one or more prompts, as they are (no chat template); an encoder-decoder answers them. Prints what was generated as it comes. Without sampling "
-             "options the model's generation_config.json decides; where that does not ask for sampling the most likely token is taken.",
+             "options the model's generation_config.json decides; where that does not ask for sampling the most likely token is taken. A "
+             "classifier prints its labels with their scores, a masked language model the likeliest words (--top-k, 5) for every mask token.",
     .groups = {&cli_common_group, &cli_model_group, &generate_group, &cli_sampling_group},
     .n_groups = 4,
     .defaults = defaults,

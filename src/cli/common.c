@@ -27,6 +27,8 @@ static const cli_option model_options[] = {
      .metavar = "DIR", .help = "adapter directory; DIR, NAME=DIR or NAME=DIR:SCALE"},
     {.name = "dtype", .aliases = "torch-dtype", .kind = CLI_TEXT, .offset = AT(dtype), .metavar = "T", .choices = "auto f32 bf16 float32 bfloat16",
      .help = "compute type; auto: bf16 where the CPU has it, else f32"},
+    {.name = "task-type", .kind = CLI_TEXT, .offset = AT(task_type), .metavar = "T", .choices = "CAUSAL_LM SEQ_CLS MASKED_LM FEATURE_EXTRACTION",
+     .help = "what stands on top; unset: what config.json, or the adapter, names"},
     {.name = "load-in-4bit", .kind = CLI_FLAG, .offset = AT(load_in_4bit), .metavar = "", .help = "hold the weights of the products in 4 bits, as bitsandbytes does"},
     {.name = "load-in-8bit", .kind = CLI_FLAG, .offset = AT(load_in_8bit), .metavar = "", .help = "the same in 8 bits"},
     {.name = "bnb-4bit-quant-type", .kind = CLI_TEXT, .offset = AT(bnb_4bit_quant_type), .metavar = "T", .choices = "nf4 fp4", .help = "what 4 bits stand for; nf4 unless given"},

@@ -40,6 +40,10 @@ graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model
                              .load_in_8bit = a->load_in_8bit,
                              .bnb_4bit_quant_type = a->bnb_4bit_quant_type,
                              .bnb_4bit_use_double_quant = a->bnb_4bit_use_double_quant};
+    const char *first;
+    double factor;
+    if (a->n_adapters) GR_TRY(split_adapter(args, a->adapters[0], 0, &first, &o.adapter_dir, &factor, err));
+    o.task_type = a->task_type;
     GR_TRY(graft_model_load(ctx, path, &o, &out->model, err));
     out->names = gr_arena_alloc(&args->arena, (a->n_adapters + 1) * sizeof *out->names);
     out->scales = gr_arena_alloc(&args->arena, (a->n_adapters + 1) * sizeof *out->scales);

@@ -4,7 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "data/loader.h"
+#include "data/dataset.h"
+#include "data/targets.h"
 #include "graft/eval.h"
 #include "model/public.h"
 
@@ -36,26 +37,50 @@ typedef struct loss_run {
     gr_pool *pool;
     gr_tape *tape;
     gr_pass *pass;
+    gr_target_rows targets;
+    gr_class_tally classes;
 } loss_run;
+
+static graft_status choose_learning(const graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o,
+                                    graft_data_options *d, gr_loader_options *l, graft_error *err) {
+    const gr_model_config *c = gr_model_get_config(m->model);
+    const gr_labels *labels = gr_model_labels(m->model);
+    if (c->task == GR_TASK_SEQ_CLS) {
+        d->learn = GRAFT_LEARN_CLASSES;
+        d->labels = labels->names;
+        d->n_labels = (size_t)labels->n;
+        d->problem = (graft_problem)c->problem;
+    }
+    if (c->task != GR_TASK_MASKED_LM) return GRAFT_OK;
+    d->learn = GRAFT_LEARN_MASKED;
+    l->mask_id = graft_tokenizer_special_id(tok, GRAFT_TOKEN_MASK);
+    l->vocab_size = GR_MIN((int64_t)graft_tokenizer_vocab_size(tok), c->vocab_size);
+    l->mlm_probability = o->mlm_probability > 0 ? o->mlm_probability : 0.15;
+    l->seed = o->generate.sampling.seed;
+    return l->mask_id >= 0 ? GRAFT_OK : gr_fail(err, GRAFT_ERR_MISMATCH, "the tokenizer has no mask token, to hide tokens with");
+}
 
 static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, int32_t adapter,
                               graft_error *err) {
     const graft_allocator *a = gr_allocator(m->ctx);
     gr_tape_options tape = {0};
     const gr_model_config *c = gr_model_get_config(m->model);
-    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8,
-                                .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
-                                .seq2seq = c->n_encoder_layers > 0,
-                                .start_id = (int32_t)c->decoder_start_token_id};
-    const graft_data_options data = data_options(m, o);
+    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8, .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
+                                .seq2seq = c->n_encoder_layers > 0, .start_id = (int32_t)c->decoder_start_token_id};
+    graft_data_options data = data_options(m, o);
+    GR_TRY(choose_learning(m, tok, o, &data, &loader, err));
     GR_TRY(graft_dataset_load(m->ctx, tok, &data, &r->ds, err));
+    if (gr_dataset_n_labels(r->ds))
+        GR_TRY(gr_class_tally_init(&r->classes, a, gr_dataset_problem(r->ds), gr_dataset_n_labels(r->ds), err));
     GR_TRY(gr_loader_new(m->ctx, r->ds, &loader, &r->loader, err));
     GR_TRY(gr_pool_new(a, 0, false, &r->pool, err));
     GR_TRY(gr_tape_new(gr_model_device(m->model), r->pool, &tape, &r->tape, err));
     return gr_pass_new(m->model, &r->pass, err);
 }
 
-static void loss_close(loss_run *r) {
+static void loss_close(loss_run *r, const graft_allocator *a) {
+    gr_target_rows_free(&r->targets, a);
+    gr_class_tally_free(&r->classes);
     gr_pass_free(r->pass);
     gr_tape_free(r->tape);
     gr_pool_free(r->pool);
@@ -73,8 +98,10 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
         source.n_tokens = d->source_bounds[d->n_seqs];
         b.source = &source;
     }
+    GR_TRY(gr_target_rows_fill(&r->targets, gr_allocator(m->ctx), m->model, d, 0, &b, err));
     GR_TRY(gr_pass_loss(r->pass, r->tape, &b, &o, &loss, err));
     for (int64_t i = 0; i < loss.n_rows; i++) *sum += loss.losses[i];
+    if (loss.logits) gr_target_rows_count(&r->targets, &loss, &r->classes);
     out->n_records += d->n_seqs;
     out->n_tokens +=
         d->n_tokens + (size_t)source.n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
@@ -99,9 +126,19 @@ static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, con
         if (st == GRAFT_OK) st = loss_batch(&r, m, adapter, &d, out, &sum, err);
         if (st == GRAFT_OK && o->progress) o->progress(o->user, out->n_records, n);
     }
-    loss_close(&r);
+    const gr_class_tally *c = &r.classes;
+    if (st == GRAFT_OK && c->n) {
+        out->accuracy = gr_class_accuracy(c);
+        out->macro_f1 = gr_class_f1(c);
+        out->mse = gr_class_mse(c);
+        out->pearson = gr_class_pearson(c);
+        if (o->confusion && c->counts) o->confusion(o->user, c->problem, c->n, c->counts);
+    }
+    bool classified = c->n > 0;
+    loss_close(&r, gr_allocator(m->ctx));
     if (st != GRAFT_OK) return st;
     out->loss = sum / (double)out->n_labels;
+    if (classified) return GRAFT_OK;
     out->perplexity = exp(out->loss);
     out->token_accuracy = (double)out->n_correct / (double)out->n_labels;
     return GRAFT_OK;
@@ -222,9 +259,11 @@ graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_
                         graft_eval_result *out, graft_error *err) {
     double begin = gr_now_seconds();
     graft_eval_result r = {.loss = NAN, .perplexity = NAN, .token_accuracy = NAN, .exact_match = NAN, .rouge1 = NAN, .rouge2 = NAN,
-                           .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN, .bleu = NAN};
+                           .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN, .accuracy = NAN, .macro_f1 = NAN, .mse = NAN, .pearson = NAN, .bleu = NAN};
     int32_t adapter;
-    GR_TRY(gr_model_want_causal(m->model, "evaluation", err));
+    gr_task task = gr_model_get_config(m->model)->task;
+    if (options->what & GRAFT_EVAL_GENERATES || (task != GR_TASK_SEQ_CLS && task != GR_TASK_MASKED_LM))
+        GR_TRY(gr_model_want_causal(m->model, "evaluation", err));
     GR_TRY(adapter_index(m, options->generate.adapter, &adapter, err));
     bool twice = options->what & GRAFT_EVAL_LOSS && options->what & GRAFT_EVAL_GENERATES;
     off_t start = twice ? lseek(STDIN_FILENO, 0, SEEK_CUR) : 0;

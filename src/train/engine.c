@@ -16,12 +16,7 @@ struct gr_engine {
     uint64_t *key, *source_key;
     gr_batch source;
     size_t bounds_cap, source_bounds_cap, weight_cap, key_cap, source_key_cap;
-    gr_class_targets targets;
-    float *row; /* logits of one sequence */
-    size_t row_cap;
-    int32_t *pooled;
-    float *class_weight;
-    size_t pooled_cap, class_weight_cap;
+    gr_target_rows targets;
     uint32_t bad_example;
     /* With a trunk. */
     gr_pass *trunk_pass;
@@ -62,9 +57,7 @@ void gr_engine_free(gr_engine *e) {
     gr_free(e->a, e->source_key);
     gr_free(e->a, e->weight);
     gr_free(e->a, e->key);
-    gr_free(e->a, e->pooled);
-    gr_free(e->a, e->row);
-    gr_free(e->a, e->class_weight);
+    gr_target_rows_free(&e->targets, e->a);
     gr_free(e->a, e);
 }
 
@@ -155,28 +148,6 @@ static graft_status cut_sources(gr_engine *e, const gr_data_batch *b, size_t fro
     return GRAFT_OK;
 }
 
-/* What a classification of sequences [from, end), which stand in `out`, is to say. */
-static graft_status cut_targets(gr_engine *e, const gr_data_batch *b, size_t from, gr_batch *out, graft_error *err) {
-    size_t n = (size_t)out->n_seqs;
-    if (!b->n_values) return GRAFT_OK;
-    GR_TRY(gr_grow(e->a, (void **)&e->pooled, &e->pooled_cap, n, sizeof *e->pooled, err));
-    GR_TRY(gr_grow(e->a, (void **)&e->class_weight, &e->class_weight_cap, n, sizeof *e->class_weight, err));
-    GR_TRY(gr_grow(e->a, (void **)&e->row, &e->row_cap, b->n_values, sizeof *e->row, err));
-    float weight = (float)(1.0 / (double)GR_MAX(b->n_labels, (size_t)1));
-    for (size_t s = 0; s < n; s++) {
-        int32_t begin = out->bounds[s], len = out->bounds[s + 1] - begin;
-        bool has_virtual = out->ids[begin] < 0;
-        e->pooled[s] = begin + (int32_t)gr_model_pooled_token(e->model, out->ids + begin, len, has_virtual);
-        e->class_weight[s] = weight;
-    }
-    e->targets = (gr_class_targets){.n = (int64_t)n, .rows = e->pooled, .problem = (gr_problem)b->problem,
-                                    .classes = b->classes ? b->classes + from : NULL,
-                                    .values = b->values ? b->values + from * b->n_values : NULL, .weight = e->class_weight};
-    out->targets = &e->targets;
-    if (gr_model_get_config(e->model)->type_vocab_size > 1) out->token_types = b->types + (out->labels - b->labels);
-    return GRAFT_OK;
-}
-
 /* Fills `out` with sequences [from, end). */
 static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_t end, int64_t step, gr_batch *out,
                         graft_error *err) {
@@ -199,19 +170,7 @@ static graft_status cut(gr_engine *e, const gr_data_batch *b, size_t from, size_
                       .source = b->source_bounds ? &e->source : NULL,
                       .training = true,
                       .dropout_key = e->key};
-    return cut_targets(e, b, from, out, err);
-}
-
-/* Rows of logits are F32, or F64 in tests. */
-static void count_classes(const gr_batch *micro, const gr_loss *loss, gr_class_tally *t, float *row) {
-    const gr_class_targets *g = micro->targets;
-    const gr_array *x = gr_var_array(loss->logits);
-    for (int64_t i = 0; i < g->n; i++) {
-        for (size_t k = 0; k < t->n; k++)
-            row[k] = x->dtype == GR_F64 ? (float)((const double *)x->data)[(size_t)i * t->n + k]
-                                        : ((const float *)x->data)[(size_t)i * t->n + k];
-        gr_class_tally_add(t, row, g->classes ? g->classes[i] : 0, g->values ? g->values + (size_t)i * t->n : NULL);
-    }
+    return gr_target_rows_fill(&e->targets, e->a, e->model, b, from, out, err);
 }
 
 /* Adds one label after the other, so that the sum does not depend on where batches are cut. */
@@ -226,7 +185,7 @@ static graft_status count(gr_engine *e, const gr_data_batch *b, size_t from, con
         }
         tally->loss += loss->losses[i];
     }
-    if (loss->logits && tally->classes) count_classes(micro, loss, tally->classes, e->row);
+    if (loss->logits && tally->classes) gr_target_rows_count(&e->targets, loss, tally->classes);
     tally->n_labels += loss->n_labels;
     tally->n_correct += loss->n_correct;
     int n_virtual = e->o.set ? gr_adapter_n_virtual(e->o.set, e->o.adapter) : 0;

@@ -8,8 +8,7 @@
 #define GR_TRAIN_ENGINE_H
 
 #include "adapter/adapter.h"
-#include "data/labels.h"
-#include "data/loader.h"
+#include "data/targets.h"
 #include "train/trunk.h"
 
 /* What the backward computes again instead of having it kept. No bit depends on it. */

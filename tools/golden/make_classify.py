@@ -2,12 +2,18 @@
 """Makes tests/golden/classify: tokenizers of three kinds with what they make of one and of two texts, and metrics of
 classification and regression.
 
-Made with tokenizers 0.23.3, transformers 5.24.0 (pairs), scikit-learn 1.9.1, scipy 1.17.1 (metrics), seed 20260901.
-Usage: python tools/golden/make_classify.py [pairs] [metrics]   (in the project's root; each needs its own libraries)
+Made with tokenizers 0.23.3, transformers 5.24.0, torch 2.13.0 (pairs, encode, minilm), scikit-learn 1.9.1, scipy 1.17.1 (metrics), seed 20260901.
+Usage: python tools/golden/make_classify.py [pairs] [metrics] [encode] [minilm]   (in the project's root, after
+make_families.py; minilm after tools/fetch.py encoder; metrics needs other libraries than the others)
 
 NAME/tokenizer.json is a WordPiece of 96 tokens, [PAD] 0, [MASK] 95, with BERT's post-processor, RoBERTa's, or a
 template that puts a token between the two texts and none behind. pairs.jsonl: tokenizer, text, pair (null: none),
 max_length (0: none), input_ids and token_type_ids of transformers' PreTrainedTokenizerFast with truncation=True.
+
+encode.jsonl: model (one of families/), text, pair, and what transformers gives with the tokenizer bert/: scores of a
+classifier (softmax; sigmoid of several labels, and of a single one without a problem_type), fill of a masked language model (for every mask
+the five likeliest ids and their probabilities), embedding of a bare one (mean over the tokens, of length 1).
+minilm.jsonl: text and every eighth number of its embedding by all-MiniLM-L6-v2, as sentence-transformers makes it.
 
 metrics.jsonl: problem, logits (N,L) and classes (N) or values (N,L), and of them accuracy, macro f1 (zero_division=0),
 mean squared error and Pearson's coefficient, null where it has no meaning."""
@@ -91,5 +97,62 @@ def metrics():
     (OUT / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-for what in sys.argv[1:] or ["pairs", "metrics"]:
-    {"pairs": pairs, "metrics": metrics}[what]()
+def embed(model, tokenizer, text, length):
+    import torch
+    inputs = tokenizer(text, truncation=True, max_length=length, return_tensors="pt", return_token_type_ids=True)
+    with torch.no_grad():
+        hidden = model(**inputs).last_hidden_state[0]
+    return torch.nn.functional.normalize(hidden.mean(0), dim=0).tolist()
+
+
+def encode():
+    import torch
+    import transformers as tf
+    tokenizer = tf.AutoTokenizer.from_pretrained(OUT / "bert")
+    rng = random.Random(SEED + 1)
+    lines = []
+    for name in ("bert_cls", "bert_multi", "bert_regression", "roberta_cls", "bert", "roberta", "bert_embed"):
+        path = f"tests/golden/families/{name}"
+        task = name.split("_")[1] if "_" in name else "mask"
+        cls = {"mask": tf.AutoModelForMaskedLM, "embed": tf.AutoModel}.get(task, tf.AutoModelForSequenceClassification)
+        model = cls.from_pretrained(path, dtype=torch.float32).eval()
+        for words, second in ((5, 0), (9, 4), (1, 0)):
+            text = [rng.choice(WORDS) for _ in range(words)]
+            if task == "mask":
+                text[words // 2] = "[MASK]"
+                if words == 9:
+                    text[0] = "[MASK]"
+            text = " ".join(text)
+            pair = " ".join(rng.choice(WORDS) for _ in range(second)) if second and task != "embed" else None
+            line = {"model": name, "text": text, "pair": pair}
+            inputs = tokenizer(text, pair, return_tensors="pt", return_token_type_ids=True)
+            if model.config.type_vocab_size == 1:
+                inputs.pop("token_type_ids")
+            with torch.no_grad():
+                out = model(**inputs)
+            if task == "embed":
+                line["embedding"] = embed(model, tokenizer, text, 32)
+            elif task == "mask":
+                top = torch.softmax(out.logits[0][inputs["input_ids"][0] == 95], -1).topk(5)
+                line["fill"] = {"ids": top.indices.tolist(), "scores": top.values.tolist()}
+            else:
+                x = out.logits[0]
+                line["scores"] = (x.softmax(-1) if task == "cls" else x.sigmoid()).tolist()
+            lines.append(line)
+    (OUT / "encode.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def minilm():
+    import torch
+    import transformers as tf
+    path = pathlib.Path.home() / ".cache/graft/models/all-MiniLM-L6-v2"
+    tokenizer = tf.AutoTokenizer.from_pretrained(path)
+    model = tf.AutoModel.from_pretrained(path, dtype=torch.float32).eval()
+    texts = ["A man is eating food.", "Someone has lunch.", "The quick brown fox jumps over the lazy dog.",
+             "Naïve café — déjà vu, 東京 and émigrés", "x", "the film was slow and dull but the actors were great. " * 40]
+    lines = [{"text": t, "embedding": [round(x, 7) for x in embed(model, tokenizer, t, 256)[::8]]} for t in texts]
+    (OUT / "minilm.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+for what in sys.argv[1:] or ["pairs", "encode", "minilm"]:
+    {"pairs": pairs, "metrics": metrics, "encode": encode, "minilm": minilm}[what]()

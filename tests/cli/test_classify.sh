@@ -1,0 +1,52 @@
+#!/bin/bash
+# A classifier from the command line: trained, measured, asked; and the masks of a masked language model.
+set -u
+work=$(mktemp -d "$BUILD_DIR/tests/classify-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+fail() { echo "FAILED: $*"; cat "$work/out" "$work/err" 2>/dev/null; exit 1; }
+
+mkdir "$work/model"
+cp "$SOURCE_DIR"/tests/golden/families/bert/{config.json,model.safetensors} "$SOURCE_DIR"/tests/golden/classify/bert/*.json "$work/model"
+for i in 1 2 3 4 5 6; do
+    echo '{"text": "the film was good and funny", "label": "positive"}'
+    echo '{"text": "a very slow plot", "label": "negative"}'
+    echo '{"text": "great actor", "text_pair": "good story", "label": "positive"}'
+    echo '{"text": "dull and poor", "text_pair": "not fast", "label": "negative"}'
+done >"$work/data.jsonl"
+
+"$GRAFT" sft -m "$work/model" --dtype f32 --task-type SEQ_CLS --data "$work/data.jsonl" --eval-data "$work/data.jsonl" \
+    --eval-strategy epoch --num-train-epochs 12 --learning-rate 1e-2 --target-modules query,value,dense --load-best-model-at-end \
+    --metric-for-best-model f1 --save-strategy epoch -o "$work/adapter" >"$work/out" 2>"$work/err" || fail "training"
+grep -q '"eval_accuracy": 1' "$work/adapter/trainer_log.jsonl" || fail "the log has an accuracy of 1"
+grep -q '"eval_f1": 1' "$work/adapter/trainer_log.jsonl" || fail "the log has F1"
+grep -q '"positive"' "$work/adapter/classes.json" || fail "the labels are kept"
+
+"$GRAFT" eval -m "$work/model" --dtype f32 --adapter "$work/adapter" --data "$work/data.jsonl" >"$work/out" 2>"$work/err" || fail "eval"
+grep -q 'accuracy *100.00 %' "$work/out" || fail "accuracy"
+grep -q 'negative *12 *0' "$work/out" || fail "the counts"
+"$GRAFT" eval -m "$work/model" --dtype f32 --adapter "$work/adapter" --data "$work/data.jsonl" --json >"$work/out" 2>"$work/err" || fail "eval --json"
+grep -q '"labels": \["negative", "positive"\], "confusion": \[\[12, 0\], \[0, 12\]\]' "$work/out" || fail "the counts as JSON"
+"$GRAFT" eval -m "$work/model" --adapter "$work/adapter" --data "$work/data.jsonl" --metric rouge >"$work/out" 2>"$work/err" && fail "a classifier answers nothing"
+
+"$GRAFT" generate -m "$work/model" --dtype f32 --adapter "$work/adapter" -p "the film was good and funny" >"$work/out" 2>"$work/err" || fail "classify"
+head -1 "$work/out" | grep -q positive || fail "the likeliest label first"
+"$GRAFT" generate -m "$work/model" --dtype f32 --adapter "$work/adapter" -p "a very slow plot" -p "great actor" --json >"$work/out" 2>"$work/err" || fail "classify --json"
+grep -q '^\[\[{"label": "negative", "score": [0-9.]*}, {"label": "positive"' "$work/out" || fail "labels as JSON"
+"$GRAFT" generate -m "$work/model" --adapter "$work/adapter" -p x --echo >"$work/out" 2>"$work/err" && fail "--echo is refused"
+
+"$GRAFT" merge -m "$work/model" --adapter "$work/adapter" -o "$work/merged" --outtype f32 >"$work/out" 2>"$work/err" || fail "merge"
+"$GRAFT" eval -m "$work/merged" --dtype f32 --data "$work/data.jsonl" >"$work/out" 2>"$work/err" || fail "the merged model"
+grep -q 'accuracy *100.00 %' "$work/out" || fail "the merged model's accuracy"
+
+"$GRAFT" generate -m "$work/model" --dtype f32 -p "the film was [MASK]" --top-k 3 >"$work/out" 2>"$work/err" || fail "fill"
+[ "$(wc -l <"$work/out")" -eq 3 ] || fail "three words"
+"$GRAFT" generate -m "$work/model" --dtype f32 -p "the [MASK] was [MASK]" --json >"$work/out" 2>"$work/err" || fail "fill --json"
+grep -q '"token_str": ' "$work/out" || fail "words as JSON"
+"$GRAFT" generate -m "$work/model" -p "no mask" >"$work/out" 2>"$work/err" && fail "a text without a mask"
+grep -q "no mask token" "$work/err" || fail "what is missing is named"
+
+sed 's/, "label".*/}/; s/, "text_pair.*/}/' "$work/data.jsonl" >"$work/texts.jsonl"
+"$GRAFT" sft -m "$work/model" --dtype f32 --data "$work/texts.jsonl" --max-steps 3 -o "$work/mlm" >"$work/out" 2>"$work/err" || fail "training on masks"
+"$GRAFT" eval -m "$work/model" --dtype f32 --adapter "$work/mlm" --data "$work/texts.jsonl" >"$work/out" 2>"$work/err" || fail "eval on masks"
+grep -q 'token accuracy' "$work/out" || fail "token accuracy"
+exit 0
