@@ -58,6 +58,8 @@ static void add_model(gr_buf *b, const gr_model *m) {
     for (size_t i = 0; i < gr_weights_count(w); i++) bytes += gr_view_all_bytes(&gr_weights_at(w, i)->view);
     gr_buf_add_text(b, "{\"type\": ");
     gr_json_add_text(b, type, strlen(type));
+    add_member(b, "task", gr_task_name(c->task));
+    if (c->task == GR_TASK_SEQ_CLS) add_int(b, "labels", c->n_labels);
     add_member(b, "path", path);
     add_member(b, "file_format", gr_weights_gguf(w) ? "gguf" : "safetensors");
     add_int(b, "parameters", gr_model_n_params(m));

@@ -29,7 +29,6 @@ typedef enum gr_pass_array {
     GR_PASS_HITS,
     GR_PASS_HEAD_ROWS,
     GR_PASS_TOKEN_TYPES,
-    GR_PASS_POOLED,
     GR_PASS_SOURCE_IDS,
     GR_PASS_SOURCE_ROWS,
     GR_PASS_SOURCE_SEQS,

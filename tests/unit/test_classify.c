@@ -367,6 +367,88 @@ static void wrong_runs_are_refused(void **state) {
     }
 }
 
+/* Jobs side by side over one model get the bits that they would get alone. */
+static void jobs_are_as_alone(void **state) {
+    (void)state;
+    enum { JOBS = 3 };
+    static const setting s[2][JOBS] = {
+        {{"bert", "lora", NULL, 't'}, {"bert", "ia3", NULL, 't'}, {"bert", "full", NULL, 't'}},
+        {{"bert_cls", "lora", NULL, 'n'}, {"bert_cls", "prompt-tuning", NULL, 'n'}, {"bert_cls", "full", NULL, 'n'}}};
+    for (int k = 0; k < 2; k++) {
+        static sft_case alone[JOBS], together[JOBS];
+        graft_sft_job jobs[JOBS] = {{0}};
+        graft_context *ctx = test_context(NULL, 2, NULL);
+        graft_train_result r;
+        for (int i = 0; i < JOBS; i++) {
+            fill(&alone[i], &s[k][i], test_path("alone%d%d", k, i));
+            assert_ok(sft_run(&alone[i], 1, &r, &err));
+            fill(&together[i], &s[k][i], test_path("together%d%d", k, i));
+            jobs[i] = (graft_sft_job){.name = s[k][i].method, .options = together[i].o};
+            jobs[i].options.data = (graft_texts){together[i].data, 1};
+            jobs[i].options.eval_data = (graft_texts){together[i].eval, 1};
+            jobs[i].options.output_dir = together[i].output;
+        }
+        assert_ok(graft_sft_jobs(ctx, jobs, JOBS, &err));
+        for (int i = 0; i < JOBS; i++) {
+            assert_ok(jobs[i].status);
+            sft_assert_same(alone[i].output, together[i].output);
+        }
+        graft_context_free(ctx);
+    }
+}
+
+static void a_plan_is_made_without_running(void **state) {
+    (void)state;
+    const setting s = {"bert", "lora", "SEQ_CLS", 's'};
+    sft_case c;
+    graft_train_plan p;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    fill(&c, &s, "plan");
+    c.o.data = (graft_texts){c.data, 1};
+    c.o.eval_strategy = GRAFT_STRATEGY_NO;
+    c.o.output_dir = c.output;
+    assert_ok(graft_sft_plan(ctx, &c.o, &p, &err));
+    assert_int_equal(p.n_records, 24);
+    assert_int_equal(p.n_label_tokens, 24);
+    assert_true(p.step > 0);
+    graft_context_free(ctx);
+}
+
+static graft_status load_all(const graft_allocator *a, void *arg) {
+    const graft_context_options co = {.allocator = *a, .n_threads = 1};
+    const char *path = arg;
+    graft_context *ctx = NULL;
+    graft_tokenizer *tok = NULL;
+    graft_dataset *ds = NULL;
+    gr_loader *l = NULL;
+    graft_label_set labels = {0};
+    gr_data_cursor cursor = {0};
+    gr_data_batch b;
+    graft_status st = graft_context_new(&co, &ctx, NULL);
+    graft_data_options o = {.paths = &path, .n_paths = 1, .learn = GRAFT_LEARN_CLASSES};
+    if (st == GRAFT_OK) st = graft_tokenizer_load(ctx, test_golden("classify/bert"), &tok, NULL);
+    if (st == GRAFT_OK) st = graft_labels_collect(ctx, &o, &labels, NULL);
+    o.labels = (const char *const *)labels.names;
+    o.n_labels = labels.n;
+    if (st == GRAFT_OK) st = graft_dataset_load(ctx, tok, &o, &ds, NULL);
+    const gr_loader_options lo = {.batch_size = 4, .seed = 1, .shuffle = true, .n_virtual = 2};
+    if (st == GRAFT_OK) st = gr_loader_new(ctx, ds, &lo, &l, NULL);
+    if (st == GRAFT_OK) st = gr_loader_next(l, &cursor, &b, NULL);
+    gr_loader_free(l);
+    graft_dataset_free(ds);
+    graft_tokenizer_free(tok);
+    if (ctx) graft_label_set_free(ctx, &labels);
+    graft_context_free(ctx);
+    return st;
+}
+
+static void failed_allocations_leak_nothing(void **state) {
+    (void)state;
+    char path[1024];
+    snprintf(path, sizeof path, "%s", make_records("memory.jsonl", 6, 'm'));
+    test_allocation_sweep(load_all, path, 0, 2);
+}
+
 /* --- Masks ------------------------------------------------------------------------------------------------------------------------------ */
 
 static void masks_follow_the_reference_s_rule(void **state) {
@@ -439,6 +521,9 @@ int main(void) {
         cmocka_unit_test(runs_give_the_same_bits),
         cmocka_unit_test(training_learns),
         cmocka_unit_test(results_hold_the_head),
+        cmocka_unit_test(jobs_are_as_alone),
+        cmocka_unit_test(a_plan_is_made_without_running),
+        cmocka_unit_test(failed_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
