@@ -102,6 +102,13 @@ void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k); /* called by gr_cpu_fill_generic */
 void gr_cpu_fill_generic_products(gr_cpu_kernels *k);  /* likewise */
 
+/* Called by decoders where they begin to read `bytes` bytes: the processor's own prefetching ends with a page, which is decoded
+ * in less time than memory takes to answer. Beyond the end of a matrix this fetches nothing, or some lines in vain. */
+enum { GR_FETCH_AHEAD = 4096 };
+static inline void gr_fetch_ahead(const void *at, int bytes) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const void *)((uintptr_t)at + GR_FETCH_AHEAD + (uintptr_t)i));
+}
+
 /* Workspace of products. One is kept between calls; calls at the same time make their own. */
 typedef struct gr_workspace {
     size_t bytes;

@@ -65,6 +65,7 @@ typedef struct scales {
     float d[16], m[16];
 } scales;
 static inline void read_scales(const uint8_t *b, int bytes, size_t n, bool minima, scales *s) {
+    gr_fetch_ahead(b, 16 * bytes);
     const __m512i ramp = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i at = _mm512_mullo_epi32(ramp, _mm512_set1_epi32(bytes));
     const __mmask16 mask = n >= 16 ? (__mmask16)~0 : v_mask((int64_t)n);
@@ -101,14 +102,18 @@ static void Q4_1(const void *blocks, size_t n, uint16_t *out) {
 
 static void Q5_0(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n; i += 32, b += 22, out += 32)
+    for (size_t i = 0; i < n; i += 32, b += 22, out += 32) {
+        gr_fetch_ahead(b, 22);
         look_up(table5(half_at(b), -16, -0.0f), with_fifth(nibbles(b + 6), word_at(b + 2)), out);
+    }
 }
 
 static void Q5_1(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n; i += 32, b += 24, out += 32)
+    for (size_t i = 0; i < n; i += 32, b += 24, out += 32) {
+        gr_fetch_ahead(b, 24);
         look_up(table5(half_at(b), 0, half_at(b + 2)), with_fifth(nibbles(b + 8), word_at(b + 4)), out);
+    }
 }
 
 static void Q8_0(const void *blocks, size_t n, uint16_t *out) {
@@ -140,6 +145,7 @@ static inline void scale_min(const uint8_t s[12], int sub, float *scale, float *
 static void Q4_K(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i += 256, b += 144) {
+        gr_fetch_ahead(b, 144);
         const float d = half_at(b), dmin = half_at(b + 2);
         for (int sub = 0; sub < 8; sub++, out += 32) {
             float scale, min;
@@ -153,6 +159,7 @@ static void Q4_K(const void *blocks, size_t n, uint16_t *out) {
 static void Q5_K(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i += 256, b += 176) {
+        gr_fetch_ahead(b, 176);
         const float d = half_at(b), dmin = half_at(b + 2);
         const __m256i high = load32(b + 16);
         for (int sub = 0; sub < 8; sub++, out += 32) {
@@ -168,6 +175,7 @@ static void Q5_K(const void *blocks, size_t n, uint16_t *out) {
 static void Q6_K(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i += 256, b += 210) {
+        gr_fetch_ahead(b, 210);
         const float d = half_at(b + 208);
         for (int sub = 0; sub < 16; sub++, out += 16) {
             const int run = sub / 2, quarter = run % 4, start = 16 * (sub % 2);

@@ -8,6 +8,7 @@ static void NAME(Q4_0)(const void *blocks, size_t n, T *out) {
     const uint8_t *b = blocks;
     const vf eight = v_set1(8.0f);
     for (size_t i = 0; i < n; i += 32, b += 18, out += 32) {
+        gr_fetch_ahead(b, 18);
         const vf d = v_set1(half_at(b));
         for (int k = 0; k < 16; k += VW) {
             vi q = bytes_at(b + 2 + k);
@@ -20,6 +21,7 @@ static void NAME(Q4_0)(const void *blocks, size_t n, T *out) {
 static void NAME(Q4_1)(const void *blocks, size_t n, T *out) {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i += 32, b += 20, out += 32) {
+        gr_fetch_ahead(b, 20);
         const vf d = v_set1(half_at(b)), m = v_set1(half_at(b + 2));
         for (int k = 0; k < 16; k += VW) {
             vi q = bytes_at(b + 4 + k);
@@ -32,6 +34,7 @@ static void NAME(Q4_1)(const void *blocks, size_t n, T *out) {
 static void NAME(Q8_0)(const void *blocks, size_t n, T *out) {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i += 32, b += 34, out += 32) {
+        gr_fetch_ahead(b, 34);
         const vf d = v_set1(half_at(b));
         for (int k = 0; k < 32; k += VW) PUT(out + k, v_mul(d, signed_at(b + 2 + k)));
     }
