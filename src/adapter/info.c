@@ -72,10 +72,11 @@ static void add_model(gr_buf *b, const gr_model *m) {
     add_int(b, "heads", c->n_heads);
     add_int(b, "kv_heads", c->n_kv_heads);
     add_int(b, "head_dim", c->head_dim);
-    add_int(b, "max_position_embeddings", c->max_position_embeddings);
+    if (c->max_position_embeddings < 1 << 30) /* T5 has no limit */
+        add_int(b, "max_position_embeddings", c->max_position_embeddings);
     add_int(b, "sliding_window", c->sliding_window);
     gr_buf_add_format(b, ", \"tied_head\": %s", gr_model_head_is_tied(m) ? "true" : "false");
-    add_rope(b, c);
+    if (c->rope.type != GR_ROPE_NONE) add_rope(b, c);
     add_int(b, "kv_bytes_per_token",
             2 * gr_model_kv_layers(m) * gr_model_kv_width(m) * (int64_t)gr_dtype_bytes(gr_model_dtype(m), 1));
     add_member(b, "compute_dtype", gr_dtype_name(gr_model_dtype(m)));
