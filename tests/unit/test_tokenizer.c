@@ -2,6 +2,8 @@
 #include "support/support.h"
 
 #include "graft/tokenizer.h"
+#include "io/gguf_pre.h"
+#include "text/regex.h"
 
 static graft_context *ctx;
 
@@ -197,9 +199,26 @@ static void broken_models_are_refused_by_name(void **state) {
     }
 }
 
+/* Every pattern of every pre-tokeniser that GGUF names can be read. */
+static void named_pre_tokenisers_compile(void **state) {
+    (void)state;
+    const gr_gguf_pre *pre;
+    size_t n = 0;
+    for (; (pre = gr_gguf_pre_at(n)) != NULL; n++)
+        for (size_t i = 0; pre->patterns[i]; i++) {
+            gr_regex *re = NULL;
+            graft_error failure = {0};
+            if (gr_regex_new(NULL, pre->patterns[i], strlen(pre->patterns[i]), GR_REGEX_ONIGURUMA, &re, &failure) != GRAFT_OK)
+                fail_msg("%s: pattern %zu: %s", pre->name, i, failure.text);
+            gr_regex_free(re);
+        }
+    assert_true(n > 40);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(encodes_and_decodes),
+        cmocka_unit_test(named_pre_tokenisers_compile),
         cmocka_unit_test(wordpiece_takes_the_longest),
         cmocka_unit_test(unigram_takes_the_best_sum),
         cmocka_unit_test(unigram_reads_as_the_library),
