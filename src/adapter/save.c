@@ -41,7 +41,7 @@ static graft_status write_tensors(const gr_adapter *a, const char *dir, bool enc
         const gr_param *p = a->stored[i].param;
         if ((a->stored[i].file == GR_FILE_ENCODER) != encoder) continue;
         t[n++] = (gr_named_tensor){.name = a->stored[i].name,
-                                 .view = {p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n)}};
+                                 .view = {p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n), NULL}};
     }
     if (st == GRAFT_OK) st = gr_safetensors_save(a->a, path, t, n, NULL, err);
     gr_free(a->a, t);

@@ -16,7 +16,7 @@ graft_status gr_model_make_weight(gr_model *m, const char *name, const gr_shape 
         data[i] = shape->n > 1 ? (float)(m->config.initializer_range * gr_rng_normal(m->seed, stream, (uint64_t)i))
                                : norm && weight;
     m->fresh[m->n_fresh++] = (gr_weight){.name = copy, .stored_name = copy, .file = gr_weights_path(m->weights),
-                                         .view = {GR_F32, *shape, data, (size_t)n * sizeof *data}};
+                                         .view = {GR_F32, *shape, data, (size_t)n * sizeof *data, NULL}};
     return GRAFT_OK;
 }
 

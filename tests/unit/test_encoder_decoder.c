@@ -376,7 +376,7 @@ static void refuse_input(graft_model *m, const forward_input *in, size_t n, cons
     for (size_t i = 0; i < n; i++)
         t[i] = (gr_named_tensor){.name = in[i].name,
                                  .view = {GR_I64, gr_shape2(in[i].rows, in[i].columns), in[i].values,
-                                          (size_t)(in[i].rows * in[i].columns) * 8}};
+                                          (size_t)(in[i].rows * in[i].columns) * 8, NULL}};
     snprintf(path, sizeof path, "%s/in.safetensors", test_temp_dir());
     snprintf(out, sizeof out, "%s/out.safetensors", test_temp_dir());
     assert_ok(gr_safetensors_save(NULL, path, t, n, NULL, &err));

@@ -162,7 +162,7 @@ static void wrong_indexes_are_refused(void **state) {
     snprintf(path, sizeof path, "%s/a.safetensors", dir);
     assert_ok(gr_make_dirs(dir, &err));
     float one[1] = {1};
-    gr_named_tensor t = {.name = "t", .view = {GR_F32, gr_shape1(1), one, 4}};
+    gr_named_tensor t = {.name = "t", .view = {GR_F32, gr_shape1(1), one, 4, NULL}};
     assert_ok(gr_safetensors_save(NULL, path, &t, 1, NULL, &err));
     static const struct {
         const char *index;
