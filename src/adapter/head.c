@@ -8,8 +8,8 @@
 #define CLASSES_FILE "classes.json"
 enum { MAX_TEXT = 64 << 20 };
 
-static graft_status read_beside(const graft_allocator *a, const char *dir, const char *name, char **path, char **text, size_t *len,
-                                graft_error *err) {
+static graft_status read_beside(const graft_allocator *a, const char *dir, const char *name, char **path, char **text,
+                                size_t *len, graft_error *err) {
     *text = NULL;
     if (!(*path = gr_path_join(a, dir, name))) return gr_fail_memory(err);
     return gr_path_exists(*path) ? gr_read_file(a, *path, MAX_TEXT, text, len, err) : GRAFT_OK;
@@ -33,7 +33,8 @@ static graft_status count_labels(const graft_allocator *a, const char *dir, int 
     return st;
 }
 
-static graft_status read_classes(const graft_allocator *a, const char *dir, gr_arena *arena, gr_adapter_head *h, graft_error *err) {
+static graft_status read_classes(const graft_allocator *a, const char *dir, gr_arena *arena, gr_adapter_head *h,
+                                 graft_error *err) {
     char *path, *text;
     size_t len;
     const gr_json_value *root;
@@ -95,7 +96,8 @@ graft_status gr_adapter_write_classes(const gr_model *m, const char *dir, graft_
     gr_buf_init(&b, a);
     gr_buf_add_text(&b, "{\n  \"id2label\": ");
     gr_labels_write(labels, false, &b);
-    gr_buf_add_format(&b, ",\n  \"problem_type\": %s%s%s\n}\n", problem ? "\"" : "", problem ? problem : "null", problem ? "\"" : "");
+    gr_buf_add_format(&b, ",\n  \"problem_type\": %s%s%s\n}\n", problem ? "\"" : "", problem ? problem : "null",
+                      problem ? "\"" : "");
     graft_status st = path ? gr_buf_status(&b, err) : gr_fail_memory(err);
     if (st == GRAFT_OK) st = gr_write_file(a, path, b.data, b.len, err);
     gr_buf_free(&b);

@@ -216,6 +216,12 @@ static graft_status stored_name(gr_adapter *a, const gr_lora_config *c, const gr
     return *out ? GRAFT_OK : GRAFT_ERR_MEMORY;
 }
 
+/* peft names both, whichever the model has. */
+static bool is_usual_head(const gr_model *m, const char *name) {
+    bool usual = strcmp(name, "classifier") == 0 || strcmp(name, "score") == 0;
+    return usual && gr_model_get_config(m)->task == GR_TASK_SEQ_CLS;
+}
+
 static bool among(const gr_site *const *sites, size_t n, const gr_site *s) {
     for (size_t i = 0; i < n; i++)
         if (sites[i] == s) return true;
@@ -252,7 +258,7 @@ graft_status gr_lora_find_extra(gr_adapter *a, const gr_lora_config *c, const gr
         found++;
     }
     for (size_t i = 0; i < c->modules_to_save.n; i++)
-        if (!used[i])
+        if (!used[i] && !is_usual_head(a->model, c->modules_to_save.names[i]))
             gr_log(gr_model_context(a->model), GRAFT_LOG_WARNING, "%s: modules_to_save: '%s' matches no module", a->where,
                    c->modules_to_save.names[i]);
     *n = found;

@@ -8,12 +8,13 @@
 
 enum { MOST_LABELS = 65536 };
 
-graft_status gr_label_rule_init(gr_label_rule *r, const graft_allocator *a, graft_problem problem, const char *const *names,
-                                size_t n, graft_error *err) {
+graft_status gr_label_rule_init(gr_label_rule *r, const graft_allocator *a, graft_problem problem,
+                                const char *const *names, size_t n, graft_error *err) {
     *r = (gr_label_rule){.problem = problem, .n = n, .names = names};
     gr_map_init(&r->index, a);
     for (size_t i = 0; names && i < n; i++)
-        if (!gr_map_get_text(&r->index, names[i], NULL)) GR_TRY(gr_map_set(&r->index, names[i], strlen(names[i]), (int64_t)i, err));
+        if (!gr_map_get_text(&r->index, names[i], NULL))
+            GR_TRY(gr_map_set(&r->index, names[i], strlen(names[i]), (int64_t)i, err));
     return GRAFT_OK;
 }
 
@@ -39,7 +40,8 @@ static graft_status read_item(gr_json_reader *r, char *name, size_t size, label_
     if (kind == GR_JSON_STRING) {
         gr_json_text text;
         GR_TRY(gr_json_read_text(r, &text, err));
-        if (text.len >= size) return gr_fail(err, GRAFT_ERR_LIMIT, "a label of %zu bytes, expected at most %zu", text.len, size - 1);
+        if (text.len >= size)
+            return gr_fail(err, GRAFT_ERR_LIMIT, "a label of %zu bytes, expected at most %zu", text.len, size - 1);
         out->is_name = true;
         out->len = gr_json_unescape(&text, name);
         name[out->len] = '\0';
@@ -51,7 +53,8 @@ static graft_status read_item(gr_json_reader *r, char *name, size_t size, label_
         return GRAFT_OK;
     }
     if (kind != GR_JSON_NUMBER)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"label\" to be names or numbers, found %s", gr_json_kind_name(kind));
+        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"label\" to be names or numbers, found %s",
+                       gr_json_kind_name(kind));
     GR_TRY(gr_json_read_number(r, &number, err));
     out->number = number.d;
     return GRAFT_OK;
@@ -93,8 +96,8 @@ static graft_status class_of(const gr_label_rule *r, const label_item *item, siz
         return GRAFT_OK;
     }
     if (item->is_name)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "label \"%.60s\" is none of the %zu labels \"%.40s\"%s", item->name, r->n,
-                       r->names ? r->names[0] : "", r->n > 1 ? ", ..." : "");
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "label \"%.60s\" is none of the %zu labels \"%.40s\"%s", item->name,
+                       r->n, r->names ? r->names[0] : "", r->n > 1 ? ", ..." : "");
     if (!(item->number >= 0 && item->number < (double)r->n) || item->number != floor(item->number))
         return gr_fail(err, GRAFT_ERR_MISMATCH, "label %g, expected a class from 0 to %zu", item->number, r->n - 1);
     *out = (size_t)item->number;
@@ -125,8 +128,10 @@ static graft_status take_item(void *user, const label_item *item, size_t i, bool
         return GRAFT_OK;
     }
     if (item->is_name) return gr_fail(err, GRAFT_ERR_MISMATCH, "label \"%.60s\", expected a number", item->name);
-    if (i >= r->n) return gr_fail(err, GRAFT_ERR_MISMATCH, "more numbers in the label than the %zu labels of the model", r->n);
-    if (!isfinite((float)item->number)) return gr_fail(err, GRAFT_ERR_MISMATCH, "label %g is out of range", item->number);
+    if (i >= r->n)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "more numbers in the label than the %zu labels of the model", r->n);
+    if (!isfinite((float)item->number))
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "label %g is out of range", item->number);
     if (r->problem == GRAFT_PROBLEM_MULTI && !(item->number >= 0 && item->number <= 1))
         return gr_fail(err, GRAFT_ERR_MISMATCH, "label %g, expected 0 to 1 for each of %zu labels", item->number, r->n);
     x->values[i] = (float)item->number;
@@ -134,7 +139,8 @@ static graft_status take_item(void *user, const label_item *item, size_t i, bool
     return GRAFT_OK;
 }
 
-graft_status gr_label_read(const gr_label_rule *r, const gr_record *record, int32_t *class, float *values, graft_error *err) {
+graft_status gr_label_read(const gr_label_rule *r, const gr_record *record, int32_t *class, float *values,
+                           graft_error *err) {
     reading x = {.r = r, .class = class, .values = values};
     *class = GRAFT_IGNORE_LABEL;
     for (size_t i = 0; r->problem != GRAFT_PROBLEM_SINGLE && i < r->n; i++) values[i] = 0;
@@ -160,7 +166,8 @@ static graft_status collect_item(void *user, const label_item *item, size_t i, b
     c->lists |= list;
     c->singles |= !list;
     if (item->is_name) {
-        if (c->names.n >= MOST_LABELS) return gr_fail(err, GRAFT_ERR_LIMIT, "more than %d different labels", MOST_LABELS);
+        if (c->names.n >= MOST_LABELS)
+            return gr_fail(err, GRAFT_ERR_LIMIT, "more than %d different labels", MOST_LABELS);
         return gr_map_set(&c->names, item->name, item->len, 0, err);
     }
     c->numbers++;
@@ -178,7 +185,8 @@ static graft_status collect_record(void *user, gr_arena *arena, const gr_scan_pl
 
 static int by_bytes(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-static graft_status make_names(const graft_allocator *a, const collecting *c, size_t n, graft_label_set *out, graft_error *err) {
+static graft_status make_names(const graft_allocator *a, const collecting *c, size_t n, graft_label_set *out,
+                               graft_error *err) {
     char text[32];
     if (!(out->names = gr_calloc(a, n, sizeof *out->names))) return gr_fail_memory(err);
     for (size_t i = 0; i < n; i++) {
@@ -196,8 +204,10 @@ static graft_status conclude(const graft_allocator *a, const collecting *c, graf
                              graft_error *err) {
     size_t n = c->names.n;
     out->problem = c->lists ? GRAFT_PROBLEM_MULTI : GRAFT_PROBLEM_SINGLE;
-    if (n && c->numbers) return gr_fail(err, GRAFT_ERR_FORMAT, "labels: expected names only or numbers only, found both");
-    if (c->lists && c->singles) return gr_fail(err, GRAFT_ERR_FORMAT, "labels: expected a list in every record or in none, found both");
+    if (n && c->numbers)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "labels: expected names only or numbers only, found both");
+    if (c->lists && c->singles)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "labels: expected a list in every record or in none, found both");
     if (!n && c->numbers) {
         bool regression = asked == GRAFT_PROBLEM_REGRESSION || (!c->lists && c->fractions);
         if (regression) out->problem = GRAFT_PROBLEM_REGRESSION;
@@ -210,14 +220,16 @@ static graft_status conclude(const graft_allocator *a, const collecting *c, graf
     return make_names(a, c, n, out, err);
 }
 
-graft_status graft_labels_collect(graft_context *ctx, const graft_data_options *options, graft_label_set *out, graft_error *err) {
+graft_status graft_labels_collect(graft_context *ctx, const graft_data_options *options, graft_label_set *out,
+                                  graft_error *err) {
     const graft_allocator *a = gr_allocator(ctx);
     collecting c = {0};
     graft_label_set made = {0};
     gr_scan scan;
     for (size_t i = 0; i < options->n_paths; i++)
         if (strcmp(options->paths[i], "-") == 0)
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels: standard input can be read once only, expected their names as an option");
+            return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                           "labels: standard input can be read once only, expected their names as an option");
     gr_map_init(&c.names, a);
     graft_status st = gr_scan_records(ctx, options, INT32_MAX, collect_record, &c, &scan, err);
     if (st == GRAFT_OK && !c.names.n && !c.numbers) st = gr_scan_fail_empty(&scan, options, "have no label", err);
@@ -240,7 +252,8 @@ void graft_label_set_free(graft_context *ctx, graft_label_set *s) {
 
 /* --- Agreement -------------------------------------------------------------------------------------------------------------------- */
 
-graft_status gr_class_tally_init(gr_class_tally *t, const graft_allocator *a, graft_problem problem, size_t n, graft_error *err) {
+graft_status gr_class_tally_init(gr_class_tally *t, const graft_allocator *a, graft_problem problem, size_t n,
+                                 graft_error *err) {
     *t = (gr_class_tally){.a = a, .problem = problem, .n = n};
     if (problem == GRAFT_PROBLEM_REGRESSION) return GRAFT_OK;
     size_t per_label = problem == GRAFT_PROBLEM_SINGLE ? n : 4;
@@ -276,7 +289,8 @@ void gr_class_tally_add(gr_class_tally *t, const float *logits, int32_t class, c
         t->n_numbers++;
     }
     if (t->problem == GRAFT_PROBLEM_SINGLE) t->counts[(size_t)class * t->n + best]++;
-    t->n_right += t->problem == GRAFT_PROBLEM_SINGLE ? best == (size_t)class : t->problem == GRAFT_PROBLEM_MULTI && right == t->n;
+    t->n_right += t->problem == GRAFT_PROBLEM_SINGLE ? best == (size_t) class
+                                                     : t->problem == GRAFT_PROBLEM_MULTI && right == t->n;
 }
 
 double gr_class_accuracy(const gr_class_tally *t) {

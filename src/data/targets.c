@@ -6,8 +6,8 @@ void gr_target_rows_free(gr_target_rows *r, const graft_allocator *a) {
     gr_free(a, r->row);
 }
 
-graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, const gr_model *m, const gr_data_batch *b, size_t from,
-                                 gr_batch *out, graft_error *err) {
+graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, const gr_model *m, const gr_data_batch *b,
+                                 size_t from, gr_batch *out, graft_error *err) {
     size_t n = (size_t)out->n_seqs;
     if (!b->n_values) return GRAFT_OK;
     GR_TRY(gr_grow(a, (void **)&r->pooled, &r->pooled_cap, n, sizeof *r->pooled, err));

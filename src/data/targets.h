@@ -15,8 +15,8 @@ typedef struct gr_target_rows {
 void gr_target_rows_free(gr_target_rows *r, const graft_allocator *a);
 /* Targets and token types of sequences from, from + 1, ... of `b`, which stand in `out`; nothing for other records. Borrowed
  * from both. */
-graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, const gr_model *m, const gr_data_batch *b, size_t from,
-                                 gr_batch *out, graft_error *err);
+graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, const gr_model *m, const gr_data_batch *b,
+                                 size_t from, gr_batch *out, graft_error *err);
 /* Enters what was predicted. */
 void gr_target_rows_count(const gr_target_rows *r, const gr_loss *loss, gr_class_tally *t);
 

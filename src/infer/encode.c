@@ -47,11 +47,13 @@ static size_t room_of(const encoding *e, const graft_encode_options *o, size_t o
     if (o && o->max_length > 0) return (size_t)o->max_length;
     const gr_model_config *c = gr_model_get_config(e->m->model);
     int64_t places = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0) - e->n_virtual;
-    return otherwise ? otherwise : (size_t)GR_MAX(places, 1);
+    size_t most = (size_t)GR_MAX(places, 1);
+    return otherwise ? GR_MIN(otherwise, most) : most;
 }
 
 /* Adds a text to the batch in flight; *full where it did not fit any more. */
-static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t max, bool *full, graft_error *err) {
+static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t max, bool *full,
+                             graft_error *err) {
     int32_t *ids, *types;
     size_t n, first = e->n_tokens, ahead = (size_t)e->n_virtual;
     *full = false;
@@ -59,8 +61,10 @@ static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graf
     graft_status st = GRAFT_OK;
     if (e->n_seqs && first + ahead + n > BATCH_TOKENS) *full = true;
     if (!*full) st = gr_grow(e->a, (void **)&e->ids, &e->ids_cap, first + ahead + n + 1, sizeof *e->ids, err);
-    if (!*full && st == GRAFT_OK) st = gr_grow(e->a, (void **)&e->types, &e->types_cap, first + ahead + n + 1, sizeof *e->types, err);
-    if (!*full && st == GRAFT_OK) st = gr_grow(e->a, (void **)&e->bounds, &e->bounds_cap, (size_t)e->n_seqs + 2, sizeof *e->bounds, err);
+    if (!*full && st == GRAFT_OK)
+        st = gr_grow(e->a, (void **)&e->types, &e->types_cap, first + ahead + n + 1, sizeof *e->types, err);
+    if (!*full && st == GRAFT_OK)
+        st = gr_grow(e->a, (void **)&e->bounds, &e->bounds_cap, (size_t)e->n_seqs + 2, sizeof *e->bounds, err);
     if (!*full && st == GRAFT_OK && ahead + n == 0) st = gr_fail(err, GRAFT_ERR_ARGUMENT, "a text without any token");
     if (!*full && st == GRAFT_OK) {
         for (size_t i = 0; i < ahead; i++) {
@@ -86,8 +90,8 @@ static gr_batch batch_of(const encoding *e) {
 
 /* Calls `fn` for batch after batch; `done` texts stand before it. */
 typedef graft_status (*batch_fn)(encoding *e, size_t done, void *arg, graft_error *err);
-static graft_status each_batch(encoding *e, const graft_tokenizer *tok, const graft_text *texts, size_t n, size_t max, batch_fn fn,
-                               void *arg, graft_error *err) {
+static graft_status each_batch(encoding *e, const graft_tokenizer *tok, const graft_text *texts, size_t n, size_t max,
+                               batch_fn fn, void *arg, graft_error *err) {
     for (size_t i = 0, done = 0; i < n; done = i) {
         bool full = false;
         e->n_tokens = 0;
@@ -150,7 +154,8 @@ static graft_status classify_batch(encoding *e, size_t done, void *arg, graft_er
     graft_status st = gr_pass_logits(e->pass, e->tape, &b, &o, rows, e->n_seqs, &logits, err);
     for (size_t s = 0; st == GRAFT_OK && s < (size_t)e->n_seqs; s++) {
         float *row = c->out + (done + s) * c->n_labels;
-        for (size_t i = 0; i < c->n_labels; i++) row[i] = value_at(e, gr_var_array(logits), (int64_t)(s * c->n_labels + i));
+        for (size_t i = 0; i < c->n_labels; i++)
+            row[i] = value_at(e, gr_var_array(logits), (int64_t)(s * c->n_labels + i));
         finish_scores(c, row);
     }
     gr_var_drop(logits);
@@ -161,15 +166,16 @@ static graft_status classify_batch(encoding *e, size_t done, void *arg, graft_er
 static graft_status want_task(const graft_model *m, gr_task task, const char *what, graft_error *err) {
     gr_task found = gr_model_get_config(m->model)->task;
     if (found == task) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s needs a model of the task %s, found %s", gr_model_path(m->model), what,
-                   gr_task_name(task), gr_task_name(found));
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s needs a model of the task %s, found %s", gr_model_path(m->model),
+                   what, gr_task_name(task), gr_task_name(found));
 }
 
 graft_status graft_classify(graft_model *m, const graft_tokenizer *tok, const graft_text *texts, size_t n,
                             const graft_encode_options *options, float *out, graft_error *err) {
     encoding e;
     const gr_model_config *c = gr_model_get_config(m->model);
-    classifying job = {.out = out, .n_labels = graft_model_n_labels(m), .problem = c->problem, .raw = options && options->raw};
+    classifying job = {
+        .out = out, .n_labels = graft_model_n_labels(m), .problem = c->problem, .raw = options && options->raw};
     GR_TRY(want_task(m, GR_TASK_SEQ_CLS, "classification", err));
     graft_status st = open_encoding(&e, m, options, err);
     if (st == GRAFT_OK) st = each_batch(&e, tok, texts, n, room_of(&e, options, 0), classify_batch, &job, err);
@@ -190,7 +196,8 @@ static void take_largest(const float *row, int64_t n, size_t k, graft_fill *out)
     }
 }
 
-static graft_status fill_masks(encoding *e, int32_t mask, size_t k, graft_fill **out, size_t *n_masks, graft_error *err) {
+static graft_status fill_masks(encoding *e, int32_t mask, size_t k, graft_fill **out, size_t *n_masks,
+                               graft_error *err) {
     const gr_batch b = batch_of(e);
     const gr_pass_options o = {.hooks = e->m->hooks};
     int64_t vocab = gr_model_get_config(e->m->model)->vocab_size;
@@ -201,7 +208,8 @@ static graft_status fill_masks(encoding *e, int32_t mask, size_t k, graft_fill *
     graft_status st = rows && row ? GRAFT_OK : gr_fail_memory(err);
     for (size_t i = 0; st == GRAFT_OK && i < e->n_tokens; i++)
         if (e->ids[i] == mask) rows[n++] = (int32_t)i;
-    if (st == GRAFT_OK && !n) st = gr_fail(err, GRAFT_ERR_ARGUMENT, "the text has no mask token, in whose place words could stand");
+    if (st == GRAFT_OK && !n)
+        st = gr_fail(err, GRAFT_ERR_ARGUMENT, "the text has no mask token, in whose place words could stand");
     graft_fill *list = st == GRAFT_OK ? gr_calloc(e->a, n * k, sizeof *list) : NULL;
     if (st == GRAFT_OK && !list) st = gr_fail_memory(err);
     if (st == GRAFT_OK) st = gr_pass_logits(e->pass, e->tape, &b, &o, rows, (int64_t)n, &logits, err);
@@ -248,7 +256,8 @@ typedef struct embedding {
 } embedding;
 
 /* One vector of the rows of a sequence. */
-static void pool_rows(const encoding *e, const embedding *j, const gr_array *x, int64_t begin, int64_t end, float *out) {
+static void pool_rows(const encoding *e, const embedding *j, const gr_array *x, int64_t begin, int64_t end,
+                      float *out) {
     double length = 0, n = (double)(end - begin);
     for (int64_t c = 0; c < j->width; c++) {
         double sum = 0, most = -INFINITY;
@@ -259,8 +268,9 @@ static void pool_rows(const encoding *e, const embedding *j, const gr_array *x, 
         }
         double y = j->pooling.how == GR_POOL_MEAN        ? sum / n
                    : j->pooling.how == GR_POOL_MEAN_SQRT ? sum / sqrt(n)
-                   : j->pooling.how == GR_POOL_MAX       ? most
-                                                         : value_at(e, x, (j->pooling.how == GR_POOL_FIRST ? begin : end - 1) * j->width + c);
+                   : j->pooling.how == GR_POOL_MAX
+                       ? most
+                       : value_at(e, x, (j->pooling.how == GR_POOL_FIRST ? begin : end - 1) * j->width + c);
         out[c] = (float)y;
         length += y * y;
     }
@@ -274,8 +284,10 @@ static graft_status embed_batch(encoding *e, size_t done, void *arg, graft_error
     gr_var *hidden;
     GR_TRY(gr_pass_hidden(e->pass, e->tape, &b, &o, NULL, 0, &hidden, err));
     for (int s = 0; s < e->n_seqs; s++) {
-        int64_t first = e->n_virtual && e->n_virtual < e->bounds[s + 1] - e->bounds[s] ? e->n_virtual : 0; /* the text's own */
-        pool_rows(e, j, gr_var_array(hidden), e->bounds[s] + first, e->bounds[s + 1], j->out + (done + (size_t)s) * (size_t)j->width);
+        int64_t first =
+            e->n_virtual && e->n_virtual < e->bounds[s + 1] - e->bounds[s] ? e->n_virtual : 0; /* the text's own */
+        pool_rows(e, j, gr_var_array(hidden), e->bounds[s] + first, e->bounds[s + 1],
+                  j->out + (done + (size_t)s) * (size_t)j->width);
     }
     gr_var_drop(hidden);
     return GRAFT_OK;
@@ -289,11 +301,13 @@ graft_status graft_embed(graft_model *m, const graft_tokenizer *tok, const graft
     gr_task task = gr_model_get_config(m->model)->task;
     embedding job = {.out = out, .width = gr_model_get_config(m->model)->hidden_size};
     if (task != GR_TASK_FEATURES && task != GR_TASK_CAUSAL_LM)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: embeddings need a model of the task FEATURE_EXTRACTION, found %s: task_type can say so",
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: embeddings need a model of the task FEATURE_EXTRACTION, found %s: task_type can say so",
                        gr_model_path(m->model), gr_task_name(task));
     GR_TRY(gr_pooling_load(gr_allocator(m->ctx), gr_model_path(m->model), &job.pooling, err));
     graft_status st = open_encoding(&e, m, options, err);
-    if (st == GRAFT_OK) st = each_batch(&e, tok, texts, n, room_of(&e, options, job.pooling.max_length), embed_batch, &job, err);
+    if (st == GRAFT_OK)
+        st = each_batch(&e, tok, texts, n, room_of(&e, options, job.pooling.max_length), embed_batch, &job, err);
     close_encoding(&e);
     return st;
 }

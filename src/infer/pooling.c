@@ -6,8 +6,8 @@
 enum { MAX_TEXT = 1 << 20 };
 
 /* A JSON file of the directory; *out is NULL where there is none. */
-static graft_status read_json(const graft_allocator *a, gr_arena *arena, const char *dir, const char *name, const gr_json_value **out,
-                              graft_error *err) {
+static graft_status read_json(const graft_allocator *a, gr_arena *arena, const char *dir, const char *name,
+                              const gr_json_value **out, graft_error *err) {
     char *path = gr_path_join(a, dir, name), *text = NULL;
     size_t len;
     graft_status st = path ? GRAFT_OK : gr_fail_memory(err);
@@ -38,12 +38,13 @@ static graft_status read_mode(const char *dir, const gr_json_value *json, gr_poo
         found++;
     }
     if (found == 1) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: its pooling: expected one of mean, mean_sqrt_len, max, cls and lasttoken, found %d of them",
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                   "%s: its pooling: expected one of mean, mean_sqrt_len, max, cls and lasttoken, found %d of them",
                    dir, found);
 }
 
-static graft_status read_module(const graft_allocator *a, gr_arena *arena, const char *dir, const gr_json_value *module, gr_pooling *p,
-                                graft_error *err) {
+static graft_status read_module(const graft_allocator *a, gr_arena *arena, const char *dir, const gr_json_value *module,
+                                gr_pooling *p, graft_error *err) {
     const gr_json_value *type = gr_json_get(module, "type"), *path = gr_json_get(module, "path"), *config;
     const char *name = type && type->kind == GR_JSON_STRING ? type->text : "", *dot = strrchr(name, '.');
     char *folder, *file;
@@ -54,9 +55,11 @@ static graft_status read_module(const graft_allocator *a, gr_arena *arena, const
         return GRAFT_OK;
     }
     if (strcmp(name, "Pooling") != 0)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: modules.json: expected Transformer, Pooling and Normalize, found \"%.60s\"", dir, name);
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: modules.json: expected Transformer, Pooling and Normalize, found \"%.60s\"", dir, name);
     bool inside = path && path->kind == GR_JSON_STRING && !strstr(path->text, "..") && path->text[0] != '/';
-    if (!inside) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: modules.json: the path of Pooling does not lie within it", dir);
+    if (!inside)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: modules.json: the path of Pooling does not lie within it", dir);
     folder = gr_path_join(a, dir, path->text);
     file = folder ? gr_path_join(a, path->text, "config.json") : NULL;
     graft_status st = file ? read_json(a, arena, dir, file, &config, err) : gr_fail_memory(err);
@@ -78,7 +81,8 @@ graft_status gr_pooling_load(const graft_allocator *a, const char *dir, gr_pooli
     for (const gr_json_value *v = modules && modules->kind == GR_JSON_ARRAY ? modules->child : NULL; v; v = v->next)
         GR_GO(done, read_module(a, &arena, dir, v, &p, err));
     const gr_json_value *most = gr_json_get(limits, "max_seq_length");
-    if (most && most->kind == GR_JSON_NUMBER && most->number.is_int && most->number.i > 0) p.max_length = (size_t)most->number.i;
+    if (most && most->kind == GR_JSON_NUMBER && most->number.is_int && most->number.i > 0)
+        p.max_length = (size_t)most->number.i;
     *out = p;
 done:
     gr_arena_free(&arena);

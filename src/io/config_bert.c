@@ -29,12 +29,13 @@ void gr_config_read_bert(gr_fields *f, gr_model_config *c) {
     refuse(f, "add_cross_attention");
     const char *positions = gr_field_text(f, "position_embedding_type");
     if (positions && strcmp(positions, "absolute") != 0)
-        gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "position_embedding_type", "expected absolute, found \"%.60s\"", positions);
+        gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "position_embedding_type", "expected absolute, found \"%.60s\"",
+                      positions);
     gr_config_read_tokens(f, c, roberta ? 0 : -1, roberta ? 2 : -1, roberta);
     c->positions_after_pad = roberta;
     if (roberta && f->st == GRAFT_OK && (c->pad_token_id < 0 || c->pad_token_id + 1 >= c->max_position_embeddings))
-        gr_field_fail(f, GRAFT_ERR_FORMAT, "pad_token_id", "expected a token below max_position_embeddings - 1, found %lld",
-                      (long long)c->pad_token_id);
+        gr_field_fail(f, GRAFT_ERR_FORMAT, "pad_token_id",
+                      "expected a token below max_position_embeddings - 1, found %lld", (long long)c->pad_token_id);
     c->bidirectional = true;
     c->qkv_bias = c->o_bias = c->mlp_bias = true;
     c->tie_word_embeddings = gr_field_bool(f, "tie_word_embeddings", true);

@@ -45,8 +45,8 @@ graft_status gr_task_find(const char *name, gr_task *out, graft_error *err) {
             *out = (gr_task)i;
             return GRAFT_OK;
         }
-    return gr_fail(err, GRAFT_ERR_ARGUMENT, "task_type: expected CAUSAL_LM, SEQ_CLS, MASKED_LM or FEATURE_EXTRACTION, found \"%.60s\"",
-                   name);
+    return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                   "task_type: expected CAUSAL_LM, SEQ_CLS, MASKED_LM or FEATURE_EXTRACTION, found \"%.60s\"", name);
 }
 
 static gr_task task_of(const gr_fields *f, const gr_model_config *c) {
@@ -72,7 +72,8 @@ void gr_config_read_task(gr_fields *f, gr_model_config *c) {
         if (strcmp(problem, problems[i]) == 0) c->problem = (gr_problem)i;
     if (problem && c->problem == GR_PROBLEM_AUTO)
         gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "problem_type",
-                      "expected single_label_classification, multi_label_classification or regression, found \"%.60s\"", problem);
+                      "expected single_label_classification, multi_label_classification or regression, found \"%.60s\"",
+                      problem);
 }
 
 static graft_status default_names(gr_arena *arena, int n, gr_labels *out, graft_error *err) {
@@ -97,8 +98,8 @@ graft_status gr_labels_from_json(gr_arena *arena, const char *name, const char *
         char *end;
         long id = strtol(v->key, &end, 10);
         if (end == v->key || *end || id < 0 || id >= n_labels || v->kind != GR_JSON_STRING || strlen(v->text) != v->len)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: id2label: expected names of the classes 0 to %d, found '%.60s'", name,
-                           n_labels - 1, v->key);
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s: id2label: expected names of the classes 0 to %d, found '%.60s'",
+                           name, n_labels - 1, v->key);
         labels.names[id] = v->text;
     }
     *out = labels;

@@ -76,10 +76,11 @@ static graft_status build_head(gr_model *m, const gr_model_config *c, graft_erro
 static graft_status build(gr_model *m, const gr_model_config *c, graft_error *err) {
     bool bare = c->task == GR_TASK_FEATURES;
     size_t skip = bare ? strlen(m->family->prefix) : 0;
-    const char *const names[] = {is_roberta(m) ? "roberta.embeddings.word_embeddings" : "bert.embeddings.word_embeddings",
-                                 is_roberta(m) ? "roberta.embeddings.position_embeddings" : "bert.embeddings.position_embeddings",
-                                 is_roberta(m) ? "roberta.embeddings.token_type_embeddings" : "bert.embeddings.token_type_embeddings",
-                                 is_roberta(m) ? "roberta.embeddings.LayerNorm" : "bert.embeddings.LayerNorm"};
+    const char *const names[] = {
+        is_roberta(m) ? "roberta.embeddings.word_embeddings" : "bert.embeddings.word_embeddings",
+        is_roberta(m) ? "roberta.embeddings.position_embeddings" : "bert.embeddings.position_embeddings",
+        is_roberta(m) ? "roberta.embeddings.token_type_embeddings" : "bert.embeddings.token_type_embeddings",
+        is_roberta(m) ? "roberta.embeddings.LayerNorm" : "bert.embeddings.LayerNorm"};
     m->layers += skip;
     GR_TRY(gr_build_embedding(m, names[0] + skip, c->vocab_size, c->hidden_size, err));
     GR_TRY(gr_build_table(m, names[1] + skip, c->max_position_embeddings, c->hidden_size, err));
@@ -144,7 +145,8 @@ static graft_status feed_forward(gr_pass *p, gr_run *run, int l, gr_var *x, gr_v
 }
 
 /* *y = LN(*y + x), over the reference to *y. */
-static graft_status add_and_norm(gr_pass *p, gr_run *run, const gr_norm *norm, gr_var *x, gr_var **y, graft_error *err) {
+static graft_status add_and_norm(gr_pass *p, gr_run *run, const gr_norm *norm, gr_var *x, gr_var **y,
+                                 graft_error *err) {
     gr_var *sum = *y;
     GR_TRY(gr_nn_add(run, &sum, x, err));
     GR_TRY(gr_nn_norm(run, norm, gr_pass_model(p)->config.rms_norm_eps, sum, y, err));
@@ -205,8 +207,8 @@ static graft_status finish(gr_pass *p, gr_var *x, gr_var **out, graft_error *err
     }
 }
 
-static const char *const ignored[] = {".position_ids", ".token_type_ids", "pooler.dense.weight", "pooler.dense.bias", "cls.*",
-                                      "lm_head.*", "classifier.*", NULL};
+static const char *const ignored[] = {".position_ids", ".token_type_ids", "pooler.dense.weight", "pooler.dense.bias",
+                                      "cls.*",         "lm_head.*",       "classifier.*",        NULL};
 enum { TASKS = 1u << GR_TASK_MASKED_LM | 1u << GR_TASK_SEQ_CLS | 1u << GR_TASK_FEATURES };
 
 const gr_family gr_family_bert = {.name = "bert",

@@ -51,11 +51,13 @@ static size_t lay_out(const gr_postproc *post, const parts *p, bool pair, output
     return specials;
 }
 
-static graft_status assemble(const graft_tokenizer *tok, parts *p, bool pair, size_t max_length, output *o, graft_error *err) {
+static graft_status assemble(const graft_tokenizer *tok, parts *p, bool pair, size_t max_length, output *o,
+                             graft_error *err) {
     const gr_postproc *post = &tok->postproc;
     size_t specials = lay_out(post, p, pair, NULL);
     if (max_length && max_length < specials)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "at most %zu tokens, of which %zu would be special tokens", max_length, specials);
+        return gr_fail(err, GRAFT_ERR_LIMIT, "at most %zu tokens, of which %zu would be special tokens", max_length,
+                       specials);
     if (max_length && pair)
         truncate_longest(p, max_length - specials);
     else if (max_length)

@@ -13,8 +13,9 @@ static graft_status find_problem(const char *name, graft_problem *out, graft_err
     for (int i = GR_PROBLEM_SINGLE; name && i <= GR_PROBLEM_REGRESSION; i++)
         if (!strcmp(name, gr_problem_name((gr_problem)i))) *out = (graft_problem)i;
     if (!name || *out != GRAFT_PROBLEM_AUTO) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_ARGUMENT,
-                   "problem_type: expected single_label_classification, multi_label_classification or regression, found %s", name);
+    return gr_fail(
+        err, GRAFT_ERR_ARGUMENT,
+        "problem_type: expected single_label_classification, multi_label_classification or regression, found %s", name);
 }
 
 /* Copies names, so that all kinds of labels are freed alike. */
@@ -49,7 +50,8 @@ static graft_status check_options(const gr_trainer *t, gr_task task, graft_error
     const char *wrong = NULL;
     bool of_classes = !strcmp(t->metric, "eval_accuracy") || !strcmp(t->metric, "eval_f1");
     if (of_classes != (task == GR_TASK_SEQ_CLS) && strcmp(t->metric, "eval_loss") != 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "metric_for_best_model: %s is not measured for the task %s", t->metric, gr_task_name(task));
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "metric_for_best_model: %s is not measured for the task %s", t->metric,
+                       gr_task_name(task));
     if (task != GR_TASK_SEQ_CLS && o->labels.n) wrong = "labels";
     if (task != GR_TASK_SEQ_CLS && o->problem_type) wrong = "problem_type";
     if (task != GR_TASK_MASKED_LM && o->mlm_probability != 0) wrong = "mlm_probability";
@@ -61,7 +63,8 @@ static graft_status check_options(const gr_trainer *t, gr_task task, graft_error
     if (o->mlm_probability < 0 || o->mlm_probability > 1)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "mlm_probability: expected 0 to 1, found %g", o->mlm_probability);
     if (task == GR_TASK_FEATURES)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a model without a head cannot be fine-tuned: task_type SEQ_CLS or MASKED_LM gives it one",
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: a model without a head cannot be fine-tuned: task_type SEQ_CLS or MASKED_LM gives it one",
                        o->model);
     return GRAFT_OK;
 }
@@ -99,7 +102,8 @@ graft_status gr_trainer_check_base(const gr_trainer *t, const gr_model_options *
     bool same = !mo->has_task || (c->task == mo->task && (!mo->n_labels || labels->n == mo->n_labels));
     for (int i = 0; same && mo->labels && i < mo->n_labels; i++) same = strcmp(labels->names[i], mo->labels[i]) == 0;
     if (same) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_MISMATCH, "jobs over one model need the same task and the same labels: name them with labels");
+    return gr_fail(err, GRAFT_ERR_MISMATCH,
+                   "jobs over one model need the same task and the same labels: name them with labels");
 }
 
 void gr_trainer_set_learning(const gr_trainer *t, graft_data_options *d) {
@@ -124,13 +128,15 @@ static bool covered(const char *module, graft_texts names) {
     return false;
 }
 
-graft_status gr_trainer_whole_modules(const gr_trainer *t, const char **names, size_t cap, graft_texts *out, graft_error *err) {
+graft_status gr_trainer_whole_modules(const gr_trainer *t, const char **names, size_t cap, graft_texts *out,
+                                      graft_error *err) {
     static const char *const usual[] = {"classifier", "score"}; /* peft's, for a classification */
     const graft_sft_options *o = t->o;
     size_t n = 0, given = o->lora.modules_to_save.n;
     if (given + 2 > cap) return gr_fail(err, GRAFT_ERR_LIMIT, "modules_to_save: more than %zu names", cap - 2);
     for (size_t i = 0; i < given; i++) names[n++] = o->lora.modules_to_save.items[i];
-    for (size_t i = 0; gr_model_get_config(t->model)->task == GR_TASK_SEQ_CLS && i < GR_COUNT(usual); i++) names[n++] = usual[i];
+    for (size_t i = 0; gr_model_get_config(t->model)->task == GR_TASK_SEQ_CLS && i < GR_COUNT(usual); i++)
+        names[n++] = usual[i];
     /* What the files lack is lost unless the adapter keeps it. */
     for (size_t i = 0; i < gr_model_n_sites(t->model); i++) {
         const gr_site *s = gr_model_site(t->model, i);

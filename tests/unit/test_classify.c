@@ -41,8 +41,8 @@ static void one_pair(const gr_json_value *line) {
     int32_t *ids, *types;
     size_t n, i = 0;
     assert_ok(graft_tokenizer_load(ctx, test_golden(test_path("classify/%s", name)), &tok, &err));
-    assert_ok(graft_tokenizer_encode_pair(tok, text->text, text->len, two ? pair->text : NULL, two ? pair->len : 0, (size_t)max,
-                                          &ids, &types, &n, &err));
+    assert_ok(graft_tokenizer_encode_pair(tok, text->text, text->len, two ? pair->text : NULL, two ? pair->len : 0,
+                                          (size_t)max, &ids, &types, &n, &err));
     const gr_json_value *want = gr_json_get(line, "input_ids"), *type = gr_json_get(line, "token_type_ids")->child;
     if (want->len != n) fail_msg("%s, %s: %zu tokens, expected %zu", name, text->text, n, want->len);
     for (const gr_json_value *v = want->child; v; v = v->next, type = type->next, i++) {
@@ -77,7 +77,9 @@ static void one_metric(const gr_json_value *line) {
     const gr_json_value *value = values ? values->child : NULL;
     gr_class_tally t;
     size_t n = rows->child->len;
-    graft_problem p = !strcmp(problem, "regression") ? GRAFT_PROBLEM_REGRESSION : class ? GRAFT_PROBLEM_SINGLE : GRAFT_PROBLEM_MULTI;
+    graft_problem p = !strcmp(problem, "regression") ? GRAFT_PROBLEM_REGRESSION
+                      : class                        ? GRAFT_PROBLEM_SINGLE
+                                                     : GRAFT_PROBLEM_MULTI;
     assert_ok(gr_class_tally_init(&t, NULL, p, n, &err));
     for (row = rows->child; row; row = row->next) {
         float x[8], y[8] = {0};
@@ -126,15 +128,19 @@ static void labels_are_found_in_records(void **state) {
         size_t n;
         const char *first, *last;
     } cases[] = {
-        {"{\"text\":\"a\",\"label\":\"pos\"}\n{\"text\":\"b\",\"label\":\"neg\"}\n{\"text\":\"c\",\"label\":\"pos\"}\n", 0,
-         GRAFT_PROBLEM_SINGLE, 2, "neg", "pos"},
-        {"{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":3}\n", 0, GRAFT_PROBLEM_SINGLE, 4, "LABEL_0", "LABEL_3"},
-        {"{\"text\":\"a\",\"label\":true}\n{\"text\":\"b\",\"label\":false}\n", 0, GRAFT_PROBLEM_SINGLE, 2, "LABEL_0", "LABEL_1"},
-        {"{\"text\":\"a\",\"label\":0.5}\n{\"text\":\"b\",\"label\":3}\n", 0, GRAFT_PROBLEM_REGRESSION, 1, "LABEL_0", "LABEL_0"},
-        {"{\"text\":\"a\",\"label\":1}\n{\"text\":\"b\",\"label\":3}\n", GRAFT_PROBLEM_REGRESSION, GRAFT_PROBLEM_REGRESSION, 1,
-         "LABEL_0", "LABEL_0"},
-        {"{\"text\":\"a\",\"label\":[\"x\",\"b\"]}\n{\"text\":\"b\",\"label\":[]}\n{\"text\":\"b\",\"label\":[\"m\"]}\n", 0,
-         GRAFT_PROBLEM_MULTI, 3, "b", "x"},
+        {"{\"text\":\"a\",\"label\":\"pos\"}\n{\"text\":\"b\",\"label\":\"neg\"}\n{\"text\":\"c\",\"label\":\"pos\"}\n",
+         0, GRAFT_PROBLEM_SINGLE, 2, "neg", "pos"},
+        {"{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":3}\n", 0, GRAFT_PROBLEM_SINGLE, 4, "LABEL_0",
+         "LABEL_3"},
+        {"{\"text\":\"a\",\"label\":true}\n{\"text\":\"b\",\"label\":false}\n", 0, GRAFT_PROBLEM_SINGLE, 2, "LABEL_0",
+         "LABEL_1"},
+        {"{\"text\":\"a\",\"label\":0.5}\n{\"text\":\"b\",\"label\":3}\n", 0, GRAFT_PROBLEM_REGRESSION, 1, "LABEL_0",
+         "LABEL_0"},
+        {"{\"text\":\"a\",\"label\":1}\n{\"text\":\"b\",\"label\":3}\n", GRAFT_PROBLEM_REGRESSION,
+         GRAFT_PROBLEM_REGRESSION, 1, "LABEL_0", "LABEL_0"},
+        {"{\"text\":\"a\",\"label\":[\"x\",\"b\"]}\n{\"text\":\"b\",\"label\":[]}\n{\"text\":\"b\",\"label\":[\"m\"]}"
+         "\n",
+         0, GRAFT_PROBLEM_MULTI, 3, "b", "x"},
         {"{\"text\":\"a\",\"label\":[1,0,0.5]}\n", 0, GRAFT_PROBLEM_MULTI, 3, "LABEL_0", "LABEL_2"},
     };
     graft_context *ctx = test_context(NULL, 1, NULL);
@@ -174,7 +180,8 @@ static void wrong_labels_are_named(void **state) {
 
 /* A tiny encoder with a tokenizer beside it. */
 static const char *model_dir(const char *family) {
-    const char *dir = test_path("%s/%s", test_temp_dir(), family), *const names[] = {"config.json", "model.safetensors"};
+    const char *dir = test_path("%s/%s", test_temp_dir(), family), *const names[] = {"config.json",
+                                                                                     "model.safetensors"};
     size_t len;
     assert_ok(gr_make_dirs(dir, &err));
     for (size_t i = 0; i < GR_COUNT(names); i++) {
@@ -210,7 +217,9 @@ static const char *make_records(const char *name, int n, char kind) {
         gr_buf_add_text(&b, i % 3 == 2 && kind != 't' ? "\", \"text_pair\": \"not very dull" : "");
         if (kind == 's') gr_buf_add_format(&b, "\", \"label\": \"%s\"}\n", good ? "positive" : "negative");
         if (kind == 'n') gr_buf_add_format(&b, "\", \"label\": %d}\n", good + film);
-        if (kind == 'm') gr_buf_add_format(&b, "\", \"label\": [%s%s%s]}\n", good ? "\"good\"" : "", good && film ? ", " : "", film ? "\"film\"" : "");
+        if (kind == 'm')
+            gr_buf_add_format(&b, "\", \"label\": [%s%s%s]}\n", good ? "\"good\"" : "", good && film ? ", " : "",
+                              film ? "\"film\"" : "");
         if (kind == 'r') gr_buf_add_format(&b, "\", \"label\": %g}\n", good - 0.25 * film);
         if (kind == 't') gr_buf_add_text(&b, "\"}\n");
     }
@@ -243,10 +252,11 @@ static void fill(sft_case *c, const setting *s, const char *output) {
 }
 
 static const setting settings[] = {
-    {"bert_cls", "lora", NULL, 'n'},        {"bert", "lora", "SEQ_CLS", 's'},        {"bert", "prompt-tuning", "SEQ_CLS", 's'},
-    {"bert_embed", "ia3", "SEQ_CLS", 'm'},  {"roberta", "full", "SEQ_CLS", 'r'},     {"llama_cls", "prefix-tuning", NULL, 'n'},
-    {"gpt2", "lora", "SEQ_CLS", 'm'},       {"bert", "lora", NULL, 't'},             {"roberta", "prompt-tuning", NULL, 't'},
-    {"bert", "full", NULL, 't'},
+    {"bert_cls", "lora", NULL, 'n'},           {"bert", "lora", "SEQ_CLS", 's'},
+    {"bert", "prompt-tuning", "SEQ_CLS", 's'}, {"bert_embed", "ia3", "SEQ_CLS", 'm'},
+    {"roberta", "full", "SEQ_CLS", 'r'},       {"llama_cls", "prefix-tuning", NULL, 'n'},
+    {"gpt2", "lora", "SEQ_CLS", 'm'},          {"bert", "lora", NULL, 't'},
+    {"roberta", "prompt-tuning", NULL, 't'},   {"bert", "full", NULL, 't'},
 };
 
 /* However a batch is cut, on however many threads, cut short and gone on with. */
@@ -328,7 +338,8 @@ static void results_hold_the_head(void **state) {
     graft_model_free(m);
     gr_safetensors *f;
     assert_ok(gr_safetensors_open(NULL, test_path("%s/adapter_model.safetensors", c.output), &f, &err));
-    static const char *const kept[] = {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"};
+    static const char *const kept[] = {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight",
+                                       "bert.pooler.dense.bias"};
     for (size_t i = 0; i < GR_COUNT(kept); i++)
         assert_non_null(gr_tensor_list_find(gr_safetensors_tensors(f), test_path("base_model.model.%s", kept[i])));
     gr_safetensors_close(f);

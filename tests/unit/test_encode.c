@@ -17,7 +17,8 @@ static graft_text text_of(const gr_json_value *line) {
 static void compare(const char *what, const gr_json_value *want, const float *got, size_t n, double bound) {
     size_t i = 0;
     for (const gr_json_value *v = want->child; v; v = v->next, i++) {
-        if (i >= n || !(fabs(got[i] - v->number.d) < bound)) fail_msg("%s: number %zu is %g, expected %g", what, i, got[i], v->number.d);
+        if (i >= n || !(fabs(got[i] - v->number.d) < bound))
+            fail_msg("%s: number %zu is %g, expected %g", what, i, got[i], v->number.d);
     }
     assert_int_equal(i, n);
 }
@@ -27,7 +28,8 @@ static void one_line(graft_context *ctx, const graft_tokenizer *tok, const gr_js
     const char *name = gr_json_get(line, "model")->text;
     const graft_text text = text_of(line);
     graft_model *m = test_load(ctx, test_golden(test_path("families/%s", name)), GRAFT_DTYPE_F32);
-    const gr_json_value *scores = gr_json_get(line, "scores"), *fill = gr_json_get(line, "fill"), *embedding = gr_json_get(line, "embedding");
+    const gr_json_value *scores = gr_json_get(line, "scores"), *fill = gr_json_get(line, "fill"),
+                        *embedding = gr_json_get(line, "embedding");
     float out[64];
     if (scores) {
         assert_ok(graft_classify(m, tok, &text, 1, NULL, out, &err));
@@ -87,7 +89,8 @@ static void batches_change_no_bit(void **state) {
     static char words[N][64];
     static float together[N * L], alone[L];
     for (int i = 0; i < N; i++) {
-        snprintf(words[i], sizeof words[i], "the film %s%s was slow %d", i % 3 ? "good " : "", i % 2 ? "and the plot" : "", i);
+        snprintf(words[i], sizeof words[i], "the film %s%s was slow %d", i % 3 ? "good " : "",
+                 i % 2 ? "and the plot" : "", i);
         texts[i] = (graft_text){.text = words[i], .len = strlen(words[i])};
     }
     for (int threads = 1; threads <= 2; threads++) {
