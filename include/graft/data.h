@@ -28,6 +28,8 @@ extern "C" {
 
 #define GRAFT_IGNORE_LABEL (-100)
 
+struct graft_model;
+
 typedef enum graft_choice { GRAFT_AUTO, GRAFT_YES, GRAFT_NO } graft_choice;
 
 /* What is learnt of a record. */
@@ -70,6 +72,12 @@ typedef struct graft_data_options {
     int skip_unanswerable;   /* prompts only: leave out records without a prompt or an answer; there may be none left */
     size_t max_record_bytes; /* a longer record is bad; 0: 64 MiB */
     size_t max_records;      /* stop after that many; 0: all */
+    /* A template with pseudo-tokens (docs/methods.md): every record is its fields, put into it. NULL: none. */
+    const char *prompt_template;
+    /* Not NULL: a record's "adapter" names one of this model's adapters (absent or null: `adapter`, where that is not NULL), whose
+     * template applies and, in a data set, whose virtual tokens stand in front. */
+    const struct graft_model *model;
+    const char *adapter;
     int64_t now; /* what strftime_now in a template shows, in seconds since 1970; 0: the current time */
     graft_learn learn;
     graft_problem problem;      /* of classes; AUTO: by the number of labels and the first record */
@@ -140,6 +148,7 @@ typedef struct graft_prompt {
     size_t text_len;
     const char *reference; /* the expected answer; NULL where the record has none */
     size_t reference_len;
+    const char *adapter; /* name, where the options have a model; NULL: none */
     const char *path;
     size_t line;
 } graft_prompt;
@@ -150,6 +159,11 @@ graft_status graft_prompts_load(graft_context *ctx, const graft_tokenizer *tok, 
 void graft_prompts_free(graft_prompts *ps);
 size_t graft_prompts_count(const graft_prompts *ps);
 void graft_prompts_get(const graft_prompts *ps, size_t i, graft_prompt *out);
+/* One prompt as an adapter (NULL: none) takes it: the text with the tokenizer's own special tokens; where the adapter has a
+ * template, the JSON object whose fields fill it, or the text of its field where it names one only. The ids are freed with
+ * graft_free; pseudo-tokens are -1, -2, ... */
+graft_status graft_prompt_fill(const struct graft_model *m, const graft_tokenizer *tok, const char *adapter, const char *text,
+                               size_t len, int32_t **ids, size_t *n, graft_error *err);
 size_t graft_prompts_bad_count(const graft_prompts *ps);
 
 #ifdef __cplusplus

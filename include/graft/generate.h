@@ -44,6 +44,7 @@ typedef struct graft_generate_options {
     int ignore_eos;           /* go on after an end of text */
     int keep_special;         /* special tokens stay in the text */
     const char *adapter;      /* name of an adapter of the model; NULL: the bare model */
+    const char *const *adapters; /* one for each prompt, entries NULL: `adapter`; NULL: all `adapter` */
     size_t max_batch;         /* sequences computed together; 0: 32 */
     int64_t no_repeat_ngram_size; /* no n tokens in a row come twice (prompt included, of decoders); 0: they may */
     /* Beam search instead of sampling where there are more than 1: the sequences that are returned are the best of so
@@ -82,7 +83,8 @@ typedef struct graft_session graft_session;
 graft_status graft_session_new(graft_model *m, const graft_tokenizer *tok, graft_session **out, graft_error *err);
 void graft_session_free(graft_session *s);
 
-/* A model with an encoder answers a prompt, which is its source, instead of continuing it.
+/* A model with an encoder answers a prompt, which is its source, instead of continuing it. Ids of a prompt that names pseudo-tokens of
+ * its adapter are -1, -2, ... (graft_prompts_load and graft_prompt_fill make them).
  * Continues each of n prompts n_return times; out has room for n * n_return generations, each freed with
  * graft_generation_free. Prompts are computed together, their copies share the prompt's keys and values. An empty prompt
  * is an error. GRAFT_ERR_LIMIT: the prompt alone fills the model's positions; max_new_tokens is cut to what is left of

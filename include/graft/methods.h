@@ -18,6 +18,9 @@ typedef struct graft_method_options {
 
     /* prompt-tuning, prefix-tuning, p-tuning: virtual tokens in front of every sequence, 0: 20 */
     int num_virtual_tokens;
+    /* prompt-tuning, p-tuning: where the pseudo-tokens stand among fixed anchors and the record's fields, as
+     * "[P0..P4] premise [P5] \"?\" [P6] [MASK]" (docs/methods.md); their number follows from it. NULL: in front */
+    const char *prompt_template;
     /* prompt-tuning (Lester et al. 2021, arXiv 2104.08691): "RANDOM" (NULL), "TEXT" or "SAMPLE_VOCAB" */
     const char *prompt_tuning_init;
     const char *prompt_tuning_init_text; /* for TEXT */

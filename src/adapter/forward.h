@@ -8,6 +8,7 @@
 typedef struct gr_padded {
     int64_t rows, columns; /* columns with the virtual ones */
     int64_t ahead;         /* virtual columns */
+    int64_t placed;        /* pseudo-tokens that input_ids may hold, as -1, -2, ...: of an adapter with a template */
     const gr_named_tensor *ids, *mask, *labels, *positions, *types;
     bool shifted;    /* a label is what follows a token */
     bool per_row;    /* labels are of rows: classes or numbers */

@@ -171,7 +171,7 @@ static graft_status view_row(row_view *v, const gr_model *m, graft_error *err) {
     for (int64_t c = 0; c < in->columns; c++) {
         int64_t id = c < in->ahead ? -1 - c : id_at(in, v->row, c), at = c + in->shifted, label = -100;
         /* Ids that are none are refused by the batch's check. */
-        v->ids[c] = c >= in->ahead && (id < 0 || id > INT32_MAX) ? INT32_MAX : (int32_t)id;
+        v->ids[c] = c >= in->ahead && (id < -in->placed || id > INT32_MAX) ? INT32_MAX : (int32_t)id;
         if (in->labels && !in->per_row && at < in->columns && at >= in->ahead) label = input_at(in, in->labels, v->row, at);
         if (label > INT32_MAX || (label < 0 && label != -100))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels[%lld][%lld] is %lld, expected a token id or -100", (long long)v->row,

@@ -114,6 +114,25 @@ static graft_status limit_memory(gr_adapter *a, const char *dir, graft_error *er
     return GRAFT_OK;
 }
 
+/* The template of pseudo-tokens, where there is one. Prefix tuning has no tokens that could be placed. */
+static graft_status read_template(gr_adapter *a, const char *dir, graft_error *err) {
+    char *path = gr_path_join(a->a, dir, GR_TEMPLATE_FILE), *text = NULL;
+    const gr_json_value *json, *value = NULL;
+    size_t len;
+    graft_status st = path ? GRAFT_OK : gr_fail_memory(err);
+    if (st == GRAFT_OK && gr_path_exists(path)) {
+        st = gr_read_file(a->a, path, (size_t)1 << 20, &text, &len, err);
+        if (st == GRAFT_OK) st = gr_json_parse(&a->arena, path, text, len, &json, err);
+        if (st == GRAFT_OK && json->kind == GR_JSON_OBJECT) value = gr_json_get(json, "prompt_template");
+        bool good = value && value->kind == GR_JSON_STRING && strlen(value->text) == value->len;
+        if (st == GRAFT_OK && !good) st = gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected a string \"prompt_template\"", path);
+        if (st == GRAFT_OK) a->prompt_template = value->text;
+    }
+    gr_free(a->a, text);
+    gr_free(a->a, path);
+    return st;
+}
+
 graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err) {
     char *text = NULL, *path = gr_path_join(a->a, dir, "adapter_config.json");
     size_t len;
@@ -121,7 +140,11 @@ graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err) {
     if (st == GRAFT_OK && !(a->where = gr_arena_strndup(&a->arena, path, strlen(path)))) st = gr_fail_memory(err);
     if (st == GRAFT_OK) st = gr_read_file(a->a, path, (size_t)16 << 20, &text, &len, err);
     if (st == GRAFT_OK) st = limit_memory(a, dir, err);
+    if (st == GRAFT_OK) st = read_template(a, dir, err);
     if (st == GRAFT_OK) st = gr_adapter_build(a, text, len, false, 0, err);
+    if (st == GRAFT_OK && a->prompt_template && !a->n_rows)
+        st = gr_fail(err, GRAFT_ERR_MISMATCH, "%s: a method with pseudo-tokens is expected beside " GR_TEMPLATE_FILE ", found %s", a->where,
+                     a->method->peft_type);
     if (st == GRAFT_OK) st = read_values(a, dir, err);
     gr_free(a->a, text);
     gr_free(a->a, path);

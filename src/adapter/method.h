@@ -12,6 +12,7 @@ typedef struct gr_adapter gr_adapter;
  * these are; in the encoder's own file, which is read and written where the adapter is trained. */
 typedef enum gr_stored_file { GR_FILE_ADAPTER, GR_FILE_DERIVED, GR_FILE_ENCODER } gr_stored_file;
 #define GR_ENCODER_FILE "prompt_encoder.safetensors"
+#define GR_TEMPLATE_FILE "prompt_template.json"
 #define GR_ENCODER_PREFIX "prompt_encoder." /* of parameters, before the name that the file has */
 
 /* A tensor of the adapter's file and where its values live. Two names may share one parameter (tied copies). */
@@ -94,6 +95,8 @@ struct gr_adapter {
     size_t bytes;
     size_t most_bytes; /* that its own parameters may take; 0: any number */
     int n_virtual, n_prefix; /* rows in front of each of its sequences: input rows, key/value rows */
+    int n_rows;              /* input rows that it has, in front or where its template puts them */
+    const char *prompt_template; /* NULL: none */
     int n_gated;             /* key/value rows that each of its sequences sees through a gate */
     int lowest_layer; /* of anything trained; INT_MAX: nothing */
     int64_t identity; /* gr_hooks.identity */

@@ -24,8 +24,8 @@ struct p_tuning {
 static const char *const known[] = {"auto_mapping", "base_model_name_or_path", "encoder_dropout", "encoder_hidden_size",
                                     "encoder_num_layers", "encoder_reparameterization_type", "inference_mode",
                                     "modules_to_save", "num_attention_heads", "num_layers", "num_transformer_submodules",
-                                    "num_virtual_tokens", "peft_type", "peft_version", "revision", "task_type", "token_dim",
-                                    NULL};
+                                    "num_virtual_tokens", "peft_type", "peft_version", "prompt_template", "revision",
+                                    "task_type", "token_dim", NULL};
 
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     struct p_tuning *s = a->state;
@@ -147,7 +147,8 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
         GR_TRY(gr_prompt_rows(a, s->p.token_dim, encode, -1, err));
     } else
         GR_TRY(gr_prompt_rows(a, s->p.token_dim, NULL, -1, err));
-    a->n_virtual = (int)s->p.n_tokens;
+    a->n_rows = (int)s->p.n_tokens;
+    a->n_virtual = a->prompt_template ? 0 : a->n_rows;
     return GRAFT_OK;
 }
 

@@ -5,6 +5,21 @@
  * behind them, from the gradient that all of them summed row by row. So no cut of the batch changes a bit of it. */
 #include "adapter/lora.h"
 #include "adapter/prompt.h"
+#include "text/slots.h"
+
+graft_status gr_prompt_place(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
+    gr_prompt *p = a->state;
+    gr_slots slots;
+    if (fresh) GR_TRY(gr_config_text(a, json, "prompt_template", &a->prompt_template, err));
+    if (a->prompt_template) {
+        GR_TRY(gr_slots_parse(&a->arena, a->where, a->prompt_template, &slots, err));
+        if (!p->n_tokens) p->n_tokens = slots.n_virtual;
+        if (p->n_tokens != slots.n_virtual)
+            return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: prompt_template has %d pseudo-tokens, num_virtual_tokens is %lld", a->where,
+                           slots.n_virtual, (long long)p->n_tokens);
+    }
+    return GRAFT_OK;
+}
 
 graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh, const char *const *known, int64_t heads,
                             int64_t dim, graft_error *err) {
@@ -23,6 +38,7 @@ graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh
     GR_TRY(gr_config_int(a, json, "num_attention_heads", 1, INT32_MAX, &p->n_heads, err));
     GR_TRY(gr_config_int(a, json, "num_layers", 1, INT32_MAX, &p->n_layers, err));
     GR_TRY(gr_config_int(a, json, "num_transformer_submodules", 1, INT32_MAX, &p->n_submodules, err));
+    GR_TRY(gr_prompt_place(a, json, fresh, err));
     if (!p->n_tokens) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected 'num_virtual_tokens'", a->where);
     if (p->n_submodules > parts)
         return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: num_transformer_submodules is %lld, this model has %d", a->where,

@@ -24,6 +24,9 @@ typedef struct gr_prompt {
 } gr_prompt;
 
 /* Reads the keys that all have; `known`: all of the method's. `heads`, `dim`: what the model has. */
+/* With "prompt_template" (of a new adapter; a saved one has it in a file of its own) the rows stand where that says, and their
+ * number follows from it. */
+graft_status gr_prompt_place(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err);
 graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh, const char *const *known, int64_t heads,
                             int64_t dim, graft_error *err);
 /* The modules that modules_to_save names, as a variant: a classifier is trained beside the prompt. Before the rows. */

@@ -11,7 +11,8 @@ struct prompt_tuning {
 
 static const char *const known[] = {"auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save",
                                     "num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens",
-                                    "peft_type", "peft_version", "prompt_tuning_init", "prompt_tuning_init_text", "revision",
+                                    "peft_type", "peft_version", "prompt_template", "prompt_tuning_init", "prompt_tuning_init_text",
+                                    "revision",
                                     "task_type", "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path", NULL};
 
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
@@ -101,7 +102,8 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     GR_TRY(read_config(a, config, fresh, err));
     GR_TRY(gr_prompt_modules(a, err));
     GR_TRY(gr_prompt_rows(a, s->p.token_dim, NULL, -1, err));
-    a->n_virtual = (int)s->p.n_tokens;
+    a->n_rows = (int)s->p.n_tokens;
+    a->n_virtual = a->prompt_template ? 0 : a->n_rows;
     if (!fresh) return GRAFT_OK;
     if (strcmp(s->init, "TEXT") == 0) return from_text(a, err);
     if (strcmp(s->init, "SAMPLE_VOCAB") == 0) return from_vocabulary(a, seed, err);

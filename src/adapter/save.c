@@ -9,6 +9,18 @@ static graft_status write_file(const graft_allocator *a, const char *dir, const 
     return st;
 }
 
+/* What peft has no place for: it puts all rows in front. */
+static graft_status write_template(const gr_adapter *a, const char *dir, graft_error *err) {
+    gr_buf b;
+    gr_buf_init(&b, a->a);
+    gr_buf_add_text(&b, "{\n  \"prompt_template\": ");
+    gr_json_add_text(&b, a->prompt_template, strlen(a->prompt_template));
+    gr_buf_add_text(&b, "\n}\n");
+    graft_status st = write_file(a->a, dir, GR_TEMPLATE_FILE, &b, err);
+    gr_buf_free(&b);
+    return st;
+}
+
 /* A model card whose head is what the Hub reads. */
 static void model_card(const gr_adapter *a, gr_buf *b) {
     const char *base = gr_model_path(a->model);
@@ -24,7 +36,7 @@ static void model_card(const gr_adapter *a, gr_buf *b) {
     gr_buf_add_format(b, "| trained parameters | %lld of %lld |\n| tensors | %zu |\n\n", (long long)n,
                       (long long)gr_model_n_params(a->model), a->n_stored);
     gr_buf_add_text(b, "## Use\n\n```\ngraft generate -m BASE --adapter THIS_DIRECTORY -p \"...\"\n```\n\n");
-    if (!a->method->ours)
+    if (!a->method->ours && !a->prompt_template)
         gr_buf_add_text(b, "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, \"THIS_DIRECTORY\")\n"
                            "```\n\n");
     gr_buf_add_text(b, "## Settings\n\n```json\n");
@@ -65,6 +77,7 @@ graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir
     GR_GO(done, write_tensors(a, dir, false, err));
     if (gr_adapter_has_encoder(a)) GR_GO(done, write_tensors(a, dir, true, err));
     GR_GO(done, gr_adapter_write_classes(a->model, dir, err));
+    if (a->prompt_template) GR_GO(done, write_template(a, dir, err));
     GR_GO(done, write_file(a->a, dir, "README.md", &card, err));
 done:
     gr_buf_free(&card);

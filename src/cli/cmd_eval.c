@@ -225,7 +225,7 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     unsigned asked;
     GR_TRY(choose_metrics(a, true, &asked, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
-    GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_ONE_ADAPTER, m, err));
+    GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_SEVERAL_ADAPTERS, m, err));
     const char *task = graft_model_task_type(m->model);
     GR_TRY(choose_metrics(a, strcmp(task, "SEQ_CLS") != 0 && strcmp(task, "MASKED_LM") != 0, &o.what, err));
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));

@@ -4,20 +4,24 @@
 
 #include "base/json.h"
 #include "cli/models.h"
+#include "graft/data.h"
 #include "graft/encode.h"
 
 typedef struct generate_args {
     const char *const *prompts;
     size_t n_prompts;
-    const char *file;
+    const char *file, *const *data;
+    size_t n_data;
     int64_t n_return;
     int echo;
 } generate_args;
 
 #define AT(field) offsetof(generate_args, field)
 static const cli_option generate_options[] = {
-    {.name = "prompt", .letter = 'p', .kind = CLI_LIST, .offset = AT(prompts), .offset_n = AT(n_prompts), .metavar = "TEXT", .help = "text to continue; repeatable"},
+    {.name = "prompt", .letter = 'p', .kind = CLI_LIST, .offset = AT(prompts), .offset_n = AT(n_prompts), .metavar = "TEXT", .help = "text to continue, or the fields of the adapter's template as a JSON object; repeatable"},
     {.name = "file", .letter = 'f', .kind = CLI_TEXT, .offset = AT(file), .metavar = "F", .help = "take the prompt from a file, without a last newline; - is standard input"},
+    {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F",
+     .help = "JSON Lines files: each record's prompt, with the adapter that its \"adapter\" names"},
     {.name = "num-return-sequences", .kind = CLI_INT64, .offset = AT(n_return), .metavar = "N", .help = "continuations a prompt"},
     {.name = "echo", .kind = CLI_FLAG, .offset = AT(echo), .metavar = "", .help = "print the prompt too"},
 };
@@ -83,9 +87,10 @@ typedef struct work {
     graft_session *session;
     graft_input_ids *prompts;
     graft_generation *out;
-    const char **texts;
+    const char **texts, **adapters;
+    graft_prompts *records;
     char *file;
-    size_t n, n_out;
+    size_t n, n_texts, n_out; /* n_texts: whose ids are ours */
 } work;
 
 static graft_status read_prompts(work *w, const generate_args *a, graft_error *err) {
@@ -93,20 +98,34 @@ static graft_status read_prompts(work *w, const generate_args *a, graft_error *e
     if (a->file && !strcmp(a->file, "-")) GR_TRY(cli_read_stdin(&w->file, &file_len, err));
     else if (a->file) GR_TRY(gr_read_file(NULL, a->file, (size_t)64 << 20, &w->file, &file_len, err));
     if (file_len && w->file[file_len - 1] == '\n') w->file[--file_len] = '\0'; /* the end of a line of text, not a part of the prompt */
-    w->n = a->n_prompts + (a->file != NULL);
-    if (!w->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --prompt TEXT or --file F");
+    size_t n_texts = a->n_prompts + (a->file != NULL);
+    if (a->n_data) {
+        graft_data_options data = {.paths = a->data, .n_paths = a->n_data, .model = w->m.model, .adapter = w->m.adapter};
+        GR_TRY(graft_prompts_load(w->m.ctx, w->m.tok, &data, &w->records, err));
+    }
+    w->n = n_texts + (w->records ? graft_prompts_count(w->records) : 0);
+    if (!w->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --prompt TEXT, --file F or --data F");
     if (a->n_return < 1 || a->n_return > 4096) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--num-return-sequences: expected 1 to 4096, found %lld", (long long)a->n_return);
     w->n_out = w->n * (size_t)a->n_return;
     w->texts = gr_calloc(NULL, w->n, sizeof *w->texts);
+    w->adapters = gr_calloc(NULL, w->n, sizeof *w->adapters);
     w->prompts = gr_calloc(NULL, w->n, sizeof *w->prompts);
     w->out = gr_calloc(NULL, w->n_out, sizeof *w->out);
-    if (!w->texts || !w->prompts || !w->out) return gr_fail_memory(err);
-    for (size_t i = 0; i < w->n; i++) {
+    if (!w->texts || !w->adapters || !w->prompts || !w->out) return gr_fail_memory(err);
+    for (size_t i = n_texts; i < w->n; i++) {
+        graft_prompt p;
+        graft_prompts_get(w->records, i - n_texts, &p);
+        w->prompts[i] = (graft_input_ids){p.ids, p.n};
+        w->texts[i] = p.text;
+        w->adapters[i] = p.adapter;
+    }
+    for (size_t i = 0; i < n_texts; i++) {
         w->texts[i] = i < a->n_prompts ? a->prompts[i] : w->file;
         size_t len = i < a->n_prompts ? strlen(w->texts[i]) : file_len;
         int32_t *ids;
-        GR_TRY(graft_tokenizer_encode(w->m.tok, w->texts[i], len, GRAFT_TOK_ADD_SPECIAL, &ids, &w->prompts[i].n, err));
+        GR_TRY(graft_prompt_fill(w->m.model, w->m.tok, w->m.adapter, w->texts[i], len, &ids, &w->prompts[i].n, err));
         w->prompts[i].ids = ids;
+        w->n_texts = i + 1;
     }
     return GRAFT_OK;
 }
@@ -209,13 +228,14 @@ static graft_status encode(work *w, const cli_args *args, graft_error *err) {
 static graft_status generate(work *w, graft_context *ctx, cli_args *args, graft_error *err) {
     const cli_common *common = args->base[0];
     const generate_args *a = args->base[2];
-    GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_ONE_ADAPTER, &w->m, err));
+    GR_TRY(cli_models_open(ctx, args, args->base[1], true, a->n_data ? CLI_SEVERAL_ADAPTERS : CLI_ONE_ADAPTER, &w->m, err));
     GR_TRY(read_prompts(w, a, err));
     const char *task = graft_model_task_type(w->m.model);
     if (!strcmp(task, "SEQ_CLS") || !strcmp(task, "MASKED_LM")) return encode(w, args, err);
     graft_generate_options o;
     GR_TRY(cli_sampling_finish(&w->m, args->base[3], &o, err));
     GR_TRY(graft_session_new(w->m.model, w->m.tok, &w->session, err));
+    o.adapters = w->adapters;
     bool stream = w->n_out == 1 && !common->json, terminal = cli_is_terminal(stdout);
     if (stream && a->echo) fputs(w->texts[0], stdout);
     GR_TRY(graft_generate(w->session, w->prompts, w->n, (size_t)a->n_return, &o, stream ? print_piece : NULL, &terminal, w->out, err));
@@ -233,10 +253,12 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
     work w = {0};
     graft_status st = generate(&w, ctx, args, err);
     for (size_t i = 0; w.out && i < w.n_out; i++) graft_generation_free(ctx, &w.out[i]);
-    for (size_t i = 0; w.prompts && i < w.n; i++) gr_free(NULL, (void *)(uintptr_t)w.prompts[i].ids);
+    for (size_t i = 0; w.prompts && i < w.n_texts; i++) gr_free(NULL, (void *)(uintptr_t)w.prompts[i].ids);
     gr_free(NULL, w.prompts);
     gr_free(NULL, w.out);
     gr_free(NULL, w.texts);
+    gr_free(NULL, w.adapters);
+    graft_prompts_free(w.records);
     gr_free(NULL, w.file);
     graft_session_free(w.session);
     cli_models_close(&w.m);
@@ -255,5 +277,6 @@ const cli_command cli_command_generate = {
     .defaults = defaults,
     .run = run,
     .examples = "  graft generate -m model.gguf -p 'The capital of France is' -n 20 --greedy\n"
-                "  graft generate -m model.gguf --adapter out -p 'Once' --temperature 0.8 --num-return-sequences 4\n",
+                "  graft generate -m model.gguf --adapter out -p 'Once' --temperature 0.8 --num-return-sequences 4\n"
+                "  graft generate -m model.gguf --adapter titles=out/titles --adapter tone=out/tone --data prompts.jsonl\n",
 };

@@ -16,8 +16,8 @@ typedef struct cli_models {
     double *scales;
 } cli_models;
 
-/* Weighed: more than one adapter may be named, and their scales are left to the caller. */
-typedef enum cli_adapters { CLI_ONE_ADAPTER, CLI_WEIGHED_ADAPTERS } cli_adapters;
+/* Several: more than one adapter may be named; weighed: and their scales are left to the caller. */
+typedef enum cli_adapters { CLI_ONE_ADAPTER, CLI_SEVERAL_ADAPTERS, CLI_WEIGHED_ADAPTERS } cli_adapters;
 /* Everything is freed by cli_models_close, also after a failure. */
 graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_adapters weigh, cli_models *out, graft_error *err);
 void cli_models_close(cli_models *m);

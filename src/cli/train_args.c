@@ -148,6 +148,8 @@ static const cli_option method_options[] = {
     {.name = "no-save-projection", .kind = CLI_FLAG, .offset = M(no_save_projection), .metavar = "", .help = "vera: leave the shared matrices out of the file"},
     {.name = "decompose-both", .kind = CLI_FLAG, .offset = M(decompose_both), .metavar = "", .help = "lokr: the first factor as a product of rank r too"},
     {.name = "decompose-factor", .kind = CLI_INT, .offset = M(decompose_factor), .metavar = "N", .help = "lokr: size of the first factor; 0: near the root"},
+    {.name = "prompt-template", .kind = CLI_TEXT, .offset = M(prompt_template), .metavar = "TEXT",
+     .help = "p-tuning, prompt-tuning: where the virtual tokens stand: [P0..P4] premise [P5] \"?\" [P6] [MASK]"},
     {.name = "adapter-len", .kind = CLI_INT, .offset = M(adapter_len), .metavar = "N", .help = "llama-adapter: prompts in a layer; 0: 10"},
     {.name = "adapter-layers", .kind = CLI_INT, .offset = M(adapter_layers), .metavar = "N", .help = "llama-adapter: layers, from the top; 0: 30 at most"},
 };

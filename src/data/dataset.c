@@ -14,6 +14,7 @@ typedef struct entry {
     uint32_t file, line;
     int32_t class;
     bool given;
+    int32_t adapter;
 } entry;
 
 typedef struct other_label {
@@ -95,7 +96,8 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
         ds->kind[ds->n_ids + i] = ds->learn == GRAFT_LEARN_CLASSES ? (uint8_t)(t->types ? t->types[i] : 0) : kind;
     }
     memcpy(ds->ids + ds->n_ids, t->ids, t->n * sizeof *t->ids);
-    ds->entries[ds->n++] = (entry){ds->n_ids, (uint32_t)file, (uint32_t)GR_MIN(line, UINT32_MAX), GRAFT_IGNORE_LABEL, t->given};
+    ds->entries[ds->n++] = (entry){ds->n_ids, (uint32_t)file, (uint32_t)GR_MIN(line, UINT32_MAX), GRAFT_IGNORE_LABEL, t->given,
+                                   t->adapter};
     ds->n_ids += t->n;
     ds->entries[ds->n] = (entry){.start = ds->n_ids};
     graft_data_stats *s = &ds->stats;
@@ -163,6 +165,7 @@ static graft_status load_record(void *user, gr_arena *arena, const gr_scan_place
     GR_TRY(gr_encode_record(&l->encoder, arena, record, &t, err));
     l->ds->stats.truncated += t.truncated;
     l->ds->stats.split_prompt += t.split_prompt;
+    t.adapter = l->encoder.model ? t.adapter : -1;
     if (t.n_labels && l->ds->learn == GRAFT_LEARN_CLASSES) return load_classified(l, arena, place, record, &t, err);
     if (t.n_labels) return add_example(l->ds, &t, place->file, place->line, err);
     l->ds->stats.empty++;
@@ -228,7 +231,7 @@ graft_status gr_dataset_from_tokens(graft_context *ctx, const int32_t *ids, cons
     GR_TRY(new_dataset(ctx, &path, 1, &ds, err));
     for (size_t i = 0; i < n; i++) {
         /* The arrays are only read, but gr_tokens is also what an encoder writes. */
-        gr_tokens t = {.ids = (int32_t *)ids + bounds[i], .labels = (int32_t *)labels + bounds[i], .n = bounds[i + 1] - bounds[i]};
+        gr_tokens t = {.ids = (int32_t *)ids + bounds[i], .labels = (int32_t *)labels + bounds[i], .n = bounds[i + 1] - bounds[i], .adapter = -1};
         for (size_t k = 1; k < t.n; k++) t.n_labels += t.labels[k] != GRAFT_IGNORE_LABEL;
         graft_status st = add_example(ds, &t, 0, i + 1, err);
         if (st != GRAFT_OK) {
@@ -255,6 +258,7 @@ const int32_t *gr_dataset_ids(const graft_dataset *ds, size_t i, size_t *n) {
 }
 
 size_t gr_dataset_n_source(const graft_dataset *ds, size_t i) { return ds->n_source ? ds->n_source[i] : 0; }
+int32_t gr_dataset_adapter(const graft_dataset *ds, size_t i) { return ds->entries[i].adapter; }
 
 void graft_dataset_get(const graft_dataset *ds, size_t i, graft_example *out) {
     graft_example e = {.path = ds->paths[ds->entries[i].file], .line = ds->entries[i].line};

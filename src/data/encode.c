@@ -1,4 +1,6 @@
 #include "data/encode.h"
+#include "model/public.h"
+#include "text/slots.h"
 
 /* The words of Stanford Alpaca's release, which the models trained on such records know. */
 #define ALPACA_INPUT                                                                                                   \
@@ -7,6 +9,13 @@
 #define ALPACA_PLAIN                                                                                                   \
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"    \
     "### Instruction:\n"
+
+static graft_status find_adapter(const graft_model *m, const char *name, int32_t *out, graft_error *err) {
+    int at = m->hooks->find(m->hooks->self, name);
+    if (at < 0) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name);
+    *out = at;
+    return GRAFT_OK;
+}
 
 graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_tokenizer *tok,
                              const graft_data_options *o, int64_t now, graft_error *err) {
@@ -17,6 +26,9 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
                        .assistant_only = o->assistant_only_loss != 0,
                        .learn = o->learn,
                        .truncate_start = o->truncate_start != 0,
+                       .prompt_template = o->prompt_template,
+                       .model = o->model,
+                       .adapter = -1,
                        .max_length = o->max_length == 0 ? 1024 : o->max_length < 0 ? 0 : (size_t)o->max_length,
                        .seq2seq = o->seq2seq != 0,
                        .max_target = o->max_target_length == 0  ? 128
@@ -26,6 +38,9 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
         return gr_fail(err, GRAFT_ERR_ARGUMENT,
                        "%s means nothing to a model with an encoder: it learns targets and nothing else",
                        made.assistant_only ? "assistant_only_loss" : "completion_only_loss false");
+    if ((made.seq2seq || made.learn != GRAFT_LEARN_TEXT) && made.prompt_template)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "prompt_template: expected a model that continues texts");
+    if (o->model && o->adapter) GR_TRY(find_adapter(o->model, o->adapter, &made.adapter, err));
     made.eos.data = graft_tokenizer_token_text(tok, graft_tokenizer_special_id(tok, GRAFT_TOKEN_EOS), &made.eos.len);
     if (!made.eos.data) made.eos = (gr_slice){0};
     GR_TRY(gr_chat_new(ctx, tok, o->chat_template, now, &made.chat, err));
@@ -270,6 +285,10 @@ static graft_status encode_tokens(const gr_encoder *e, gr_arena *arena, const gr
 
 static graft_status encode_kind(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
                                 graft_error *err) {
+    if (record->kind == GR_RECORD_OTHER) {
+        if (err) *err = *record->unread;
+        return record->unread->status;
+    }
     bool chat = record->prompt.n || record->completion.n ||
                 (record->kind == GR_RECORD_INSTRUCTION && instruction_is_chat(e)) || record->kind == GR_RECORD_TOKENS;
     if (e->assistant_only && !chat)
@@ -348,17 +367,67 @@ static graft_status encode_classified(const gr_encoder *e, gr_arena *arena, cons
     return GRAFT_OK;
 }
 
+/* Whose record it is: the adapter's index and name, the template that it has. */
+typedef struct owner {
+    int32_t adapter;
+    const char *name, *text;
+    gr_slots slots;
+    size_t n_virtual;
+} owner;
+
+static graft_status find_owner(const gr_encoder *e, gr_arena *arena, const gr_record *record, owner *o, graft_error *err) {
+    gr_slice name = {0};
+    *o = (owner){.adapter = e->adapter, .text = e->prompt_template};
+    if (e->model) {
+        const gr_hooks *h = e->model->hooks;
+        GR_TRY(gr_record_field(arena, record->json, "adapter", &name, err));
+        if (name.data) {
+            if (!(o->name = gr_arena_strndup(arena, name.data, name.len))) return gr_fail_memory(err);
+            if ((o->adapter = h->find(h->self, o->name)) < 0)
+                return gr_fail(err, GRAFT_ERR_ARGUMENT, "\"adapter\": expected the name of one that was loaded, found \"%s\"", o->name);
+        }
+        if (o->adapter >= 0) {
+            o->text = h->prompt_template(h->self, o->adapter);
+            o->n_virtual = (size_t)h->n_virtual(h->self, o->adapter);
+        }
+    }
+    return o->text ? gr_slots_parse(arena, "template", o->text, &o->slots, err) : GRAFT_OK;
+}
+
+static graft_status put_in_front(gr_arena *arena, size_t n, gr_tokens *t, graft_error *err) {
+    int32_t *ids = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *ids), *labels = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *labels);
+    if (!ids || !labels) return gr_fail_memory(err);
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = -1 - (int32_t)i;
+        labels[i] = GRAFT_IGNORE_LABEL;
+    }
+    if (t->n) memcpy(ids + n, t->ids, t->n * sizeof *ids);
+    if (t->n) memcpy(labels + n, t->labels, t->n * sizeof *labels);
+    t->ids = ids;
+    t->labels = labels;
+    t->n += n;
+    return GRAFT_OK;
+}
+
 graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
                               graft_error *err) {
     gr_tokens t = {0};
-    if (e->seq2seq) return gr_encode_source_target(e, arena, record, out, err);
-    if (e->learn != GRAFT_LEARN_TEXT) {
-        GR_TRY((e->learn == GRAFT_LEARN_MASKED ? encode_masked : encode_classified)(e, arena, record, &t, err));
+    owner o;
+    if (e->seq2seq || e->learn != GRAFT_LEARN_TEXT) {
+        GR_TRY((e->seq2seq                            ? gr_encode_source_target
+                : e->learn == GRAFT_LEARN_MASKED ? encode_masked
+                                                 : encode_classified)(e, arena, record, &t, err));
+        t.adapter = -1;
         *out = t;
         return GRAFT_OK;
     }
-    GR_TRY(encode_kind(e, arena, record, &t, err));
-    if (e->max_length && t.n > e->max_length) {
+    GR_TRY(find_owner(e, arena, record, &o, err));
+    if (o.text)
+        GR_TRY(gr_fill_record(e, arena, record, &o.slots, &t, err));
+    else
+        GR_TRY(encode_kind(e, arena, record, &t, err));
+    t.adapter = o.adapter;
+    if (!o.text && e->max_length && t.n > e->max_length) {
         size_t drop = e->truncate_start ? t.n - e->max_length : 0;
         t.ids += drop;
         t.labels += drop;
@@ -366,6 +435,7 @@ graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_rec
         t.truncated = true;
     }
     for (size_t i = 1; i < t.n; i++) t.n_labels += t.labels[i] != GRAFT_IGNORE_LABEL;
+    if (o.n_virtual) GR_TRY(put_in_front(arena, o.n_virtual, &t, err));
     *out = t;
     return GRAFT_OK;
 }
@@ -383,7 +453,18 @@ graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_r
                                 graft_error *err) {
     gr_question q = {0};
     gr_turns prompt = record->prompt, answer = record->completion;
+    owner o;
+    GR_TRY(find_owner(e, arena, record, &o, err));
+    q.adapter = o.name;
+    if (o.text) {
+        GR_TRY(gr_fill_question(e, arena, record, &o.slots, &q, err));
+        *out = q;
+        return GRAFT_OK;
+    }
     switch (record->kind) {
+    case GR_RECORD_OTHER:
+        if (err) *err = *record->unread;
+        return record->unread->status;
     case GR_RECORD_PROMPT:
     case GR_RECORD_RANKED:
     case GR_RECORD_PAIR: break;

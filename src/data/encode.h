@@ -15,6 +15,9 @@ typedef struct gr_encoder {
     size_t max_target; /* likewise */
     gr_slice eos;      /* text that ends a text or a completion; absent: none */
     graft_learn learn;
+    const char *prompt_template;    /* see graft_data_options */
+    const struct graft_model *model;
+    int32_t adapter;                /* index; -1: none */
 } gr_encoder;
 
 /* From the options, with everything checked. The tokenizer and ctx must outlive it. */
@@ -31,6 +34,7 @@ typedef struct gr_tokens {
     bool truncated, split_prompt;
     int32_t *types; /* token types; NULL: all 0 */
     bool given;     /* masked: labels are the record's own, nothing is to be hidden */
+    int32_t adapter; /* index, -1: none or the caller's affair */
 } gr_tokens;
 
 /* The arrays are borrowed from the arena and the record. Errors name no place: the caller does. */
@@ -46,8 +50,18 @@ typedef struct gr_question {
     gr_slice text, reference;
     int32_t *ids;
     size_t n;
+    const char *adapter; /* name, NULL: none or the caller's affair */
 } gr_question;
 graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_question *out,
                                 graft_error *err);
+
+/* fill.c: a record in a template. The text as a record, an object as it stands, else that of the template's only field. */
+struct gr_slots;
+graft_status gr_fill_from_text(gr_arena *arena, const struct gr_slots *slots, const char *text, size_t len, gr_record *out,
+                               graft_error *err);
+graft_status gr_fill_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, const struct gr_slots *slots,
+                            gr_tokens *out, graft_error *err);
+graft_status gr_fill_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, const struct gr_slots *slots,
+                              gr_question *out, graft_error *err);
 
 #endif

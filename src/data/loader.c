@@ -14,10 +14,11 @@ struct gr_loader {
     uint32_t *order;   /* rows of the epoch that is at hand; NULL without shuffling */
     uint64_t epoch;    /* which one */
     bool ordered;      /* order is filled */
-    int32_t *bounds, *ids, *labels, *source_bounds, *source_ids, *types, *classes;
+    int32_t *bounds, *ids, *labels, *adapters, *source_bounds, *source_ids, *types, *classes;
     float *values;
     uint32_t *examples;
-    size_t bounds_cap, ids_cap, labels_cap, examples_cap, source_bounds_cap, source_ids_cap, types_cap, classes_cap, values_cap;
+    size_t adapters_cap, bounds_cap, ids_cap, labels_cap, examples_cap, source_bounds_cap, source_ids_cap, types_cap, classes_cap;
+    size_t values_cap;
 };
 
 void gr_loader_free(gr_loader *l) {
@@ -31,6 +32,7 @@ void gr_loader_free(gr_loader *l) {
     gr_free(a, l->labels);
     gr_free(a, l->source_bounds);
     gr_free(a, l->source_ids);
+    gr_free(a, l->adapters);
     gr_free(a, l->examples);
     gr_free(a, l->types);
     gr_free(a, l->classes);
@@ -253,9 +255,11 @@ static graft_status add_row(gr_loader *l, size_t row, uint64_t epoch, gr_data_ba
     row_members(l, row, &first, &n);
     GR_TRY(gr_grow(a, (void **)&l->bounds, &l->bounds_cap, b->n_seqs + n + 1, sizeof *l->bounds, err));
     GR_TRY(gr_grow(a, (void **)&l->examples, &l->examples_cap, b->n_seqs + n, sizeof *l->examples, err));
+    GR_TRY(gr_grow(a, (void **)&l->adapters, &l->adapters_cap, b->n_seqs + n, sizeof *l->adapters, err));
     for (size_t i = first; i < first + n; i++) {
         size_t example = l->members ? l->members[i] : i, len;
         l->examples[b->n_seqs] = (uint32_t)example;
+        l->adapters[b->n_seqs] = gr_dataset_adapter(l->ds, example);
         if (l->o.seq2seq) {
             GR_TRY(add_pair(l, example, b, n_source_tokens, err));
             l->bounds[++b->n_seqs] = (int32_t)b->n_tokens;
@@ -299,6 +303,7 @@ graft_status gr_loader_next(gr_loader *l, gr_data_cursor *cursor, gr_data_batch 
     b.bounds = l->bounds;
     b.ids = l->ids;
     b.labels = l->labels;
+    b.adapters = l->adapters;
     b.examples = l->examples;
     if (l->o.seq2seq) {
         b.source_bounds = l->source_bounds;

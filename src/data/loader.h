@@ -41,6 +41,7 @@ typedef struct gr_data_batch {
     size_t n_seqs, n_tokens, n_labels; /* n_labels: labels that are not ignored */
     const int32_t *bounds;             /* n_seqs + 1 */
     const int32_t *ids, *labels;       /* n_tokens each */
+    const int32_t *adapters;           /* n_seqs: those that the records named, see gr_dataset_adapter */
     const uint32_t *examples;          /* n_seqs: index in the data set, an identity that no batching changes */
     /* With seq2seq: sequence s is a target, and source_bounds[s] .. source_bounds[s+1]-1 of source_ids its source. */
     const int32_t *source_bounds, *source_ids; /* NULL: none */

@@ -2,10 +2,12 @@
 
 #include "data/encode.h"
 #include "data/scan.h"
+#include "model/public.h"
+#include "text/slots.h"
 
 typedef struct item {
     size_t text, text_len, reference, reference_len; /* in chars; reference SIZE_MAX: none */
-    size_t ids, n;
+    size_t ids, n, adapter; /* name in chars; SIZE_MAX: none */
     uint32_t file;
     size_t line;
 } item;
@@ -56,16 +58,18 @@ static graft_status load_record(void *user, gr_arena *arena, const gr_scan_place
     loading *l = user;
     graft_prompts *ps = l->ps;
     gr_question q;
-    if (l->skip_unanswerable && !has_prompt(record)) return GRAFT_OK;
+    bool filled = l->encoder.prompt_template || record->kind == GR_RECORD_OTHER;
+    if (l->skip_unanswerable && !filled && !has_prompt(record)) return GRAFT_OK;
     GR_TRY(gr_encode_question(&l->encoder, arena, record, &q, err));
     if (l->skip_unanswerable && !q.reference.data) return GRAFT_OK;
     if (q.n == 0) return gr_fail(err, GRAFT_ERR_FORMAT, "expected a prompt of at least one token, found none");
     GR_TRY(gr_grow(ps->a, (void **)&ps->items, &ps->item_cap, ps->n + 1, sizeof *ps->items, err));
     GR_TRY(gr_grow(ps->a, (void **)&ps->ids, &ps->id_cap, ps->n_ids + q.n, sizeof *ps->ids, err));
     item made = {.ids = ps->n_ids, .n = q.n, .file = (uint32_t)place->file, .line = place->line,
-                 .text_len = q.text.len, .reference = SIZE_MAX, .reference_len = q.reference.len};
+                 .text_len = q.text.len, .reference = SIZE_MAX, .adapter = SIZE_MAX, .reference_len = q.reference.len};
     made.text = add_text(&ps->chars, q.text);
     if (q.reference.data) made.reference = add_text(&ps->chars, q.reference);
+    if (q.adapter) made.adapter = add_text(&ps->chars, (gr_slice){q.adapter, strlen(q.adapter)});
     GR_TRY(gr_buf_status(&ps->chars, err));
     memcpy(ps->ids + ps->n_ids, q.ids, q.n * sizeof *q.ids);
     ps->n_ids += q.n;
@@ -117,7 +121,44 @@ void graft_prompts_get(const graft_prompts *ps, size_t i, graft_prompt *out) {
                           .text = ps->chars.data + it->text,
                           .text_len = it->text_len,
                           .reference = reference ? ps->chars.data + it->reference : NULL,
+                          .adapter = it->adapter == SIZE_MAX ? NULL : ps->chars.data + it->adapter,
                           .reference_len = reference ? it->reference_len : 0,
                           .path = ps->paths[it->file],
                           .line = it->line};
+}
+
+static graft_status fill_prompt(gr_arena *arena, const graft_model *m, const graft_tokenizer *tok, const char *template, const char *text,
+                                size_t len, int32_t **ids, size_t *n, graft_error *err) {
+    gr_encoder e;
+    gr_slots slots;
+    gr_record record;
+    gr_question q = {0};
+    const graft_data_options o = {.prompt_template = template};
+    GR_TRY(gr_slots_parse(arena, "template", template, &slots, err));
+    GR_TRY(gr_fill_from_text(arena, &slots, text, len, &record, err));
+    GR_TRY(gr_encoder_open(&e, m->ctx, tok, &o, 0, err));
+    graft_status st = gr_fill_question(&e, arena, &record, &slots, &q, err);
+    gr_encoder_close(&e);
+    if (st != GRAFT_OK) return st;
+    int32_t *copy = gr_alloc(gr_allocator(m->ctx), (q.n + 1) * sizeof *copy);
+    if (!copy) return gr_fail_memory(err);
+    memcpy(copy, q.ids, q.n * sizeof *copy);
+    *ids = copy;
+    *n = q.n;
+    return GRAFT_OK;
+}
+
+graft_status graft_prompt_fill(const graft_model *m, const graft_tokenizer *tok, const char *adapter, const char *text, size_t len,
+                               int32_t **ids, size_t *n, graft_error *err) {
+    const gr_hooks *h = m->hooks;
+    int at = adapter ? h->find(h->self, adapter) : -1;
+    if (adapter && at < 0)
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", adapter);
+    const char *template = at < 0 ? NULL : h->prompt_template(h->self, at);
+    if (!template) return graft_tokenizer_encode(tok, text, len, GRAFT_TOK_ADD_SPECIAL, ids, n, err);
+    gr_arena arena;
+    gr_arena_init(&arena, gr_allocator(m->ctx), (size_t)256 << 20);
+    graft_status st = fill_prompt(&arena, m, tok, template, text, len, ids, n, err);
+    gr_arena_free(&arena);
+    return st;
 }

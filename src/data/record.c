@@ -33,7 +33,7 @@ const char *gr_record_kind_name(gr_record_kind kind) {
         "a record of tokens (input_ids)", "a text (text)", "a prompt with its completion (prompt, completion)",
         "a conversation (messages)", "an instruction (instruction, input, output)", "a prompt alone (prompt)",
         "a preference (chosen, rejected)", "a ranking (prompt, completions, ranks)",
-        "a labelled text (text, text_pair, label)"};
+        "a labelled text (text, text_pair, label)", "a record of other fields"};
     return names[kind];
 }
 
@@ -347,9 +347,35 @@ static graft_status read_kind(const parse *p, size_t vocab, gr_record *out, graf
 graft_status gr_record_parse(gr_arena *arena, const char *place, const char *json, size_t len, const char *text_field,
                              size_t vocab, gr_record *out, graft_error *err) {
     parse p = {.arena = arena, .place = place, .text_field = text_field ? text_field : "text"};
-    gr_record record = {0};
+    gr_record record = {.json = {json, len}};
     GR_TRY(read_fields(&p, json, len, err));
     GR_TRY(read_kind(&p, vocab, &record, err));
     *out = record;
+    return GRAFT_OK;
+}
+
+graft_status gr_record_field(gr_arena *arena, gr_slice json, const char *name, gr_slice *out, graft_error *err) {
+    gr_json_reader r;
+    gr_slice found = {0};
+    gr_json_init(&r, "record", json.data, json.len);
+    GR_TRY(gr_json_open(&r, GR_JSON_OBJECT, err));
+    for (bool more;;) {
+        gr_json_text key;
+        GR_TRY(gr_json_next(&r, &more, err));
+        if (!more) break;
+        GR_TRY(gr_json_read_key(&r, &key, err));
+        bool same = gr_json_text_is(&key, name);
+        gr_json_kind kind = gr_json_peek(&r);
+        size_t start = r.at;
+        GR_TRY(gr_json_skip(&r, err));
+        gr_slice value = {json.data + start, r.at - start};
+        if (!same) continue;
+        if (kind == GR_JSON_NULL) found = (gr_slice){0};
+        else if (kind == GR_JSON_NUMBER) found = value;
+        else if (kind == GR_JSON_STRING) GR_TRY(decode(arena, "record", value, &found, err));
+        else return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"%s\" to be a string or a number, found %s", name, gr_json_kind_name(kind));
+    }
+    GR_TRY(gr_json_end(&r, err));
+    *out = found;
     return GRAFT_OK;
 }

@@ -13,7 +13,8 @@ typedef enum gr_record_kind {
     GR_RECORD_PROMPT,      /* prompt */
     GR_RECORD_PREFERENCE,  /* prompt (may be absent), completion (chosen), rejected */
     GR_RECORD_RANKED,      /* prompt, answers, ranks */
-    GR_RECORD_LABELLED     /* text, text_pair (may be absent), label */
+    GR_RECORD_LABELLED,    /* text, text_pair (may be absent), label */
+    GR_RECORD_OTHER        /* an object whose fields only a template knows */
 } gr_record_kind;
 const char *gr_record_kind_name(gr_record_kind kind); /* "a preference record (prompt, chosen, rejected)" */
 
@@ -36,6 +37,8 @@ typedef struct gr_turns {
 /* Everything is borrowed from the arena and the text that were given to gr_record_parse. */
 typedef struct gr_record {
     gr_record_kind kind;
+    gr_slice json; /* all of it */
+    const graft_error *unread; /* GR_RECORD_OTHER: why it is none of the others */
     gr_turns prompt, completion, rejected;
     gr_slice text, text_pair, instruction, input, system;
     gr_turns *answers; /* n_answers, with their ranks (1 is best) */
@@ -54,6 +57,9 @@ typedef struct gr_record {
  * be less. */
 graft_status gr_record_parse(gr_arena *arena, const char *place, const char *json, size_t len, const char *text_field,
                              size_t vocab, gr_record *out, graft_error *err);
+
+/* The text of a field of the object `json`, a number's characters; absent or null: *out is absent. */
+graft_status gr_record_field(gr_arena *arena, gr_slice json, const char *name, gr_slice *out, graft_error *err);
 
 /* The messages of `value` (a JSON array of them; `from` and `value` may stand for role and content). `name` is what
  * errors call it. */

@@ -42,16 +42,22 @@ static graft_status judge(state *s, const graft_error *found, graft_error *err) 
 
 static graft_status visit(state *s, gr_reader *r, const gr_piece *piece, graft_error *err) {
     gr_record record;
-    graft_error found;
+    graft_error found = {0};
     gr_buf_clear(&s->place);
     gr_buf_add_format(&s->place, "%s:%zu", gr_reader_name(r), piece->line);
     GR_TRY(gr_buf_status(&s->place, err));
     gr_scan_place place = {s->place.data, s->file, piece->line};
     graft_status st = gr_record_parse(&s->arena, place.text, piece->text.data, piece->text.len, s->options->text_field,
                                       s->vocab, &record, &found);
+    graft_error unread = found;
+    if (st == GRAFT_ERR_FORMAT && (s->options->prompt_template || s->options->model)) {
+        record = (gr_record){.kind = GR_RECORD_OTHER, .json = {piece->text.data, piece->text.len}, .unread = &unread};
+        st = GRAFT_OK;
+    }
     if (st == GRAFT_OK) {
         st = s->fn(s->user, &s->arena, &place, &record, &found);
-        if (st != GRAFT_OK && is_about_record(st)) gr_error_prefix(&found, st, "%s", place.text);
+        if (st != GRAFT_OK && is_about_record(st) && strncmp(found.text, place.text, strlen(place.text)) != 0)
+            gr_error_prefix(&found, st, "%s", place.text);
     }
     gr_arena_free(&s->arena);
     return st == GRAFT_OK ? GRAFT_OK : judge(s, &found, err);

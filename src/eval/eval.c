@@ -29,6 +29,14 @@ static graft_data_options data_options(const graft_model *m, const graft_eval_op
     return d;
 }
 
+/* Those of a decoder say which adapter is theirs, else it is the option's. */
+static graft_data_options choosing(const graft_model *m, const graft_eval_options *o, graft_data_options d) {
+    if (d.seq2seq) return d;
+    d.model = m;
+    d.adapter = o->generate.adapter;
+    return d;
+}
+
 /* --- Loss --------------------------------------------------------------------------------------------------------- */
 
 typedef struct loss_run {
@@ -37,6 +45,7 @@ typedef struct loss_run {
     gr_pool *pool;
     gr_tape *tape;
     gr_pass *pass;
+    bool chosen; /* records name their adapters */
     gr_target_rows targets;
     gr_class_tally classes;
 } loss_run;
@@ -65,10 +74,17 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
     const graft_allocator *a = gr_allocator(m->ctx);
     gr_tape_options tape = {0};
     const gr_model_config *c = gr_model_get_config(m->model);
-    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8, .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
-                                .seq2seq = c->n_encoder_layers > 0, .start_id = (int32_t)c->decoder_start_token_id};
+    gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8,
+                                .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
+                                .seq2seq = c->n_encoder_layers > 0,
+                                .start_id = (int32_t)c->decoder_start_token_id};
     graft_data_options data = data_options(m, o);
     GR_TRY(choose_learning(m, tok, o, &data, &loader, err));
+    if (!loader.seq2seq && data.learn == GRAFT_LEARN_TEXT) { /* records choose, and bring virtual tokens along */
+        data = choosing(m, o, data);
+        loader.n_virtual = 0;
+        r->chosen = true;
+    }
     GR_TRY(graft_dataset_load(m->ctx, tok, &data, &r->ds, err));
     if (gr_dataset_n_labels(r->ds))
         GR_TRY(gr_class_tally_init(&r->classes, a, gr_dataset_problem(r->ds), gr_dataset_n_labels(r->ds), err));
@@ -92,6 +108,7 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
                                double *sum, graft_error *err) {
     gr_batch b = {.n_tokens = (int64_t)d->n_tokens, .n_seqs = (int)d->n_seqs, .bounds = d->bounds, .ids = d->ids, .one_adapter = adapter, .labels = d->labels};
     gr_batch source = {.n_seqs = b.n_seqs, .bounds = d->source_bounds, .ids = d->source_ids, .one_adapter = adapter};
+    if (r->chosen) b.adapter = d->adapters;
     gr_pass_options o = {.hooks = m->hooks};
     gr_loss loss;
     if (d->source_bounds) {
@@ -103,8 +120,8 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
     for (int64_t i = 0; i < loss.n_rows; i++) *sum += loss.losses[i];
     if (loss.logits) gr_target_rows_count(&r->targets, &loss, &r->classes);
     out->n_records += d->n_seqs;
-    out->n_tokens +=
-        d->n_tokens + (size_t)source.n_tokens - d->n_seqs * (size_t)m->hooks->n_virtual(m->hooks->self, adapter);
+    for (size_t i = 0; i < d->n_tokens; i++) out->n_tokens += d->ids[i] >= 0;
+    for (int64_t i = 0; i < source.n_tokens; i++) out->n_tokens += source.ids[i] >= 0;
     out->n_labels += (uint64_t)loss.n_labels;
     out->n_correct += (uint64_t)loss.n_correct;
     gr_loss_drop(&loss);
@@ -180,18 +197,23 @@ static graft_status answer_some(graft_model *m, graft_session *session, const gr
     graft_prompt *p = gr_calloc(a, n, sizeof *p);
     graft_input_ids *ids = gr_calloc(a, n, sizeof *ids);
     graft_generation *g = gr_calloc(a, n, sizeof *g);
-    graft_status st = p && ids && g ? GRAFT_OK : gr_fail_memory(err);
+    const char **adapters = gr_calloc(a, n, sizeof *adapters);
+    graft_generate_options generate = o->generate;
+    generate.adapters = adapters;
+    graft_status st = p && ids && g && adapters ? GRAFT_OK : gr_fail_memory(err);
     for (size_t i = 0; st == GRAFT_OK && i < n; i++) {
         graft_prompts_get(ps, from + i, &p[i]);
         ids[i] = (graft_input_ids){.ids = p[i].ids, .n = p[i].n};
+        adapters[i] = p[i].adapter;
         if (!p[i].reference) st = gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: expected an answer to compare with, found none", p[i].path, p[i].line);
     }
-    if (st == GRAFT_OK) st = graft_generate(session, ids, n, 1, &o->generate, NULL, NULL, g, err);
+    if (st == GRAFT_OK) st = graft_generate(session, ids, n, 1, &generate, NULL, NULL, g, err);
     for (size_t i = 0; st == GRAFT_OK && i < n; i++) st = score(m, o, &p[i], &g[i], from + i, s, err);
     for (size_t i = 0; g && i < n; i++) graft_generation_free(m->ctx, &g[i]);
     gr_free(a, p);
     gr_free(a, ids);
     gr_free(a, g);
+    gr_free(a, adapters);
     return st;
 }
 
@@ -215,8 +237,8 @@ static graft_status measure_answers(graft_model *m, const graft_tokenizer *tok, 
     graft_prompts *ps = NULL;
     graft_session *session = NULL;
     sums s = {0};
+    graft_data_options data = choosing(m, o, data_options(m, o));
     graft_status st;
-    const graft_data_options data = data_options(m, o);
     GR_GO(done, graft_prompts_load(m->ctx, tok, &data, &ps, err));
     size_t n = graft_prompts_count(ps);
     if (n == 0) goto done;

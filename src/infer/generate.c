@@ -285,14 +285,20 @@ static graft_status retire(gr_job *j, graft_error *err) {
     return GRAFT_OK;
 }
 
-static graft_status check_prompt(const gr_job *j, size_t i, int64_t most, graft_error *err) {
+static graft_status check_prompt(const gr_job *j, size_t i, graft_error *err) {
     const graft_input_ids *p = &j->prompts[i];
-    int64_t vocab = j->s->sampler.vocab;
+    const gr_hooks *h = j->s->m->hooks;
+    const char *name = gr_job_adapter(j, i);
+    if (name && h->find(h->self, name) < 0)
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name);
+    int32_t adapter = name ? h->find(h->self, name) : -1;
+    int64_t vocab = j->s->sampler.vocab, most = gr_job_positions(j->s, adapter);
+    int64_t rows = h->prompt_template && h->prompt_template(h->self, adapter) ? h->n_rows(h->self, adapter) : 0;
     if (!p->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: expected at least one token, found none", i + 1);
     for (size_t k = 0; k < p->n; k++)
-        if (p->ids[k] < 0 || p->ids[k] >= vocab)
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1,
-                           k + 1, (long long)vocab, p->ids[k]);
+        if (p->ids[k] < -rows || p->ids[k] >= vocab)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1, k + 1,
+                           (long long)vocab, p->ids[k]);
     if ((int64_t)p->n >= most)
         return gr_fail(err, GRAFT_ERR_LIMIT, "prompt of %zu tokens: expected fewer than the model's %lld positions",
                        p->n, (long long)most);
@@ -329,8 +335,7 @@ static graft_status check(const gr_job *j, graft_error *err) {
     if (j->n_return < 1 || j->n_return > 4096)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequences a prompt: expected 1 to 4096, found %zu", j->n_return);
     GR_TRY(check_beams(j, err));
-    int64_t most = gr_job_positions(j->s, o->adapter ? h->find(h->self, o->adapter) : -1);
-    for (size_t i = 0; i < j->n_prompts; i++) GR_TRY(check_prompt(j, i, most, err));
+    for (size_t i = 0; i < j->n_prompts; i++) GR_TRY(check_prompt(j, i, err));
     if (o->max_new_tokens == 0 || o->max_new_tokens < -1)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected at least 1, or -1 for all that fit, found %lld",
                        (long long)o->max_new_tokens);

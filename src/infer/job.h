@@ -86,6 +86,8 @@ void gr_row_free(graft_session *s, gr_row *r);
 /* What may not follow a row's tokens: ends before min_new_tokens, and n-grams that were there. Borrowed until the next
  * call. */
 graft_status gr_row_banned(gr_job *j, const gr_row *r, size_t made, const int32_t **out, size_t *n, graft_error *err);
+/* The name of a prompt's adapter, NULL: none. */
+const char *gr_job_adapter(const gr_job *j, size_t prompt);
 /* Positions of the model that a prompt and its continuation may take. */
 int64_t gr_job_positions(const graft_session *s, int32_t adapter);
 

@@ -11,9 +11,14 @@ static int64_t limit_of(const gr_job *j, int32_t adapter, size_t n) {
     return j->o->max_new_tokens < 0 ? most : GR_MIN(most, j->o->max_new_tokens);
 }
 
-static int32_t adapter_of(const gr_job *j) {
+const char *gr_job_adapter(const gr_job *j, size_t prompt) {
+    return j->o->adapters && j->o->adapters[prompt] ? j->o->adapters[prompt] : j->o->adapter;
+}
+
+static int32_t adapter_of(const gr_job *j, size_t prompt) {
     const gr_hooks *h = j->s->m->hooks;
-    return j->o->adapter ? h->find(h->self, j->o->adapter) : -1; /* the name was checked */
+    const char *name = gr_job_adapter(j, prompt);
+    return name ? h->find(h->self, name) : -1; /* the name was checked */
 }
 
 void gr_row_free(graft_session *s, gr_row *r) {
@@ -80,9 +85,8 @@ graft_status gr_row_init(gr_job *j, gr_row *r, size_t number, const int32_t *ids
                          graft_error *err) {
     graft_session *s = j->s;
     const gr_hooks *h = s->m->hooks;
-    int32_t adapter = adapter_of(j);
-    *r = (gr_row){
-        .number = number, .finish = GRAFT_FINISH_LENGTH, .adapter = adapter, .identity = h->identity(h->self, adapter)};
+    int32_t adapter = from ? from->adapter : adapter_of(j, number / j->n_return);
+    *r = (gr_row){.number = number, .finish = GRAFT_FINISH_LENGTH, .adapter = adapter, .identity = h->identity(h->self, adapter)};
     r->limit = limit_of(j, adapter, gr_model_get_config(s->m->model)->n_encoder_layers ? 1 : n);
     gr_kv_seq_init(&r->kv, s->store);
     r->text.text.a = s->a;
@@ -96,6 +100,7 @@ static graft_status ban_ngrams(gr_job *j, const int32_t *ids, size_t n, size_t *
     size_t size = (size_t)j->o->no_repeat_ngram_size;
     for (size_t i = 0; i + size <= n; i++) {
         if (memcmp(ids + i, ids + n - (size - 1), (size - 1) * sizeof *ids) != 0) continue;
+        if (ids[i + size - 1] < 0) continue; /* a pseudo-token, which no one can choose */
         GR_TRY(gr_grow(j->s->a, (void **)&j->banned, &j->cap_banned, *n_banned + 1, sizeof *j->banned, err));
         j->banned[(*n_banned)++] = ids[i + size - 1];
     }

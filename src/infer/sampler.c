@@ -77,6 +77,7 @@ static void penalise(gr_sampler *s, double penalty, const float *logits, const i
     if (penalty == 1) return;
     /* From the untouched logit, so that a token seen twice is penalised once. */
     for (size_t i = 0; i < n; i++) {
+        if (seen[i] < 0) continue; /* a pseudo-token */
         float l = logits[seen[i]];
         s->values[seen[i]] = l < 0 ? l * (float)penalty : l / (float)penalty;
     }

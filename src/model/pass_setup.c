@@ -259,7 +259,8 @@ graft_status gr_pass_fill_ids(gr_pass *p, gr_run *run, gr_pass_array where, bool
     const gr_hooks *h = p->options.hooks;
     bool negative = false;
     for (int s = 0; b->ids && s < b->n_seqs; s++) {
-        int n = virtual && h && h->n_virtual ? h->n_virtual(h->self, gr_batch_adapter(b, s)) : 0;
+        int (*rows)(void *, int) = !virtual || !h ? NULL : h->n_rows ? h->n_rows : h->n_virtual;
+        int n = rows ? rows(h->self, gr_batch_adapter(b, s)) : 0;
         for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) {
             negative |= b->ids[i] < 0;
             if (b->ids[i] < -n)

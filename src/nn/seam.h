@@ -162,6 +162,10 @@ typedef struct gr_hooks {
      * there), and how many key/value rows stand in front of it; its positions count from behind these. */
     int (*n_virtual)(void *self, int adapter);
     int (*n_prefix)(void *self, int adapter);
+    /* How many rows stand behind negative ids at all, and the template that says where in a record they stand (text/slots.h;
+     * NULL: in front, as n_virtual has it). Either hook may be NULL: n_virtual, none. */
+    int (*n_rows)(void *self, int adapter);
+    const char *(*prompt_template)(void *self, int adapter);
     /* Key/value rows in front of sequences (prefix tuning): *k, *v (run->prefix_bounds[n_seqs], kv width). Called where
      * prefix_bounds is not NULL. */
     graft_status (*kv_rows)(void *self, gr_run *run, int layer, gr_var **k, gr_var **v, graft_error *err);

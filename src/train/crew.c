@@ -163,8 +163,9 @@ static void count(const gr_crew *c, gr_crew_item *items, const gr_batch *b, cons
     }
     for (s = 0; s < b->n_seqs; s++) {
         gr_tally *t = items[c->item[s]].tally;
-        t->n_tokens += b->bounds[s + 1] - b->bounds[s] - gr_adapter_n_virtual(c->set, c->adapter[s]);
-        if (b->source) t->n_tokens += b->source->bounds[s + 1] - b->source->bounds[s];
+        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++) t->n_tokens += b->ids[i] >= 0;
+        for (int32_t i = b->source ? b->source->bounds[s] : 0; b->source && i < b->source->bounds[s + 1]; i++)
+            t->n_tokens += b->source->ids[i] >= 0;
         t->n_seqs++;
     }
 }

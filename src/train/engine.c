@@ -188,9 +188,8 @@ static graft_status count(gr_engine *e, const gr_data_batch *b, size_t from, con
     if (loss->logits && tally->classes) gr_target_rows_count(&e->targets, loss, tally->classes);
     tally->n_labels += loss->n_labels;
     tally->n_correct += loss->n_correct;
-    int n_virtual = e->o.set ? gr_adapter_n_virtual(e->o.set, e->o.adapter) : 0;
-    int64_t source = micro->source ? micro->source->n_tokens : 0;
-    tally->n_tokens += micro->n_tokens + source - (int64_t)n_virtual * micro->n_seqs; /* the records' own */
+    for (int64_t i = 0; i < micro->n_tokens; i++) tally->n_tokens += micro->ids[i] >= 0; /* the records' own */
+    for (int64_t i = 0; micro->source && i < micro->source->n_tokens; i++) tally->n_tokens += micro->source->ids[i] >= 0;
     tally->n_seqs += micro->n_seqs;
     return GRAFT_OK;
 }

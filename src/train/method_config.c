@@ -108,7 +108,9 @@ enum { VIRTUAL_TOKENS = 20, ENCODER_HIDDEN = 128, ADAPTER_LEN = 10, ADAPTER_LAYE
 
 static void add_prompt(gr_buf *b, const char *type, const graft_method_options *m) {
     gr_buf_add_format(b, "{\"peft_type\": \"%s\"", type);
-    add_int(b, "num_virtual_tokens", m->num_virtual_tokens ? m->num_virtual_tokens : VIRTUAL_TOKENS);
+    if (m->prompt_template) add_text(b, "prompt_template", m->prompt_template);
+    if (m->num_virtual_tokens || !m->prompt_template)
+        add_int(b, "num_virtual_tokens", m->num_virtual_tokens ? m->num_virtual_tokens : VIRTUAL_TOKENS);
 }
 
 static void add_prompt_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
@@ -211,7 +213,7 @@ static void add_lokr(gr_buf *b, const graft_sft_options *o, int n_layers) {
 
 static void add_bitfit(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
-    gr_buf_add_text(b, "{\"peft_type\": \"BITFIT\", \"task_type\": \"CAUSAL_LM\"");
+    gr_buf_add_text(b, "{\"peft_type\": \"BITFIT\"");
     add_modules(b, "target_modules", o->lora.target_modules);
     add_modules(b, "exclude_modules", o->lora.exclude_modules);
     gr_buf_add_char(b, '}');
@@ -266,6 +268,7 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"init_lora_weights", l->init_lora_weights != NULL, " lora "},
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
         {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning "},
+        {"prompt_template", m->prompt_template != NULL, " prompt-tuning p-tuning "},
         {"prompt_tuning_init", m->prompt_tuning_init != NULL, " prompt-tuning "},
         {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning "},
         {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning "},

@@ -12,9 +12,12 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
     graft_data_options d = {.paths = paths.items,
                             .n_paths = paths.n,
                             .chat_template = template,
+                            .prompt_template = gr_adapter_prompt_template(t->set, t->adapter),
                             .max_length = o->max_length > 0 ? o->max_length : -1,
                             .seq2seq = is_seq2seq(t),
-                            .max_target_length = o->max_target_length < 0 ? 0 : o->max_target_length ? o->max_target_length : -1,
+                            .max_target_length = o->max_target_length < 0 ? 0
+                                                 : o->max_target_length   ? o->max_target_length
+                                                                          : -1,
                             .completion_only_loss = o->completion_only_loss,
                             .assistant_only_loss = o->assistant_only_loss,
                             .skip_bad_records = o->skip_bad_records,
@@ -194,14 +197,13 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     size_t before = gr_resident_bytes();
     GR_TRY(load_tokenizer(t, err));
     size_t between = gr_resident_bytes();
-    GR_TRY(load_data(t, err));
-    size_t after = gr_resident_bytes();
-    GR_TRY(make_adapter(t, err));
+    GR_TRY(make_adapter(t, err)); /* its template says how records are read */
     size_t adapted = gr_resident_bytes();
+    GR_TRY(load_data(t, err));
     GR_TRY(make_loaders(t, err));
     size_t loaded = gr_resident_bytes();
     t->resident_tokenizer = between > before ? between - before : 0;
-    t->resident_data = (after > between ? after - between : 0) + (loaded > adapted ? loaded - adapted : 0);
+    t->resident_data = loaded > adapted ? loaded - adapted : 0;
     GR_TRY(count_steps(t, err));
     int trunk_layer;
     GR_TRY(make_trunk(t, &trunk_layer, err));

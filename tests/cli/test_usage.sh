@@ -99,6 +99,16 @@ expect 2 'expected at most one, found 2' "$GRAFT" generate -m "$small" --adapter
 expect 0 '' "$GRAFT" merge -m "$small" --adapter a="$tmp/trained:0.7" --adapter b="$tmp/trained:-0.2" --as-adapter -o "$tmp/both" -q
 expect 2 'none.*--combination-type\|--combination-type' "$GRAFT" merge -m "$small" --adapter "$tmp/trained" --density 0.5 -o "$tmp/x"
 expect 2 'density' "$GRAFT" merge -m "$small" --adapter a="$tmp/trained" --adapter b="$tmp/both" --combination-type ties -o "$tmp/x"
+echo '{"adapter": "b", "prompt": "red", "completion": "blue"}' >"$tmp/chosen.jsonl"
+expect 0 '"completion_tokens": 2' "$GRAFT" generate -m "$small" --adapter a="$tmp/trained" --adapter b="$tmp/both" --data "$tmp/chosen.jsonl" -n 2 --json
+expect 0 '"n_records": 1' "$GRAFT" eval -m "$small" --adapter a="$tmp/trained" --adapter b="$tmp/both" --data "$tmp/chosen.jsonl" -n 2 --json
+expect 2 'found "b"' "$GRAFT" generate -m "$small" --adapter a="$tmp/trained" --data "$tmp/chosen.jsonl" -n 2
+echo '{"word": "red", "completion": "blue"}' >"$tmp/slots.jsonl"
+expect 0 '' "$GRAFT" sft -m "$small" --method p-tuning --prompt-template '[P0] word [P1] [MASK]' --data "$tmp/slots.jsonl" -o "$tmp/slots" --max-steps 1 -q
+expect 0 '' "$GRAFT" generate -m "$small" --adapter "$tmp/slots" -p '{"word": "green"}' -n 2
+expect 0 '"n_answers": 1' "$GRAFT" eval -m "$small" --adapter "$tmp/slots" --data "$tmp/slots.jsonl" -n 2 --json
+expect 1 'byte 10' "$GRAFT" sft -m "$small" --method p-tuning --prompt-template '[P0] word ? [MASK]' --data "$tmp/slots.jsonl" -o "$tmp/x"
+expect 2 'no such option' "$GRAFT" sft -m "$small" --prompt-template '[P0] word [MASK]' --data "$tmp/slots.jsonl" -o "$tmp/x"
 expect 2 "another directory than that of the base" "$GRAFT" merge -m "$tmp/merged" --adapter "$tmp/trained" -o "$tmp/merged/../merged"
 expect 2 "another directory than the model's" "$GRAFT" sft -m "$tmp/merged" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" -o "$tmp/merged"
 for name in tokenizer.json tokenizer_config.json chat_template.jinja generation_config.json; do

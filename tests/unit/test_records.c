@@ -143,6 +143,7 @@ static const char *describe(const char *json) {
             snprintf(out, sizeof out, "tokens %zu%s%s%s", r.n_ids, r.labels ? " labels" : "", r.completion_mask ? " completion" : "",
                      r.assistant_mask ? " assistant" : "");
             break;
+        case GR_RECORD_OTHER: break; /* made by the caller */
         case GR_RECORD_TEXT: snprintf(out, sizeof out, "text %s", r.text.data); break;
         case GR_RECORD_PAIR:
             snprintf(out, sizeof out, "pair %s => %s", describe_turns(&r.prompt), describe_turns(&r.completion));
