@@ -14,5 +14,7 @@ extern double test_logits_within; /* error of logits, of the largest */
 void test_compare(const char *name, graft_model *m, const gr_tensor_list *want, int stride, const char *logits, bool backward);
 void test_compare_steps(const char *name, graft_model *m, const gr_tensor_list *want);
 void test_compare_merged(const char *name, graft_context *ctx, graft_model *m, const gr_tensor_list *want, int stride);
+/* All of that but saving. */
+void test_adapter_computes(graft_context *ctx, const char *name, const char *base, const char *dir);
 
 #endif

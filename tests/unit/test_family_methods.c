@@ -9,23 +9,26 @@ static const char *const not_yet[] = {
     /* biases alone */
     "bert_cls_bitfit", "roberta_cls_bitfit", "gpt2_bitfit", "llama_bitfit",
     /* methods */
-    "bert_cls_adalora", "gpt2_adalora", "llama_adalora", "llama_adalora_all", "t5_adalora", "bert_cls_vera",
-    "gpt2_vera", "llama_vera", "llama_vera_all", "llama_loha", "llama_lokr", "llama_lokr_both", "llama_oft",
+    "bert_cls_adalora", "gpt2_adalora", "llama_adalora", "llama_adalora_all", "t5_adalora", "llama_oft",
     "llama_oft_cayley", "llama_multitask",
-    /* starts that change the base */
-    "gpt2_pissa", "gpt2_pissa_initial", "gpt2_pissa_converted", "llama_pissa", "llama_pissa_initial",
-    "llama_pissa_converted", "llama_olora", "llama_olora_initial", "llama_olora_converted",
+    /* the difference of large factors: rounding leaves 5e-5 */
+    "gpt2_pissa", "gpt2_pissa_initial",
 };
+
+/* Starts that change the base: they are saved in the converted form, not as they were read. */
+static const char *const converted[] = {"llama_pissa", "llama_pissa_initial", "llama_olora", "llama_olora_initial"};
 
 typedef struct cell {
     char name[64], base[64], method[32], task[16];
 } cell;
 
-static bool is_missing(const char *name) {
-    for (size_t i = 0; i < GR_COUNT(not_yet); i++)
-        if (strcmp(name, not_yet[i]) == 0) return true;
+static bool among(const char *name, const char *const *names, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(name, names[i]) == 0) return true;
     return false;
 }
+
+static bool is_missing(const char *name) { return among(name, not_yet, GR_COUNT(not_yet)); }
 
 static size_t read_cells(cell **out) {
     char *text;
@@ -53,7 +56,10 @@ static void every_cell_agrees_with_peft(void **state) {
         snprintf(rest, sizeof rest, "family_methods/%s", cells[i].name);
         snprintf(dir, sizeof dir, "%s", test_golden(rest));
         snprintf(base, sizeof base, "%s", test_golden(cells[i].base));
-        test_adapter_agrees(ctx, cells[i].name, base, dir, false);
+        if (among(cells[i].name, converted, GR_COUNT(converted)))
+            test_adapter_computes(ctx, cells[i].name, base, dir);
+        else
+            test_adapter_agrees(ctx, cells[i].name, base, dir, false);
         proven++;
     }
     assert_true(proven >= 50);
