@@ -99,34 +99,48 @@ static void sums_are_in_the_order_told(void **state) {
 
 /* --- A row alone and among many ------------------------------------------------------------------------------------------- */
 
+/* A matrix of two parts, the first in heads of 64 rows, which are stored in another order. */
+enum { OUT = 128 + 75, IN = 288, ROWS = 130 };
+
+static gr_matrix *stored_matrix(kcase *t, gr_dtype stored, bool permuted) {
+    gr_matrix_spec spec = {.name = "w", .n_parts = 2, .dt = GR_BF16};
+    for (int p = 0; p < 2; p++) {
+        const int64_t out = p ? OUT - 128 : 128, in = gr_dtype_get(stored)->block_elements > 32 ? 256 : IN;
+        const size_t bytes = gr_dtype_bytes(stored, (size_t)(out * in));
+        unsigned char *data = kcase_alloc(t, bytes);
+        /* small, whatever is a scale */
+        for (size_t i = 0; i < bytes; i++) data[i] = (unsigned char)gr_rng_below(t->seed, (uint64_t)(5 + p), i, 48);
+        spec.part[p] = (gr_matrix_part){.view = {stored, gr_shape2(out, in), data, bytes, NULL},
+                                        .permuted_heads = permuted && !p ? 2 : 0};
+    }
+    gr_matrix *w;
+    assert_ok(gr_matrix_new(t->dev, &spec, &w, &err));
+    return w;
+}
+
 static void rows_do_not_see_each_other(void **state) {
     (void)state;
-    enum { OUT = 75, IN = 288, ROWS = 130 };
-    static const gr_dtype types[] = {GR_Q4_0, GR_Q4_1, GR_Q8_0, GR_BF16, GR_F32};
+    static const gr_dtype types[] = {GR_Q4_0, GR_Q4_1, GR_Q5_0, GR_Q5_1, GR_Q8_0,
+                                     GR_Q4_K, GR_Q5_K, GR_Q6_K, GR_BF16, GR_F32};
     gr_device *d = kcase_device(GR_CPU_AMX, 2);
     if (!d) skip();
-    for (size_t type = 0; type < GR_COUNT(types); type++) {
+    for (size_t type = 0; type < 2 * GR_COUNT(types); type++) {
         kcase t = {.dev = d, .dt = GR_BF16, .seed = 3 + type};
-        const size_t bytes = gr_dtype_bytes(types[type], OUT * IN);
-        unsigned char *data = kcase_alloc(&t, bytes);
-        for (size_t i = 0; i < bytes; i++) data[i] = (unsigned char)gr_rng_below(type, 5, i, 48); /* small, whatever is a scale */
-        gr_matrix_spec spec = {.name = "w", .n_parts = 1, .dt = GR_BF16};
-        spec.part[0].view = (gr_tensor_view){types[type], gr_shape2(OUT, IN), data, bytes, NULL};
-        gr_matrix *w;
-        assert_ok(gr_matrix_new(d, &spec, &w, &err));
-        kpair x = kcase_random(&t, GR_BF16, ROWS * IN, 1), dx = kcase_zeros(&t, GR_BF16, ROWS * IN);
+        gr_matrix *w = stored_matrix(&t, types[type / 2], type % 2);
+        const int64_t in_ld = gr_matrix_in(w);
+        kpair x = kcase_random(&t, GR_BF16, ROWS * in_ld, 1), dx = kcase_zeros(&t, GR_BF16, ROWS * in_ld);
         kpair many = kcase_zeros(&t, GR_BF16, ROWS * OUT), few = kcase_zeros(&t, GR_BF16, ROWS * OUT);
-        kpair dx_few = kcase_zeros(&t, GR_BF16, ROWS * IN);
-        assert_ok(gr_matrix_forward(w, ROWS, x.x, IN, GR_BF16, many.x, OUT, false, &err));
-        assert_ok(gr_matrix_backward(w, ROWS, many.x, OUT, dx.x, IN, false, &err));
+        kpair dx_few = kcase_zeros(&t, GR_BF16, ROWS * in_ld);
+        assert_ok(gr_matrix_forward(w, ROWS, x.x, in_ld, GR_BF16, many.x, OUT, false, &err));
+        assert_ok(gr_matrix_backward(w, ROWS, many.x, OUT, dx.x, in_ld, false, &err));
         for (int64_t r = 0, n = 1; r < ROWS; r += n, n = n * 2 + 1) {
             n = GR_MIN(n, ROWS - r);
-            const void *in = kelement(GR_BF16, x.x, r * IN), *back = kelement(GR_BF16, many.x, r * OUT);
-            assert_ok(gr_matrix_forward(w, n, in, IN, GR_BF16, kelement(GR_BF16, few.x, r * OUT), OUT, false, &err));
-            assert_ok(gr_matrix_backward(w, n, back, OUT, kelement(GR_BF16, dx_few.x, r * IN), IN, false, &err));
+            const void *in = kelement(GR_BF16, x.x, r * in_ld), *back = kelement(GR_BF16, many.x, r * OUT);
+            assert_ok(gr_matrix_forward(w, n, in, in_ld, GR_BF16, kelement(GR_BF16, few.x, r * OUT), OUT, false, &err));
+            assert_ok(gr_matrix_backward(w, n, back, OUT, kelement(GR_BF16, dx_few.x, r * in_ld), in_ld, false, &err));
         }
         assert_memory_equal(many.x, few.x, 2 * ROWS * OUT);
-        assert_memory_equal(dx.x, dx_few.x, 2 * ROWS * IN);
+        assert_memory_equal(dx.x, dx_few.x, (size_t)(2 * ROWS * in_ld));
         gr_matrix_free(w);
         for (int i = 0; i < t.n_owned; i++) gr_free_aligned(NULL, t.owned[i]);
     }

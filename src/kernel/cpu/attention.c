@@ -304,10 +304,11 @@ static void forward_store(const item *t, int h) {
 
 static void forward_chunk(item *t) {
     const int64_t chunk = chunk_positions(t->a), keys = gr_attention_keys(t->seq);
-    const size_t rows = (size_t)(t->group * chunk);
-    memset(t->w.acc, 0, rows * (size_t)t->dim * sizeof(float));
-    memset(t->w.lanes, 0, rows * LANES * sizeof(float));
-    for (size_t r = 0; r < rows; r++) t->w.max[r] = -INFINITY;
+    for (int h = 0; h < t->group; h++) {
+        memset(acc_at(t, h, 0), 0, (size_t)(t->n_q * t->dim) * sizeof(float));
+        memset(t->w.lanes + h * chunk * LANES, 0, (size_t)t->n_q * LANES * sizeof(float));
+        for (int64_t r = 0; r < t->n_q; r++) t->w.max[h * chunk + r] = -INFINITY;
+    }
     pack_rows_of_chunk(t, false);
     for (t->key0 = 0; t->key0 < keys; t->key0 += KEYS) {
         t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);

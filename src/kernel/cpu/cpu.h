@@ -64,12 +64,16 @@ typedef struct gr_adamw_coef {
 typedef struct gr_product_kernels gr_product_kernels; /* product.h */
 typedef struct gr_attention_rows gr_attention_rows;   /* attention.h */
 
+/* Decodes elements 32 `step` to 32 `step` + 31 of blocks that stand `row_bytes` apart, one in each of 16 rows, to 16 x 32. */
+typedef void (*gr_decode_tile_fn)(const uint8_t *blocks, int64_t row_bytes, int step, uint16_t *out);
+
 typedef struct gr_cpu_kernels {
     const gr_row_kernels *rows[GR_TYPE_COUNT];
     const gr_product_kernels *products[GR_TYPE_COUNT];
     gr_dequantize_fn to_f32[GR_DTYPE_COUNT]; /* decoders of stored formats, NULL where there is none; bits as in */
     gr_dequantize_bf16_fn to_bf16[GR_DTYPE_COUNT]; /* room quant */
     gr_scaled_ops scaled[GR_DTYPE_COUNT]; /* the same of formats whose scales stand apart */
+    gr_decode_tile_fn tile[GR_DTYPE_COUNT]; /* to BF16, the bits of to_bf16; NULL where there is none */
     void (*convert)(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
     double (*sum_squares)(int64_t n, const float *x);
     void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *c);

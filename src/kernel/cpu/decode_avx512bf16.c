@@ -64,14 +64,17 @@ static inline void two_blocks(__m512i table, const uint8_t *q0, const uint8_t *q
 typedef struct scales {
     float d[16], m[16];
 } scales;
-static inline void read_scales(const uint8_t *b, int bytes, size_t n, bool minima, scales *s) {
-    gr_fetch_ahead(b, 16 * bytes);
+static inline void read_scales_apart(const uint8_t *b, int64_t bytes, size_t n, bool minima, scales *s) {
     const __m512i ramp = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i at = _mm512_mullo_epi32(ramp, _mm512_set1_epi32(bytes));
+    const __m512i at = _mm512_mullo_epi32(ramp, _mm512_set1_epi32((int)bytes));
     const __mmask16 mask = n >= 16 ? (__mmask16)~0 : v_mask((int64_t)n);
     const __m512i both = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, at, b, 1);
     v_store(s->d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
     if (minima) v_store(s->m, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
+}
+static inline void read_scales(const uint8_t *b, int bytes, size_t n, bool minima, scales *s) {
+    gr_fetch_ahead(b, 16 * bytes);
+    read_scales_apart(b, bytes, n, minima, s);
 }
 
 static inline __m512i table_of_two(vf first, vf second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
@@ -100,6 +103,25 @@ static void Q4_1(const void *blocks, size_t n, uint16_t *out) {
     }
 }
 
+/* The same block of sixteen rows, two at a time. */
+static void Q4_0_tile(const uint8_t *b, int64_t row, int step, uint16_t *out) {
+    (void)step;
+    scales s;
+    read_scales_apart(b, row, 16, false, &s);
+    for (size_t i = 0; i < 16; i += 2, b += 2 * row, out += 64)
+        two_blocks(table_of_two(sixteen_floats(s.d[i], -8, -0.0f), sixteen_floats(s.d[i + 1], -8, -0.0f)), b + 2,
+                   b + row + 2, out);
+}
+
+static void Q4_1_tile(const uint8_t *b, int64_t row, int step, uint16_t *out) {
+    (void)step;
+    scales s;
+    read_scales_apart(b, row, 16, true, &s);
+    for (size_t i = 0; i < 16; i += 2, b += 2 * row, out += 64)
+        two_blocks(table_of_two(sixteen_floats(s.d[i], 0, s.m[i]), sixteen_floats(s.d[i + 1], 0, s.m[i + 1])), b + 4,
+                   b + row + 4, out);
+}
+
 static void Q5_0(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i += 32, b += 22, out += 32) {
@@ -116,19 +138,28 @@ static void Q5_1(const void *blocks, size_t n, uint16_t *out) {
     }
 }
 
+static inline void bytes_under(float scale, const uint8_t *q, uint16_t *out) {
+    const vf d = v_set1(scale);
+    vf low = v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(q))));
+    vf high = v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(q + 16))));
+    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
 static void Q8_0(const void *blocks, size_t n, uint16_t *out) {
     const uint8_t *b = blocks;
     scales s;
     for (size_t left = n / 32; left; left -= GR_MIN(left, (size_t)16)) {
         const size_t now = GR_MIN(left, (size_t)16);
         read_scales(b, 34, now, false, &s);
-        for (size_t i = 0; i < now; i++, b += 34, out += 32) {
-            const vf d = v_set1(s.d[i]);
-            vf low = v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 2))));
-            vf high = v_mul(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 18))));
-            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-        }
+        for (size_t i = 0; i < now; i++, b += 34, out += 32) bytes_under(s.d[i], b + 2, out);
     }
+}
+
+static void Q8_0_tile(const uint8_t *b, int64_t row, int step, uint16_t *out) {
+    (void)step;
+    scales s;
+    read_scales_apart(b, row, 16, false, &s);
+    for (size_t i = 0; i < 16; i++, b += row, out += 32) bytes_under(s.d[i], b + 2, out);
 }
 
 /* Scale and minimum `sub` of 8 (block256.c). */
@@ -228,6 +259,9 @@ void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k) {
     k->to_bf16[GR_F16] = F16;
     k->to_bf16[GR_Q4_0] = Q4_0;
     k->to_bf16[GR_Q4_1] = Q4_1;
+    k->tile[GR_Q4_0] = Q4_0_tile;
+    k->tile[GR_Q4_1] = Q4_1_tile;
+    k->tile[GR_Q8_0] = Q8_0_tile;
     k->to_bf16[GR_Q5_0] = Q5_0;
     k->to_bf16[GR_Q5_1] = Q5_1;
     k->to_bf16[GR_Q8_0] = Q8_0;

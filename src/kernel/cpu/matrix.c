@@ -182,6 +182,24 @@ static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const 
     }
 }
 
+/* Sixteen rows of W, where one row after the other, or every second, can be decoded by tiles. */
+static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *from) {
+    enum { ROWS = 16, STEP = 32 };
+    const gr_matrix *w = ((const matrix_b *)base)->w;
+    int64_t row, last;
+    const part *p = find_row(w, n0, &row);
+    const gr_decode_tile_fn decode_tile = gr_cpu(w->d)->tile[p->view.dtype];
+    if (!decode_tile || p->row_bytes > INT32_MAX / (2 * ROWS)) return false;
+    if (n0 + ROWS > w->out || find_row(w, n0 + ROWS - 1, &last) != p) return false;
+    const int64_t dim = p->permuted_heads ? p->rows / p->permuted_heads : 0;
+    if (dim && row % dim / 2 + ROWS > dim / 2) return false; /* half a head is every second row */
+    const gr_dtype_info *info = gr_dtype_get(p->view.dtype);
+    *from = (gr_tile_source){.blocks = (const uint8_t *)p->view.data + row * p->row_bytes,
+                             .row_bytes = p->row_bytes * (dim ? 2 : 1), .block_bytes = info->block_bytes,
+                             .steps = info->block_elements / STEP, .decode = decode_tile};
+    return true;
+}
+
 /* Columns n0.. of rows k0.. of W (outer form, backward). Decodes whole blocks around the columns. */
 static void output_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width_to,
                          void *panel, void *scratch) {
@@ -237,6 +255,7 @@ static matrix_b operand(const gr_matrix *w, bool dot) {
     matrix_b b = {.base = {.column_block = GR_PANEL}, .w = w, .k = gr_cpu(w->d)->products[gr_type_index(w->dt)]};
     b.base.rows = w->transposed ? input_rows : output_rows;
     b.base.panel = w->transposed ? input_panel : output_panel;
+    if (dot && !w->transposed && w->dt == GR_BF16) b.base.stored = output_stored;
     if (dot)
         b.base.row_scratch = w->direct && !w->transposed ? 0 : size * (size_t)(w->transposed ? w->out : w->in);
     else

@@ -19,10 +19,19 @@ enum { GR_DOT_BLOCK = 2048, GR_PANEL = 64 };
 
 /* What products on tile registers need beside the block kernels. A panel of `width` columns (a multiple of 16) has `width`
  * elements for each of k rounded up to whole steps; columns after n may be anything. */
+typedef struct gr_tile_source { /* sixteen rows in a format that can be decoded by tiles */
+    const uint8_t *blocks;
+    int64_t row_bytes;
+    int block_bytes, steps; /* of a block: its length, and the steps of 32 elements in it */
+    gr_decode_tile_fn decode;
+} gr_tile_source;
+
 typedef struct gr_tile_kernels {
     /* c (m, n) = or += A * panel; A's rows, a_row bytes apart, are readable up to whole steps and whole tiles of 16 rows. */
     void (*multiply)(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel, int64_t width, void *c,
                      int64_t ldc, bool add);
+    /* c (16, n) = rows as they are stored * panel of n = 16 to 64 columns, the same sums. */
+    void (*multiply_stored)(int64_t n, int64_t steps, const gr_tile_source *from, const void *panel, void *c, int64_t ldc);
     void (*pack)(int64_t k, int64_t n, const void *b, int64_t b_k, int64_t b_j, int64_t width, void *panel); /* as pack_panel */
     void (*pack_rows)(int64_t k, int64_t n, const void *const *rows, int64_t width, void *panel); /* columns at rows[0..n-1] */
     void (*turn)(int64_t m, int64_t n, const float *from, int64_t ld, float *to, int64_t to_ld); /* to = from^T, by squares of 16 */
@@ -62,6 +71,8 @@ typedef struct gr_product_b gr_product_b;
 struct gr_product_b {
     /* Dot form: pointers to rows n0..n0+nc-1 (K elements each), decoded into scratch or where they stand. */
     void (*rows)(const gr_product_b *b, int64_t n0, int64_t nc, const void **ptrs, void *scratch);
+    /* Dot form, or NULL: whether rows n0 to n0 + 15 can be decoded by tiles, and from where. */
+    bool (*stored)(const gr_product_b *b, int64_t n0, gr_tile_source *from);
     /* Outer form: packs columns n0..n0+nc-1 of rows k0..k0+kc-1 into a panel of `width` columns: GR_PANEL, or on tiles any. */
     void (*panel)(const gr_product_b *b, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width, void *panel,
                   void *scratch);

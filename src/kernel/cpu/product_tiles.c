@@ -4,7 +4,8 @@
  * Many rows: a block of up to 256 columns of B is decoded and packed once, along all of K, and stays in the second-level
  * cache; rows of A pass it 32 at a time, where they stand; 32 x 32 sums are rounded and stored at once.
  * Few rows (decoding, dot form): turning a panel's pairs would cost more than using it. Decoded rows of B are the left
- * operand as they stand, the few rows of A are packed instead, and the small result is turned. The sums are the same. */
+ * operand as they stand, the few rows of A are packed instead, and the small result is turned. The sums are the same.
+ * Formats with a decoder of tiles are decoded a step at a time, beside the products of the steps before. */
 #include "kernel/cpu/product.h"
 
 enum {
@@ -201,9 +202,14 @@ static void few_item(void *arg, size_t first, size_t last, int thread) {
         const void *rows[FEW_COLUMNS];
         const int64_t n = GR_MIN(end - j, w->inner), tiles = round_up(n, SIDE);
         int64_t row_bytes;
-        w->b->rows(w->b, j, n, rows, scratch);
-        const void *b = few_left(w, n, rows, copy, &row_bytes);
-        w->k->tiles->multiply(tiles, width, p->k, b, row_bytes, w->few_a, width, turned, width, false);
+        gr_tile_source stored;
+        if (n == SIDE && w->b->stored && w->b->stored(w->b, j, &stored)) {
+            w->k->tiles->multiply_stored(width, w->steps_k / w->k->step, &stored, w->few_a, turned, width);
+        } else {
+            w->b->rows(w->b, j, n, rows, scratch);
+            const void *b = few_left(w, n, rows, copy, &row_bytes);
+            w->k->tiles->multiply(tiles, width, p->k, b, row_bytes, w->few_a, width, turned, width, false);
+        }
         w->k->tiles->turn(tiles, p->m, turned, width, acc, tiles);
         finish(w, 0, j, p->m, n, acc, tiles);
     }

@@ -116,6 +116,73 @@ static void multiply(int64_t m, int64_t n, int64_t k, const void *a_, int64_t a_
         }
 }
 
+/* Decodes the next step of sixteen rows to where a tile is loaded from, and fetches what the sixteen rows after them need. */
+typedef struct stream {
+    const gr_tile_source *from;
+    const uint8_t *at;
+    uintptr_t ahead;
+    int step, step_bytes;
+} stream;
+
+static inline void next_step(stream *t, uint16_t *to) {
+    const gr_tile_source *from = t->from;
+    for (int i = 0; i < t->step_bytes; i += 64) __builtin_prefetch((const void *)(t->ahead + (uintptr_t)i));
+    t->ahead += (uintptr_t)t->step_bytes;
+    from->decode(t->at, from->row_bytes, t->step, to);
+    if (++t->step < from->steps) return;
+    t->step = 0;
+    t->at += from->block_bytes;
+}
+
+/* The sums of multiply for 16 rows that are decoded on the way. Two steps lie between the stores of a tile and its load, so
+ * that the sum's chain of products runs beside decoding and nothing waits for it. */
+static inline __attribute__((always_inline)) void strip(const int nt, int64_t steps, const gr_tile_source *from, const char *b,
+                                                        int64_t b_step, float *c, int64_t ldc) {
+    enum { LAG = 2, RING = 4 };
+    _Alignas(64) uint16_t a[RING][SIDE * STEP];
+    stream t = {.from = from, .at = from->blocks, .ahead = (uintptr_t)from->blocks + SIDE * (uintptr_t)from->row_bytes,
+                .step_bytes = SIDE * from->block_bytes / from->steps};
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t s = 0; s < steps + LAG; s++) {
+        if (s < steps) next_step(&t, a[s % RING]);
+        if (s < LAG) continue;
+        STORED_BEFORE();
+        _tile_loadd(4, a[(s - LAG) % RING], 64);
+        _tile_loadd(6, b, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (nt > 1) {
+            _tile_loadd(7, b + TILE_BYTES, 64);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (nt > 2) {
+            _tile_loadd(6, b + 2 * TILE_BYTES, 64);
+            _tile_dpbf16ps(2, 4, 6);
+        }
+        if (nt > 3) {
+            _tile_loadd(7, b + 3 * TILE_BYTES, 64);
+            _tile_dpbf16ps(3, 4, 7);
+        }
+        b += b_step;
+    }
+    _tile_stored(0, c, ldc * 4);
+    if (nt > 1) _tile_stored(1, c + SIDE, ldc * 4);
+    if (nt > 2) _tile_stored(2, c + 2 * SIDE, ldc * 4);
+    if (nt > 3) _tile_stored(3, c + 3 * SIDE, ldc * 4);
+}
+
+static void multiply_stored(int64_t n, int64_t steps, const gr_tile_source *from, const void *panel, void *c, int64_t ldc) {
+    const int64_t b_step = n / SIDE * TILE_BYTES;
+    switch (n / SIDE) {
+        case 1: strip(1, steps, from, panel, b_step, c, ldc); break;
+        case 2: strip(2, steps, from, panel, b_step, c, ldc); break;
+        case 3: strip(3, steps, from, panel, b_step, c, ldc); break;
+        default: strip(4, steps, from, panel, b_step, c, ldc); break;
+    }
+}
+
 static void outer(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, int64_t a_step, const void *panel, void *c,
                   int64_t ldc, bool add) {
     (void)a_step;
@@ -251,7 +318,11 @@ static void finish_lines(int64_t m, int64_t n, double alpha, const void *acc_, i
             _mm512_storeu_si512(c + j, (__m512i)_mm512_cvtne2ps_pbh(v_load(acc + j + VW), v_load(acc + j)));
 }
 
-static const gr_tile_kernels tiles_bf16 = {.multiply = multiply, .pack = pack, .pack_rows = pack_rows, .turn = turn};
+static const gr_tile_kernels tiles_bf16 = {.multiply = multiply,
+                                           .multiply_stored = multiply_stored,
+                                           .pack = pack,
+                                           .pack_rows = pack_rows,
+                                           .turn = turn};
 
 static const gr_product_kernels products_bf16 = {.dot = dot,
                                                  .outer = outer,
