@@ -53,6 +53,12 @@ typedef struct graft_generate_options {
     size_t num_beams;
     double length_penalty;    /* 1 */
     graft_early_stopping early_stopping;
+    /* Prompt lookup (Saxena 2023): where the last tokens came before in prompt or output, up to
+     * prompt_lookup_num_tokens tokens that followed there are computed along, and kept as far as they are what is
+     * chosen anyway. Changes no output. Of the places that agree with the last tokens the latest of those with the
+     * most in common is taken; max_matching_ngram_size tokens count. */
+    int64_t prompt_lookup_num_tokens; /* 0: none; at most 256 */
+    int64_t max_matching_ngram_size;  /* 0: 2 */
 } graft_generate_options;
 graft_generate_options graft_generate_options_default(void); /* greedy, 256 new tokens */
 
@@ -97,6 +103,7 @@ void graft_generation_free(graft_context *ctx, graft_generation *g);
 /* Of the last call. */
 typedef struct graft_generate_stats {
     size_t prompt_tokens, reused_tokens, new_tokens;
+    size_t proposed_tokens, accepted_tokens; /* of prompt lookup */
     double prompt_seconds, new_seconds;
     double first_token_seconds; /* from the call to the first token */
 } graft_generate_stats;

@@ -109,8 +109,11 @@ static void print_json(const graft_generation *g, const graft_generate_stats *s)
     gr_buf_init(&b, NULL);
     gr_buf_add_text(&b, "{\"role\": \"assistant\", \"content\": ");
     gr_json_add_text(&b, g->text, g->len);
-    gr_buf_add_format(&b, ", \"finish_reason\": \"%s\", \"prompt_tokens\": %zu, \"reused_tokens\": %zu, \"completion_tokens\": %zu}",
+    gr_buf_add_format(&b, ", \"finish_reason\": \"%s\", \"prompt_tokens\": %zu, \"reused_tokens\": %zu, \"completion_tokens\": %zu",
                       finishes[g->finish], s->prompt_tokens, s->reused_tokens, s->new_tokens);
+    if (s->proposed_tokens)
+        gr_buf_add_format(&b, ", \"draft_n\": %zu, \"draft_n_accepted\": %zu", s->proposed_tokens, s->accepted_tokens);
+    gr_buf_add_char(&b, '}');
     fwrite(b.data, 1, b.len, stdout);
     gr_buf_free(&b);
 }

@@ -92,6 +92,11 @@ static const cli_option sampling_options[] = {
     {.name = "early-stopping", .kind = CLI_TEXT, .offset = AT(early_stopping), .metavar = "WHEN",
      .help = "beam search ends with as many finished texts as beams: true: at once; false: when no better one is in "
              "sight; never: when none is possible"},
+    {.name = "prompt-lookup-num-tokens", .kind = CLI_INT64, .offset = AT(lookup_tokens), .metavar = "N",
+     .help = "compute up to N tokens at once that followed the last ones before; the output stays the same; "
+             "0: one at a time"},
+    {.name = "max-matching-ngram-size", .kind = CLI_INT64, .offset = AT(lookup_ngram), .metavar = "N",
+     .help = "of those last tokens, how many are compared; 0: 2"},
     {.name = "seed", .letter = 's', .kind = CLI_INT64, .offset = AT(seed), .metavar = "N", .help = "decides the draws"},
     {.name = "stop", .kind = CLI_LIST, .offset = AT(stop), .offset_n = AT(n_stop), .metavar = "TEXT", .help = "text that ends the output; repeatable"},
     {.name = "ignore-eos", .kind = CLI_FLAG, .offset = AT(ignore_eos), .metavar = "", .help = "go on after an end of text"},
@@ -142,6 +147,8 @@ graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a
     o.ignore_eos = a->ignore_eos;
     o.keep_special = a->special;
     o.adapter = m->adapter;
+    o.prompt_lookup_num_tokens = a->lookup_tokens;
+    o.max_matching_ngram_size = a->lookup_ngram;
     GR_TRY(finish_beams(a, &o, err));
     *out = o;
     return GRAFT_OK;

@@ -26,7 +26,7 @@ void cli_models_close(cli_models *m);
 typedef struct cli_sampling_args {
     int greedy, do_sample;
     double temperature, top_p, min_p, repeat_penalty; /* NaN (top_k: INT64_MIN): not given */
-    int64_t top_k, n, seed, num_beams, no_repeat_ngram_size;
+    int64_t top_k, n, seed, num_beams, no_repeat_ngram_size, lookup_tokens, lookup_ngram;
     double length_penalty;
     const char *early_stopping;
     const char *const *stop;

@@ -5,8 +5,9 @@
 #include "infer/job.h"
 
 enum {
-    CHUNK = 512,       /* prompt tokens of one sequence a step */
-    STEP_TOKENS = 2048 /* prompt tokens of all sequences a step; at least one sequence always runs */
+    CHUNK = 512,        /* prompt tokens of one sequence a step */
+    STEP_TOKENS = 2048, /* prompt tokens of all sequences a step; at least one sequence always runs */
+    STEP_PROPOSED = 256 /* tokens of prompt lookup a step: each has a row of logits */
 };
 
 graft_generate_options graft_generate_options_default(void) {
@@ -111,13 +112,33 @@ static graft_status room_for_batch(gr_job *j, size_t tokens, graft_error *err) {
     const graft_allocator *a = j->s->a;
     GR_TRY(gr_grow(a, (void **)&j->ids, &j->cap_ids, tokens, sizeof *j->ids, err));
     GR_TRY(gr_grow(a, (void **)&j->bounds, &j->cap_bounds, j->n_rows + 1, sizeof *j->bounds, err));
-    GR_TRY(gr_grow(a, (void **)&j->wanted, &j->cap_wanted, j->n_rows, sizeof *j->wanted, err));
+    GR_TRY(gr_grow(a, (void **)&j->wanted, &j->cap_wanted, tokens, sizeof *j->wanted, err));
     GR_TRY(gr_grow(a, (void **)&j->adapters, &j->cap_adapters, j->n_rows, sizeof *j->adapters, err));
     return gr_grow(a, (void **)&j->kv, &j->cap_kv, j->n_rows, sizeof *j->kv, err);
 }
 
+/* Lets rows whose last token is computed in this step propose what may follow it. What others propose decides how
+ * many a row may, never what it gets. */
+static graft_status propose(gr_job *j, size_t *tokens, graft_error *err) {
+    const size_t share = GR_MAX(STEP_PROPOSED / j->n_rows, (size_t)1);
+    size_t left = STEP_PROPOSED;
+    for (size_t i = 0; i < j->n_rows; i++) {
+        gr_row *r = &j->rows[i];
+        r->n_proposed = 0;
+        if (!j->o->prompt_lookup_num_tokens || !r->feed || r->copies) continue;
+        if (r->kv.length + r->feed < (int64_t)r->n) continue;
+        /* The last token that is computed chooses one more. */
+        size_t to_come = (size_t)r->limit - (r->n - r->n_prompt) - 1;
+        GR_TRY(gr_row_propose(j, r, GR_MIN(GR_MIN(share, left), to_come), err));
+        r->feed += (int64_t)r->n_proposed;
+        left -= r->n_proposed;
+        *tokens += r->n_proposed;
+    }
+    return GRAFT_OK;
+}
+
 /* Decides how many tokens each row has in this step. */
-static size_t share_out(gr_job *j) {
+static graft_status share_out(gr_job *j, size_t *out, graft_error *err) {
     size_t tokens = 0;
     for (size_t i = 0; i < j->n_rows; i++) {
         gr_row *r = &j->rows[i];
@@ -128,7 +149,8 @@ static size_t share_out(gr_job *j) {
         if (cost > 1 && tokens > 0 && tokens + cost > STEP_TOKENS) r->feed = 0;
         if (r->feed) tokens += cost;
     }
-    return tokens;
+    *out = tokens;
+    return propose(j, out, err);
 }
 
 static graft_status fill_batch(gr_job *j, gr_batch *b, size_t tokens, int64_t *n_wanted, graft_error *err) {
@@ -148,7 +170,8 @@ static graft_status fill_batch(gr_job *j, gr_batch *b, size_t tokens, int64_t *n
         n_seqs++;
         memcpy(j->ids + at, r->ids + r->kv.length, (size_t)r->feed * sizeof *j->ids);
         at += (int32_t)r->feed;
-        if (r->kv.length + r->feed == (int64_t)r->n) j->wanted[(*n_wanted)++] = at - 1;
+        if (r->kv.length + r->feed < (int64_t)r->n) continue;
+        for (size_t k = r->n_proposed + 1; k-- > 0;) j->wanted[(*n_wanted)++] = at - 1 - (int32_t)k;
     }
     j->bounds[n_seqs] = at;
     *b = (gr_batch){.n_tokens = at, .n_seqs = n_seqs, .bounds = j->bounds, .ids = j->ids, .adapter = j->adapters, .one_adapter = -1, .kv = j->kv};
@@ -189,6 +212,27 @@ static graft_status choose(gr_job *j, gr_row *r, const float *logits, graft_erro
     return take_token(j, r, id, err);
 }
 
+/* One token after the last, and one after each proposed token that was chosen. */
+static graft_status choose_all(gr_job *j, gr_row *r, const float *logits, graft_error *err) {
+    graft_generate_stats *stats = &j->s->stats;
+    size_t accepted = 0;
+    for (bool more = true; more && !r->done; logits += j->s->sampler.vocab) {
+        bool proposed = accepted < r->n_proposed;
+        int32_t id = proposed ? r->ids[r->n] : 0;
+        GR_TRY(choose(j, r, logits, err));
+        more = proposed && r->ids[r->n - 1] == id;
+        accepted += more;
+    }
+    if (!r->n_proposed) return GRAFT_OK;
+    gr_kv_seq_truncate(&r->kv, (int64_t)r->n - 1);
+    /* Long proposals pay where they come true. */
+    r->reach = accepted == r->n_proposed ? 2 * r->reach : accepted + 1;
+    stats->proposed_tokens += r->n_proposed;
+    stats->accepted_tokens += accepted;
+    r->n_proposed = 0;
+    return GRAFT_OK;
+}
+
 /* The other continuations of r's prompt, whose keys and values they share. */
 static graft_status branch(gr_job *j, size_t at, const float *logits, graft_error *err) {
     size_t number = j->rows[at].number;
@@ -211,13 +255,14 @@ static graft_status use_logits(gr_job *j, const float *logits, size_t n_rows, gr
         if (!r->feed) continue;
         r->kv.length += r->feed;
         if (r->kv.length < (int64_t)r->n) continue;
-        const float *mine = logits + (int64_t)at++ * vocab;
+        const float *mine = logits + (int64_t)at * vocab;
+        at += 1 + r->n_proposed;
         if (r->group) {
             GR_TRY(gr_group_offer(j, r, mine, err));
             continue;
         }
         if (r->copies) GR_TRY(branch(j, i, mine, err));
-        GR_TRY(choose(j, &j->rows[i], mine, err));
+        GR_TRY(choose_all(j, &j->rows[i], mine, err));
     }
     return gr_groups_advance(j, err);
 }
@@ -228,7 +273,8 @@ static graft_status step(gr_job *j, graft_error *err) {
     int64_t n_wanted;
     size_t n_rows = j->n_rows; /* branches made in this step have their tokens already */
     double begin = gr_now_seconds();
-    size_t tokens = share_out(j);
+    size_t tokens;
+    GR_TRY(share_out(j, &tokens, err));
     GR_TRY(fill_batch(j, &b, tokens, &n_wanted, err));
     gr_pass_options o = {.hooks = s->m->hooks};
     gr_var *out = NULL;
@@ -325,6 +371,20 @@ static graft_status check_beams(const gr_job *j, graft_error *err) {
     return GRAFT_OK;
 }
 
+static graft_status check_lookup(const gr_job *j, graft_error *err) {
+    const graft_generate_options *o = j->o;
+    if (o->prompt_lookup_num_tokens < 0 || o->prompt_lookup_num_tokens > STEP_PROPOSED)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt_lookup_num_tokens: expected 0 to %d, found %lld", STEP_PROPOSED,
+                       (long long)o->prompt_lookup_num_tokens);
+    if (o->max_matching_ngram_size < 0 || (o->max_matching_ngram_size && !o->prompt_lookup_num_tokens))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "max_matching_ngram_size: expected 1 or more, with prompt_lookup_num_tokens, found %lld",
+                       (long long)o->max_matching_ngram_size);
+    if (o->prompt_lookup_num_tokens && j->n_beams > 1)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt_lookup_num_tokens: beam search does not look tokens up");
+    return GRAFT_OK;
+}
+
 static graft_status check(const gr_job *j, graft_error *err) {
     const graft_generate_options *o = j->o;
     const gr_hooks *h = j->s->m->hooks;
@@ -335,6 +395,7 @@ static graft_status check(const gr_job *j, graft_error *err) {
     if (j->n_return < 1 || j->n_return > 4096)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequences a prompt: expected 1 to 4096, found %zu", j->n_return);
     GR_TRY(check_beams(j, err));
+    GR_TRY(check_lookup(j, err));
     for (size_t i = 0; i < j->n_prompts; i++) GR_TRY(check_prompt(j, i, err));
     if (o->max_new_tokens == 0 || o->max_new_tokens < -1)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "new tokens: expected at least 1, or -1 for all that fit, found %lld",

@@ -34,7 +34,9 @@ typedef struct gr_row {
     bool copies;      /* its prompt is continued by the sequences number + 1 .. too */
     gr_beam_group *group; /* NULL: no beam search */
     size_t beam;          /* its number there */
-    int64_t feed;     /* tokens that it has in the current step */
+    int64_t feed;     /* tokens that it has in the current step, proposed ones included */
+    size_t n_proposed; /* of prompt lookup, behind the n tokens of ids */
+    size_t reach;      /* how many it may propose; 0: nothing was proposed yet */
     gr_text_stream text;
     graft_finish finish;
     bool done;
@@ -97,6 +99,9 @@ graft_status gr_job_finish_sources(gr_job *j, gr_batch *b, graft_error *err);
 /* After the pass. */
 graft_status gr_job_keep_sources(gr_job *j, graft_error *err);
 void gr_source_drop(graft_session *s, gr_source *x);
+
+/* lookup.c: proposes up to `most` tokens that may follow r's, behind them in r->ids. */
+graft_status gr_row_propose(gr_job *j, gr_row *r, size_t most, graft_error *err);
 
 /* beams.c */
 graft_status gr_group_new(gr_job *j, gr_row *r, graft_error *err);

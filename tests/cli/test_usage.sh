@@ -175,6 +175,10 @@ expect 2 'eval_data: expected eval_strategy steps or epoch' "$GRAFT" sft -m "$sm
 # A file's last newline is the end of its line; an answer of graft chat as JSON.
 a=$(printf 'red\n' | "$GRAFT" generate -m "$small" -f - -n 3 --json) b=$("$GRAFT" generate -m "$small" -p red -n 3 --json)
 [ "${a%%prompt_per*}" = "${b%%prompt_per*}" ] || fail "graft generate --file: $a"
+c=$("$GRAFT" generate -m "$small" -p red -n 3 --json --prompt-lookup-num-tokens 4 --max-matching-ngram-size 1)
+[ "${c%%prompt_per*}" = "${b%%prompt_per*}" ] || fail "graft generate --prompt-lookup-num-tokens: $c"
+expect 2 'beam search does not look tokens up' "$GRAFT" generate -m "$small" -p red --num-beams 2 --prompt-lookup-num-tokens 4
+expect 2 'with prompt_lookup_num_tokens, found 3' "$GRAFT" generate -m "$small" -p red --max-matching-ngram-size 3
 json=$("$GRAFT" chat -m "$small" -p hi -n 3 --json)
 [[ $json == '{"role": "assistant", "content": "'*'"completion_tokens": 3}' ]] || fail "graft chat --json: $json"
 # graft forward writes the file that is named and touches no other.

@@ -29,9 +29,9 @@ static graft_status load_small(const graft_allocator *a, loaded *l) {
     return graft_tokenizer_load(l->ctx, path, &l->tok, NULL);
 }
 
-/* Two prompts, two copies of each, drawn, then a turn that goes on with the first. */
+/* Two prompts, two copies of each, drawn, then a turn that goes on with the first and looks tokens up. */
 static graft_status generate_with(const loaded *l) {
-    static const int32_t a[] = {5, 9, 11, 12}, b[] = {7, 5}, c[] = {5, 9, 11, 12, 20, 6};
+    static const int32_t a[] = {5, 9, 11, 12}, b[] = {7, 5}, c[] = {5, 9, 11, 12, 5, 9};
     const graft_input_ids prompts[] = {{a, 4}, {b, 2}}, longer[] = {{c, 6}};
     static const char *const stop[] = {"zebra", "xx"};
     graft_generate_options o = graft_generate_options_default();
@@ -48,6 +48,7 @@ static graft_status generate_with(const loaded *l) {
         st = graft_generate(s, prompts, 2, 2, &o, NULL, NULL, g, NULL);
         for (int i = 0; i < 4 && st == GRAFT_OK; i++) graft_generation_free(l->ctx, &g[i]);
     }
+    o.prompt_lookup_num_tokens = 3;
     if (st == GRAFT_OK) {
         st = graft_generate(s, longer, 1, 1, &o, NULL, NULL, g, NULL);
         if (st == GRAFT_OK) graft_generation_free(l->ctx, &g[0]);
