@@ -44,9 +44,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
         any += site->bias;
         if (site->bias) GR_TRY(is_chosen(a, site, &chosen, err));
         if (!chosen) continue;
-        tensors[s->n_biases] = gr_adapter_text(a, err, "%s.bias", site->name);
-        stored[s->n_biases] = gr_adapter_text(a, err, "base_model.model.%s.bias", site->name);
-        if (!tensors[s->n_biases] || !stored[s->n_biases]) return GRAFT_ERR_MEMORY;
+        tensors[s->n_biases] = site->bias_tensor; /* of a masked head not the module's name and .bias */
+        stored[s->n_biases] = gr_adapter_text(a, err, "base_model.model.%s", site->bias_tensor);
+        if (!stored[s->n_biases]) return GRAFT_ERR_MEMORY;
         s->n_biases++;
     }
     if (!any) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: the model has no biases, which are what BitFit trains", a->where);

@@ -338,5 +338,9 @@ graft_status gr_write_quantized(gr_model *m, const char *dir, gr_dtype dtype, co
 graft_status gr_adapter_merge(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err) {
     const gr_adapter *a = gr_adapter_at(s, index);
     if (index >= 0 && !a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
+    if (a && (a->n_rows || a->n_prefix || a->n_gated))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "adapter '%s': %s adds rows to what the layers see, which no weight can hold: it is not merged", a->name,
+                       a->method->peft_type);
     return gr_write_model(s->model, a, dir, dtype, err);
 }

@@ -134,6 +134,48 @@ static void full_disks_and_wrong_places_are_told(void **state) {
     graft_context_free(ctx);
 }
 
+static void what_no_weight_can_hold_is_refused(void **state) {
+    (void)state;
+    static const char *const cases[] = {"{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 2}",
+                                        "{\"peft_type\": \"P_TUNING\", \"num_virtual_tokens\": 2, \"encoder_hidden_size\": 4}",
+                                        "{\"peft_type\": \"PREFIX_TUNING\", \"num_virtual_tokens\": 2}",
+                                        "{\"peft_type\": \"ADAPTION_PROMPT\", \"adapter_len\": 2, \"adapter_layers\": 1}"};
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("train/model"), GRAFT_DTYPE_F32);
+    const char *to = test_path("%s/refused", test_temp_dir());
+    graft_error wrong;
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
+        assert_ok(graft_adapter_new(m, "a", cases[i], 1, &err));
+        assert_int_equal(graft_model_merge(m, "a", to, GRAFT_DTYPE_F32, &wrong), GRAFT_ERR_UNSUPPORTED);
+        assert_non_null(strstr(wrong.text, "which no weight can hold"));
+        assert_false(gr_path_exists(to));
+        assert_ok(graft_adapter_remove(m, "a", &err));
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
+/* The bias of a masked head has another name than the module's. */
+static void biases_of_masked_heads_are_trained(void **state) {
+    (void)state;
+    static const char *const models[][2] = {{"families/bert", "base_model.model.cls.predictions.bias"},
+                                            {"families/roberta", "base_model.model.lm_head.bias"}};
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    for (size_t i = 0; i < GR_COUNT(models); i++) {
+        graft_model *m = test_load(ctx, test_golden(models[i][0]), GRAFT_DTYPE_F32);
+        const char *dir = test_path("%s/bitfit%zu", test_temp_dir(), i);
+        gr_safetensors *f;
+        assert_ok(graft_adapter_new(m, "a", "{\"peft_type\": \"BITFIT\"}", 1, &err));
+        assert_ok(graft_adapter_save(m, "a", dir, &err));
+        assert_ok(graft_adapter_load(m, "b", dir, 1, &err));
+        graft_model_free(m);
+        assert_ok(gr_safetensors_open(NULL, test_path("%s/adapter_model.safetensors", dir), &f, &err));
+        assert_non_null(gr_tensor_list_find(gr_safetensors_tensors(f), models[i][1]));
+        gr_safetensors_close(f);
+    }
+    graft_context_free(ctx);
+}
+
 static graft_status merge_once(const graft_allocator *a, void *arg) {
     graft_context_options co = {.allocator = *a, .n_threads = 1, .cpu = getenv("GRAFT_CPU")};
     graft_model_options mo = {.dtype = GRAFT_DTYPE_F32};
@@ -162,6 +204,8 @@ int main(void) {
         cmocka_unit_test(what_lies_beside_comes_along),
         cmocka_unit_test(configs_keep_what_graft_does_not_know),
         cmocka_unit_test(full_disks_and_wrong_places_are_told),
+        cmocka_unit_test(what_no_weight_can_hold_is_refused),
+        cmocka_unit_test(biases_of_masked_heads_are_trained),
         cmocka_unit_test(failing_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

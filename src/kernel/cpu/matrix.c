@@ -43,7 +43,8 @@ static graft_status check_part(const gr_matrix_spec *spec, int i, int64_t in, gr
     if (p->transposed != spec->part[0].transposed)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: parts stored (out, in) and (in, out) in one matrix", spec->name);
     if (p->transposed && (gr_dtype_get(stored)->block_elements > 1 || stored == GR_INT8 || p->permuted_heads))
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s stored (in, out)", spec->name, gr_dtype_name(stored));
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a matrix stored (in, out), as GPT-2's are, is not held as %s",
+                       spec->name, gr_dtype_name(stored));
     int64_t found = p->view.shape.d[p->transposed ? 0 : 1], rows = p->view.shape.d[p->transposed ? 1 : 0];
     if (found != in)
         return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: expected parts with %lld inputs, found %lld", spec->name, (long long)in,
