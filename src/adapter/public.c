@@ -144,9 +144,10 @@ graft_status graft_adapter_remove(graft_model *m, const char *name, graft_error 
 
 /* The format in which the base has its weights; block formats cannot be written and become half precision. */
 static gr_dtype stored_dtype(const gr_model *m) {
-    const gr_weight *w = gr_weights_find(gr_model_weights(m), "model.embed_tokens.weight");
-    if (!w) w = gr_weights_at(gr_model_weights(m), 0);
-    gr_dtype d = w ? w->view.dtype : GR_F16;
+    const gr_site *embedding = gr_model_embedding_site(m);
+    const gr_weight *w;
+    bool found = gr_model_get_weight(m, embedding->weight_tensor, &w, NULL) == GRAFT_OK;
+    gr_dtype d = found ? w->view.dtype : GR_F16;
     return d == GR_F32 || d == GR_BF16 ? d : GR_F16;
 }
 
