@@ -54,7 +54,11 @@ static size_t pack_length(const gr_trainer *t, const graft_data_stats *s) {
 
 static graft_status make_loaders(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
-    const bool masks = gr_model_get_config(t->model)->task == GR_TASK_MASKED_LM;
+    const gr_task task = gr_model_get_config(t->model)->task;
+    const bool masks = task == GR_TASK_MASKED_LM;
+    if (o->packing && (masks || task == GR_TASK_SEQ_CLS))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "packing: records of the task %s are not packed (there is no padding without it either)",
+                       masks ? "MASKED_LM" : gr_task_name(task));
     if (masks && graft_tokenizer_special_id(t->tok, GRAFT_TOKEN_MASK) < 0)
         return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: expected a tokenizer with a mask token, to hide tokens with, found none", o->model);
     const gr_loader_options train = {

@@ -367,12 +367,15 @@ static void wrong_runs_are_refused(void **state) {
         {{"gpt2", "llama-adapter", "SEQ_CLS", 's'}, "trains no module whole"},
         {{"bert_cls", "lora", NULL, 's'}, "none of the 3 labels"},
         {{"bert", "lora", "SEQ_CLS", 't'}, "expected the field \"label\""},
+        {{"bert", "lora", NULL, 't'}, "packing"}, /* these two ask for it */
+        {{"bert_cls", "lora", NULL, 'n'}, "packing"},
     };
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         sft_case c;
         graft_train_result r;
         graft_error wrong = {0};
         fill(&c, &cases[i].s, test_path("wrong%zu", i));
+        c.o.packing = strcmp(cases[i].says, "packing") == 0;
         assert_int_not_equal(sft_run(&c, 1, &r, &wrong), GRAFT_OK);
         if (!strstr(wrong.text, cases[i].says)) fail_msg("expected \"%s\", found \"%s\"", cases[i].says, wrong.text);
     }
