@@ -297,7 +297,7 @@ static void compare(cost *c, const float *x, const float *y, int64_t n) {
 static graft_status measure(saver *s, const gr_weight *w, gr_dtype type, const gr_tensor_view *there, cost *out,
                             graft_error *err) {
     const int64_t rows = w->view.shape.d[0], columns = gr_tensor_row_size(&w->view);
-    float *x = gr_alloc(s->a, 2 * (size_t)columns * sizeof *x), *y = x + columns;
+    float *x = gr_alloc(s->a, 2 * (size_t)columns * sizeof *x), *y = x ? x + columns : NULL;
     char *bytes = gr_alloc(s->a, (size_t)columns * sizeof *x + 512);
     graft_status st = x && bytes ? GRAFT_OK : gr_fail_memory(err);
     for (int64_t r = 0; r < rows && st == GRAFT_OK; r++) {

@@ -244,6 +244,7 @@ graft_status graft_labels_collect(graft_context *ctx, const graft_data_options *
 }
 
 void graft_label_set_free(graft_context *ctx, graft_label_set *s) {
+    if (!s->names) return; /* never filled: there may be no context either */
     const graft_allocator *a = gr_allocator(ctx);
     for (size_t i = 0; i < s->n; i++) gr_free(a, s->names[i]);
     gr_free(a, s->names);
