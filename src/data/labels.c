@@ -263,7 +263,7 @@ graft_status gr_class_tally_init(gr_class_tally *t, const graft_allocator *a, gr
 }
 
 void gr_class_tally_free(gr_class_tally *t) {
-    if (t->a) gr_free(t->a, t->counts);
+    gr_free(t->a, t->counts);
     *t = (gr_class_tally){0};
 }
 
