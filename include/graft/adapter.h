@@ -42,6 +42,11 @@ graft_status graft_adapter_save(const graft_model *m, const char *name, const ch
 
 size_t graft_adapter_count(const graft_model *m);
 const char *graft_adapter_name(const graft_model *m, size_t i);      /* NULL past the end; borrowed */
+/* The template that says where its pseudo-tokens stand (docs/methods.md), NULL: none; and the labels of the template's verbaliser,
+ * which a masked language model says as words: their number, 0: none, and their names, NULL when i is too large. Borrowed. */
+const char *graft_adapter_prompt_template(const graft_model *m, const char *name);
+size_t graft_adapter_n_words(const graft_model *m, const char *name);
+const char *graft_adapter_word_label(const graft_model *m, const char *name, size_t i);
 int64_t graft_adapter_n_params(const graft_model *m, const char *name); /* trainable elements, -1: no such adapter */
 
 #ifdef __cplusplus

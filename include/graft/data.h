@@ -72,7 +72,8 @@ typedef struct graft_data_options {
     int skip_unanswerable;   /* prompts only: leave out records without a prompt or an answer; there may be none left */
     size_t max_record_bytes; /* a longer record is bad; 0: 64 MiB */
     size_t max_records;      /* stop after that many; 0: all */
-    /* A template with pseudo-tokens (docs/methods.md): every record is its fields, put into it. NULL: none. */
+    /* A template with pseudo-tokens (docs/methods.md): every record is its fields, put into it, as `learn` and `seq2seq` (or `model`)
+     * say that the model takes it. NULL: none. */
     const char *prompt_template;
     /* Not NULL: a record's "adapter" names one of this model's adapters (absent or null: `adapter`, where that is not NULL), whose
      * template applies and, in a data set, whose virtual tokens stand in front. */

@@ -14,6 +14,10 @@ typedef struct graft_text {
     size_t len;
     const char *pair; /* a second text; NULL: none */
     size_t pair_len;
+    /* Tokens in place of both, as graft_prompts_load and graft_prompt_fill make them of an adapter's template; NULL: none. Without
+     * them a text is put into the template as by graft_prompt_fill. */
+    const int32_t *ids;
+    size_t n_ids;
 } graft_text;
 
 /* Zero-initialise for the defaults. */
@@ -24,7 +28,9 @@ typedef struct graft_encode_options {
 } graft_encode_options;
 
 /* Scores of every label for n texts, (n, graft_model_n_labels), as transformers' text-classification pipeline gives them:
- * softmax where one class holds, sigmoid where several may (and of a single label), the numbers themselves of a regression. */
+ * softmax where one class holds, sigmoid where several may (and of a single label), the numbers themselves of a regression. A masked
+ * language model with an adapter whose template has words for labels scores these, (n, graft_adapter_n_words): softmax over the
+ * logits of the words at [MASK]. */
 graft_status graft_classify(graft_model *m, const graft_tokenizer *tok, const graft_text *texts, size_t n,
                             const graft_encode_options *options, float *out, graft_error *err);
 

@@ -84,6 +84,8 @@ graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err);
 int gr_adapter_n_virtual(const gr_adapter_set *s, int index);
 /* Where in a record its pseudo-tokens stand (text/slots.h); NULL: in front. Borrowed. */
 const char *gr_adapter_prompt_template(const gr_adapter_set *s, int index);
+struct gr_slots;
+const struct gr_slots *gr_adapter_slots(const gr_adapter_set *s, int index); /* the same, parsed */
 
 /* Writes the directory: adapter_config.json, adapter_model.safetensors, README.md; for FULL a Hugging Face model
  * directory with all tensors in `dtype`. Files appear one by one, each whole. */

@@ -184,7 +184,8 @@ static graft_status run_forward(forward_job *j, const graft_forward_options *o, 
     GR_GO(done, gr_padded_read(gr_safetensors_tensors(f), o->input, j->m, gr_adapter_n_virtual(j->set, j->adapter), &j->in,
                                &j->source_in, err));
     const gr_hooks *h = gr_adapter_set_hooks(j->set);
-    if (gr_adapter_prompt_template(j->set, j->adapter)) j->in.placed = h->n_rows(h->self, j->adapter);
+    gr_padded *prompted = j->source_in.ids ? &j->source_in : &j->in;
+    if (gr_adapter_prompt_template(j->set, j->adapter)) prompted->placed = h->n_rows(h->self, j->adapter);
     GR_GO(done, gr_ragged_fill(j->a, &j->r, j->m, &j->in, j->adapter, err));
     if (j->source_in.ids) {
         GR_GO(done, gr_ragged_fill(j->a, &j->source, j->m, &j->source_in, j->adapter, err));

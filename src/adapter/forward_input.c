@@ -178,11 +178,12 @@ static graft_status view_row(row_view *v, const gr_model *m, graft_error *err) {
                            (long long)(at - in->ahead), (long long)label);
         v->labels[c] = (int32_t)label;
     }
-    gr_model_fill_positions(m, v->ids, in->columns, in->ahead > 0, 0, v->positions);
+    const bool prompted = in->ahead > 0 || in->placed > 0; /* the reference has embeddings then, and sees no pads */
+    gr_model_fill_positions(m, v->ids, in->columns, prompted, 0, v->positions);
     for (int64_t c = 0; in->positions && c < in->columns; c++) v->positions[c] = (int32_t)input_at(in, in->positions, v->row, c);
     gr_task task = gr_model_get_config(m)->task;
     bool pools = task == GR_TASK_SEQ_CLS || task == GR_TASK_FEATURES;
-    v->pooled = pools ? gr_model_pooled_token(m, v->ids, in->columns, in->ahead > 0) : -1;
+    v->pooled = pools ? gr_model_pooled_token(m, v->ids, in->columns, prompted) : -1;
     return GRAFT_OK;
 }
 

@@ -97,6 +97,7 @@ struct gr_adapter {
     int n_virtual, n_prefix; /* rows in front of each of its sequences: input rows, key/value rows */
     int n_rows;              /* input rows that it has, in front or where its template puts them */
     const char *prompt_template; /* NULL: none */
+    const struct gr_slots *slots; /* the same, parsed */
     int n_gated;             /* key/value rows that each of its sequences sees through a gate */
     int lowest_layer; /* of anything trained; INT_MAX: nothing */
     int64_t identity; /* gr_hooks.identity */

@@ -9,10 +9,15 @@
 
 graft_status gr_prompt_place(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     gr_prompt *p = a->state;
-    gr_slots slots;
+    gr_slots slots, *kept;
     if (fresh) GR_TRY(gr_config_text(a, json, "prompt_template", &a->prompt_template, err));
     if (a->prompt_template) {
+        const gr_task task = gr_model_get_config(a->model)->task;
         GR_TRY(gr_slots_parse(&a->arena, a->where, a->prompt_template, &slots, err));
+        GR_TRY(gr_slots_check_answer(&slots, a->where, task != GR_TASK_SEQ_CLS && task != GR_TASK_FEATURES, err));
+        if (!(kept = gr_arena_alloc(&a->arena, sizeof *kept))) return gr_fail_memory(err);
+        *kept = slots;
+        a->slots = kept;
         if (!p->n_tokens) p->n_tokens = slots.n_virtual;
         if (p->n_tokens != slots.n_virtual)
             return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: prompt_template has %d pseudo-tokens, num_virtual_tokens is %lld", a->where,

@@ -3,6 +3,7 @@
 
 #include "adapter/method.h"
 #include "model/public.h"
+#include "text/slots.h"
 
 graft_status gr_model_choose_adapter(const graft_model *m, const char *name, int *index, graft_error *err) {
     const gr_adapter_set *set = m->adapters;
@@ -81,6 +82,26 @@ graft_status graft_model_load(graft_context *ctx, const char *path, const graft_
 }
 
 const char *graft_model_task_type(const graft_model *m) { return gr_task_name(gr_model_get_config(m->model)->task); }
+static const gr_slots *slots_of(const graft_model *m, const char *name) {
+    int at = name ? gr_adapter_set_find(m->adapters, name) : -1;
+    return at < 0 ? NULL : gr_adapter_slots(m->adapters, at);
+}
+
+const char *graft_adapter_prompt_template(const graft_model *m, const char *name) {
+    int at = name ? gr_adapter_set_find(m->adapters, name) : -1;
+    return at < 0 ? NULL : gr_adapter_prompt_template(m->adapters, at);
+}
+
+size_t graft_adapter_n_words(const graft_model *m, const char *name) {
+    const gr_slots *s = slots_of(m, name);
+    return s ? s->n_words : 0;
+}
+
+const char *graft_adapter_word_label(const graft_model *m, const char *name, size_t i) {
+    const gr_slots *s = slots_of(m, name);
+    return s && i < s->n_words ? s->words[i].label : NULL;
+}
+
 size_t graft_model_n_labels(const graft_model *m) { return (size_t)gr_model_labels(m->model)->n; }
 const char *graft_model_label(const graft_model *m, size_t i) {
     const gr_labels *labels = gr_model_labels(m->model);

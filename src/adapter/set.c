@@ -331,6 +331,11 @@ const char *gr_adapter_prompt_template(const gr_adapter_set *s, int index) {
     return a ? a->prompt_template : NULL;
 }
 
+const struct gr_slots *gr_adapter_slots(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->slots : NULL;
+}
+
 graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const char *config, size_t config_len,
                                    uint64_t seed, int *index, graft_error *err) {
     gr_adapter *a;

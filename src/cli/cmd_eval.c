@@ -61,8 +61,15 @@ typedef struct view {
     unsigned what;
     size_t show;
     const graft_model *model;
+    const char *adapter;
     gr_buf confusion; /* as it is printed */
 } view;
+
+/* Of a masked language model the labels are those of its adapter's words. */
+static const char *label_name(const view *v, size_t i) {
+    const char *name = graft_model_label(v->model, i);
+    return name ? name : graft_adapter_word_label(v->model, v->adapter, i);
+}
 
 /* A line a label: how often each was said in its place; of several labels what was right and wrong of each. */
 static void show_confusion(void *user, graft_problem problem, size_t n, const int64_t *counts) {
@@ -73,7 +80,7 @@ static void show_confusion(void *user, graft_problem problem, size_t n, const in
     if (!v->json && single && n > 12) return;
     gr_buf_add_text(b, v->json ? "\"labels\": [" : single ? "                as" : "                true -  false +  false -   true +\n");
     for (size_t i = 0; (v->json || single) && i < n; i++) {
-        const char *name = graft_model_label(v->model, i);
+        const char *name = label_name(v, i);
         if (v->json && i) gr_buf_add_text(b, ", ");
         if (v->json) gr_json_add_text(b, name, strlen(name));
         else gr_buf_add_format(b, " %8.8s", name);
@@ -81,7 +88,7 @@ static void show_confusion(void *user, graft_problem problem, size_t n, const in
     gr_buf_add_text(b, v->json ? "], \"confusion\": [" : single ? "\n" : "");
     for (size_t i = 0; i < n; i++) {
         if (v->json) gr_buf_add_text(b, i ? ", [" : "[");
-        else gr_buf_add_format(b, "  %-14.14s  ", graft_model_label(v->model, i));
+        else gr_buf_add_format(b, "  %-14.14s  ", label_name(v, i));
         for (size_t k = 0; k < columns; k++) gr_buf_add_format(b, v->json ? "%s%lld" : "%s%8lld", k ? (v->json ? ", " : " ") : "", (long long)counts[i * columns + k]);
         gr_buf_add_text(b, v->json ? "]" : "\n");
     }
@@ -245,6 +252,7 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     o.sample = show_sample;
     o.confusion = show_confusion;
     v.model = m->model;
+    v.adapter = m->adapter;
     gr_buf_init(&v.confusion, NULL);
     graft_eval_result r;
     graft_status st = graft_eval(m->model, m->tok, &o, &r, err);

@@ -144,7 +144,8 @@ static void add_label(gr_buf *b, bool json, bool first, const char *name, double
 
 /* All labels of each text, the likeliest first, as transformers' pipeline with top_k=None. */
 static graft_status classify(work *w, const graft_text *texts, bool json, gr_buf *b, graft_error *err) {
-    size_t n = graft_model_n_labels(w->m.model);
+    const char *adapter = w->m.adapter;
+    size_t n_words = graft_adapter_n_words(w->m.model, adapter), n = n_words ? n_words : graft_model_n_labels(w->m.model);
     const graft_encode_options o = {.adapter = w->m.adapter};
     float *scores = gr_calloc(NULL, w->n * n, sizeof *scores);
     graft_status st = scores ? graft_classify(w->m.model, w->m.tok, texts, w->n, &o, scores, err) : gr_fail_memory(err);
@@ -156,7 +157,8 @@ static graft_status classify(work *w, const graft_text *texts, bool json, gr_buf
             size_t best = 0;
             for (size_t l = 1; l < n; l++)
                 if (isnan(row[best]) || row[l] > row[best]) best = l;
-            add_label(b, json, k == 0, graft_model_label(w->m.model, best), row[best]);
+            const char *name = n_words ? graft_adapter_word_label(w->m.model, adapter, best) : graft_model_label(w->m.model, best);
+            add_label(b, json, k == 0, name, row[best]);
             row[best] = NAN;
         }
         if (json) gr_buf_add_char(b, ']');
@@ -204,7 +206,9 @@ static graft_status encode(work *w, const cli_args *args, graft_error *err) {
     const cli_common *common = args->base[0];
     const generate_args *a = args->base[2];
     const cli_sampling_args *sampling = args->base[3];
-    const bool masks = strcmp(graft_model_task_type(w->m.model), "MASKED_LM") == 0, json = common->json != 0;
+    const bool words = graft_adapter_n_words(w->m.model, w->m.adapter) > 0, json = common->json != 0;
+    const bool masks = strcmp(graft_model_task_type(w->m.model), "MASKED_LM") == 0 && !words;
+    const bool filled = graft_adapter_prompt_template(w->m.model, w->m.adapter) != NULL;
     if (a->n_return != 1 || a->echo)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: a model of the task %s continues no text", a->echo ? "--echo" : "--num-return-sequences",
                        graft_model_task_type(w->m.model));
@@ -220,7 +224,12 @@ static graft_status encode(work *w, const cli_args *args, graft_error *err) {
                        graft_model_task_type(w->m.model));
     graft_text *texts = gr_calloc(NULL, w->n, sizeof *texts);
     if (!texts) return gr_fail_memory(err);
-    for (size_t i = 0; i < w->n; i++) texts[i] = (graft_text){.text = w->texts[i], .len = strlen(w->texts[i])};
+    for (size_t i = 0; i < w->n; i++) {
+        texts[i] = (graft_text){.text = w->texts[i], .len = strlen(w->texts[i])};
+        if (!filled) continue;
+        texts[i].ids = w->prompts[i].ids;
+        texts[i].n_ids = w->prompts[i].n;
+    }
     gr_buf b;
     gr_buf_init(&b, NULL);
     if (json) gr_buf_add_char(&b, '[');

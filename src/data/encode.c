@@ -17,6 +17,15 @@ static graft_status find_adapter(const graft_model *m, const char *name, int32_t
     return GRAFT_OK;
 }
 
+/* Templates are filled as the model takes them. */
+static void know_model(gr_encoder *e, const gr_model_config *c) {
+    const int64_t places = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0);
+    e->seq2seq = c->n_encoder_layers > 0;
+    if (c->task == GR_TASK_MASKED_LM) e->learn = GRAFT_LEARN_MASKED;
+    if (c->task == GR_TASK_SEQ_CLS || c->task == GR_TASK_FEATURES) e->learn = GRAFT_LEARN_CLASSES;
+    if (c->bidirectional && places > 0) e->positions = (size_t)places;
+}
+
 graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_tokenizer *tok,
                              const graft_data_options *o, int64_t now, graft_error *err) {
     gr_encoder made = {.ctx = ctx,
@@ -38,8 +47,7 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
         return gr_fail(err, GRAFT_ERR_ARGUMENT,
                        "%s means nothing to a model with an encoder: it learns targets and nothing else",
                        made.assistant_only ? "assistant_only_loss" : "completion_only_loss false");
-    if ((made.seq2seq || made.learn != GRAFT_LEARN_TEXT) && made.prompt_template)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "prompt_template: expected a model that continues texts");
+    if (o->model) know_model(&made, gr_model_get_config(o->model->model));
     if (o->model && o->adapter) GR_TRY(find_adapter(o->model, o->adapter, &made.adapter, err));
     made.eos.data = graft_tokenizer_token_text(tok, graft_tokenizer_special_id(tok, GRAFT_TOKEN_EOS), &made.eos.len);
     if (!made.eos.data) made.eos = (gr_slice){0};
@@ -409,12 +417,22 @@ static graft_status put_in_front(gr_arena *arena, size_t n, gr_tokens *t, graft_
     return GRAFT_OK;
 }
 
+/* A record in a template of an encoder: the word at the mask, or a label. Token types are all 0. */
+static graft_status encode_filled(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t, graft_error *err) {
+    owner o;
+    GR_TRY(find_owner(e, arena, record, &o, err));
+    GR_TRY(gr_fill_record(e, arena, record, &o.slots, t, err));
+    t->n_labels = t->n > 0;
+    return GRAFT_OK;
+}
+
 graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *out,
                               graft_error *err) {
     gr_tokens t = {0};
     owner o;
     if (e->seq2seq || e->learn != GRAFT_LEARN_TEXT) {
         GR_TRY((e->seq2seq                            ? gr_encode_source_target
+                : e->prompt_template                  ? encode_filled
                 : e->learn == GRAFT_LEARN_MASKED ? encode_masked
                                                  : encode_classified)(e, arena, record, &t, err));
         t.adapter = -1;

@@ -16,6 +16,7 @@ typedef struct gr_encoder {
     gr_slice eos;      /* text that ends a text or a completion; absent: none */
     graft_learn learn;
     const char *prompt_template;    /* see graft_data_options */
+    size_t positions;               /* tokens that the model can take, of encoders with a template; 0: no matter */
     const struct graft_model *model;
     int32_t adapter;                /* index; -1: none */
 } gr_encoder;
@@ -51,6 +52,8 @@ typedef struct gr_question {
     int32_t *ids;
     size_t n;
     const char *adapter; /* name, NULL: none or the caller's affair */
+    bool filled;         /* by a template */
+    size_t long_at, long_n; /* of that the longest text, where it may be cut */
 } gr_question;
 graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_question *out,
                                 graft_error *err);
@@ -63,5 +66,7 @@ graft_status gr_fill_record(const gr_encoder *e, gr_arena *arena, const gr_recor
                             gr_tokens *out, graft_error *err);
 graft_status gr_fill_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, const struct gr_slots *slots,
                               gr_question *out, graft_error *err);
+/* Leaves at most `most` real tokens of a filled question, by cutting its longest text. */
+graft_status gr_fill_shorten(const gr_encoder *e, gr_question *q, size_t most, bool *truncated, graft_error *err);
 
 #endif

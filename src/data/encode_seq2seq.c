@@ -70,7 +70,8 @@ graft_status gr_encode_source_target(const gr_encoder *e, gr_arena *arena, const
     gr_tokens t = {0};
     int32_t *source, *target;
     size_t n_source, n_target;
-    if (record->kind == GR_RECORD_TOKENS)
+    bool filled = false;
+    if (record->kind == GR_RECORD_TOKENS && !e->prompt_template)
         GR_TRY(take_tokens(e, record, &source, &n_source, &target, &n_target, err));
     else {
         gr_question q;
@@ -78,12 +79,14 @@ graft_status gr_encode_source_target(const gr_encoder *e, gr_arena *arena, const
         if (!q.reference.data)
             return gr_fail(err, GRAFT_ERR_MISMATCH,
                            "expected an answer to learn: a completion, or an assistant's message at the end");
+        if (q.filled) GR_TRY(gr_fill_shorten(e, &q, e->max_length, &t.truncated, err));
         source = q.ids;
         n_source = q.n;
+        filled = q.filled;
         GR_TRY(encode_answer(e, arena, q.reference, &target, &n_target, err));
     }
     if (!n_source) return gr_fail(err, GRAFT_ERR_FORMAT, "expected a prompt of at least one token, found none");
-    cut(e, &source, &n_source, e->max_length, e->truncate_start, &t.truncated);
+    if (!filled) cut(e, &source, &n_source, e->max_length, e->truncate_start, &t.truncated);
     cut(e, &target, &n_target, e->max_target, false, &t.truncated);
     GR_TRY(join(e, arena, source, n_source, target, n_target, &t, err));
     *out = t;

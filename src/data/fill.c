@@ -1,5 +1,6 @@
 /* A record's fields put into a template with pseudo-tokens (text/slots.h). Nothing is added to what the template says but the
- * end of text behind the answer. */
+ * end of text behind the answer. Where the answer goes is the model's affair: a decoder writes it at the end, a masked language
+ * model says it in the place of a mask token, an encoder-decoder writes it into its target, a classifier has it as a label. */
 #include "data/encode.h"
 #include "text/slots.h"
 
@@ -11,6 +12,7 @@ typedef struct fill {
     size_t n, cap;
     gr_buf run; /* texts and fields that touch */
     bool run_has_field;
+    size_t answer_at; /* of a masked language model: the mask token */
     size_t long_at, long_n; /* the longest run with a field: where a record that is too long is cut */
 } fill;
 
@@ -56,9 +58,16 @@ static graft_status field(const fill *f, const char *name, bool needed, gr_slice
     return gr_fail(err, GRAFT_ERR_FORMAT, "expected the field \"%s\", which the adapter's template names", name);
 }
 
+static graft_status put(fill *f, int32_t id, const char *name, graft_error *err) {
+    if (id < 0)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "the adapter's template has [%s], the tokenizer has no such token", name);
+    GR_TRY(room(f, 1, err));
+    f->ids[f->n++] = id;
+    return GRAFT_OK;
+}
+
 static graft_status add_slot(fill *f, const gr_slot *s, graft_error *err) {
     gr_slice value;
-    int32_t id;
     switch (s->kind) {
     case GR_SLOT_TEXT: gr_buf_add(&f->run, s->text, s->len); return GRAFT_OK;
     case GR_SLOT_FIELD:
@@ -73,25 +82,49 @@ static graft_status add_slot(fill *f, const gr_slot *s, graft_error *err) {
         return GRAFT_OK;
     case GR_SLOT_SPECIAL:
         GR_TRY(end_run(f, err));
-        if ((id = graft_tokenizer_special_id(f->e->tok, s->special)) < 0)
-            return gr_fail(err, GRAFT_ERR_MISMATCH, "the adapter's template has [%s], the tokenizer has no such token", s->text);
-        GR_TRY(room(f, 1, err));
-        f->ids[f->n++] = id;
-        return GRAFT_OK;
-    default: return end_run(f, err);
+        return put(f, graft_tokenizer_special_id(f->e->tok, s->special), s->text, err);
+    default:
+        GR_TRY(end_run(f, err));
+        f->answer_at = f->n;
+        return f->e->learn == GRAFT_LEARN_MASKED ? put(f, graft_tokenizer_special_id(f->e->tok, GRAFT_TOKEN_MASK), "MASK", err) : GRAFT_OK;
     }
 }
 
+/* What the field says, or its word. */
+static graft_status find_answer(const fill *f, const gr_slots *slots, const char *name, bool needed, gr_slice *out, graft_error *err) {
+    gr_slice said;
+    GR_TRY(field(f, name, needed, &said, err));
+    for (size_t i = 0; said.data && i < slots->n_words; i++) {
+        const gr_slot_word *w = &slots->words[i];
+        if (w->label_len != said.len || memcmp(w->label, said.data, said.len) != 0) continue;
+        *out = (gr_slice){w->word, w->word_len};
+        return GRAFT_OK;
+    }
+    if (said.data && slots->n_words)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"%s\" to be one of the %zu labels of [MASK], found \"%.*s\"", name, slots->n_words,
+                       (int)GR_MIN(said.len, (size_t)40), said.data);
+    *out = said;
+    return GRAFT_OK;
+}
+
 static graft_status add_slots(fill *f, const gr_slots *slots, gr_slice *answer, bool needed, graft_error *err) {
+    const bool last = !f->e->seq2seq && f->e->learn == GRAFT_LEARN_TEXT;
+    *answer = (gr_slice){0};
+    GR_TRY(gr_slots_check_answer(slots, "the adapter's template", f->e->learn != GRAFT_LEARN_CLASSES, err));
     for (size_t i = 0; i < slots->n; i++) {
         const gr_slot *s = &slots->items[i];
         GR_TRY(add_slot(f, s, err));
         if (s->kind != GR_SLOT_ANSWER) continue;
-        if (i + 1 < slots->n)
+        if (last && i + 1 < slots->n)
             return gr_fail(err, GRAFT_ERR_MISMATCH, "the adapter's template goes on behind [MASK]: expected it last, for this model writes "
                            "its answer at the end");
-        GR_TRY(field(f, s->text, needed, answer, err));
+        GR_TRY(find_answer(f, slots, s->text, needed, answer, err));
     }
+    GR_TRY(end_run(f, err));
+    int32_t mask = f->e->learn == GRAFT_LEARN_MASKED ? f->ids[f->answer_at] : -1;
+    for (size_t i = 0; mask >= 0 && i < f->n; i++)
+        if (f->ids[i] == mask && i != f->answer_at)
+            return gr_fail(err, GRAFT_ERR_FORMAT, "a text of the record or of the template has a mask token: expected that of [MASK] alone");
     return GRAFT_OK;
 }
 
@@ -102,18 +135,27 @@ static size_t count_tokens(const int32_t *ids, size_t n) {
 }
 
 /* Pseudo-tokens, anchors and the answer stay: it is the longest text of the record that is cut. */
-static graft_status shorten(fill *f, size_t *begin, gr_tokens *t, graft_error *err) {
-    size_t tokens = count_tokens(f->ids, f->n), most = f->e->max_length;
+graft_status gr_fill_shorten(const gr_encoder *e, gr_question *q, size_t most, bool *truncated, graft_error *err) {
+    size_t tokens = count_tokens(q->ids, q->n);
     if (!most || tokens <= most) return GRAFT_OK;
     size_t over = tokens - most;
-    if (over > f->long_n)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "%zu tokens without the longest text, expected at most %zu (max_length)", tokens - f->long_n,
+    if (over > q->long_n)
+        return gr_fail(err, GRAFT_ERR_LIMIT, "%zu tokens without the longest text, expected at most %zu (max_length)", tokens - q->long_n,
                        most);
-    size_t from = f->e->truncate_start ? f->long_at : f->long_at + f->long_n - over;
-    memmove(f->ids + from, f->ids + from + over, (f->n - from - over) * sizeof *f->ids);
-    f->n -= over;
-    *begin -= over;
-    t->truncated = true;
+    size_t from = e->truncate_start ? q->long_at : q->long_at + q->long_n - over;
+    memmove(q->ids + from, q->ids + from + over, (q->n - from - over) * sizeof *q->ids);
+    q->n -= over;
+    q->long_n -= over;
+    *truncated = true;
+    return GRAFT_OK;
+}
+
+/* Moves `at` along. */
+static graft_status shorten(fill *f, size_t *at, bool *truncated, graft_error *err) {
+    gr_question q = {.ids = f->ids, .n = f->n, .long_at = f->long_at, .long_n = f->long_n};
+    GR_TRY(gr_fill_shorten(f->e, &q, f->e->max_length, truncated, err));
+    if (*at > f->long_at) *at -= f->n - q.n;
+    f->n = q.n;
     return GRAFT_OK;
 }
 
@@ -126,16 +168,22 @@ static graft_status add_answer(fill *f, gr_slice answer, graft_error *err) {
 }
 
 static graft_status fill_tokens(fill *f, const gr_slots *slots, gr_tokens *t, graft_error *err) {
+    const bool text = f->e->learn == GRAFT_LEARN_TEXT, masked = f->e->learn == GRAFT_LEARN_MASKED;
     gr_slice answer;
+    int32_t word = GRAFT_IGNORE_LABEL;
     GR_TRY(add_slots(f, slots, &answer, true, err));
-    size_t begin = f->n;
-    GR_TRY(add_answer(f, answer, err));
-    GR_TRY(shorten(f, &begin, t, err));
+    size_t at = masked ? f->answer_at : f->n;
+    if (text) GR_TRY(add_answer(f, answer, err));
+    if (masked) GR_TRY(gr_slots_word_id(f->e->tok, gr_allocator(f->e->ctx), answer.data, answer.len, &word, err));
+    GR_TRY(shorten(f, &at, &t->truncated, err));
     t->ids = f->ids;
     t->n = f->n;
+    t->given = masked; /* nothing else is hidden */
     if (!(t->labels = gr_arena_alloc(f->arena, (f->n + 1) * sizeof *t->labels))) return gr_fail_memory(err);
-    for (size_t i = 0; i < f->n; i++)
-        t->labels[i] = f->ids[i] >= 0 && (i >= begin || f->e->completion_only == GRAFT_NO) ? f->ids[i] : GRAFT_IGNORE_LABEL;
+    for (size_t i = 0; i < f->n; i++) {
+        bool learnt = text && f->ids[i] >= 0 && (i >= at || f->e->completion_only == GRAFT_NO);
+        t->labels[i] = learnt ? f->ids[i] : masked && i == at ? word : GRAFT_IGNORE_LABEL;
+    }
     return GRAFT_OK;
 }
 
@@ -171,8 +219,13 @@ graft_status gr_fill_question(const gr_encoder *e, gr_arena *arena, const gr_rec
                               graft_error *err) {
     fill f = begin_fill(e, arena, record);
     graft_status st = add_slots(&f, slots, &out->reference, false, err);
-    out->ids = f.ids;
-    out->n = f.n;
+    bool truncated;
+    *out = (gr_question){.reference = out->reference, .adapter = out->adapter, .ids = f.ids, .n = f.n, .filled = true, .long_at = f.long_at,
+                         .long_n = f.long_n};
+    size_t pseudo = f.n - count_tokens(f.ids, f.n);
+    if (st == GRAFT_OK && e->positions && e->positions <= pseudo)
+        st = gr_fail(err, GRAFT_ERR_LIMIT, "%zu pseudo-tokens, expected fewer than the model's %zu positions", pseudo, e->positions);
+    if (st == GRAFT_OK && e->positions) st = gr_fill_shorten(e, out, e->positions - pseudo, &truncated, err);
     if (st == GRAFT_OK) st = shown_text(&f, slots, &out->text, err);
     gr_buf_free(&f.run);
     return st;

@@ -62,6 +62,13 @@ static graft_status read_item(gr_json_reader *r, char *name, size_t size, label_
 
 enum { NAME_BYTES = 4096 };
 
+/* Records that only a template can read have one too. */
+static graft_status label_json(const gr_record *record, gr_slice *out, graft_error *err) {
+    gr_json_kind kind;
+    *out = record->label_json;
+    return out->data || !record->json.data ? GRAFT_OK : gr_record_value(record->json, "label", &kind, out, err);
+}
+
 /* Calls `fn` for each value of a record's label. */
 typedef graft_status (*item_fn)(void *user, const label_item *item, size_t i, bool list, graft_error *err);
 static graft_status each_item(const gr_record *record, item_fn fn, void *user, graft_error *err) {
@@ -69,8 +76,10 @@ static graft_status each_item(const gr_record *record, item_fn fn, void *user, g
     char name[NAME_BYTES];
     label_item item;
     bool more;
-    if (!record->label_json.data) return gr_fail(err, GRAFT_ERR_FORMAT, "expected the field \"label\" in the record");
-    gr_json_init(&r, "label", record->label_json.data, record->label_json.len);
+    gr_slice label;
+    GR_TRY(label_json(record, &label, err));
+    if (!label.data) return gr_fail(err, GRAFT_ERR_FORMAT, "expected the field \"label\" in the record");
+    gr_json_init(&r, "label", label.data, label.len);
     if (gr_json_peek(&r) != GR_JSON_ARRAY) {
         GR_TRY(read_item(&r, name, sizeof name, &item, err));
         return fn(user, &item, 0, false, err);
@@ -85,7 +94,8 @@ static graft_status each_item(const gr_record *record, item_fn fn, void *user, g
 }
 
 graft_problem gr_label_problem(const gr_record *record, size_t n_labels) {
-    bool list = record->label_json.len && record->label_json.data[0] == '[';
+    gr_slice label;
+    bool list = label_json(record, &label, NULL) == GRAFT_OK && label.len && label.data[0] == '[';
     return n_labels == 1 ? GRAFT_PROBLEM_REGRESSION : list ? GRAFT_PROBLEM_MULTI : GRAFT_PROBLEM_SINGLE;
 }
 

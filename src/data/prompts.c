@@ -133,7 +133,7 @@ static graft_status fill_prompt(gr_arena *arena, const graft_model *m, const gra
     gr_slots slots;
     gr_record record;
     gr_question q = {0};
-    const graft_data_options o = {.prompt_template = template};
+    const graft_data_options o = {.prompt_template = template, .model = m};
     GR_TRY(gr_slots_parse(arena, "template", template, &slots, err));
     GR_TRY(gr_fill_from_text(arena, &slots, text, len, &record, err));
     GR_TRY(gr_encoder_open(&e, m->ctx, tok, &o, 0, err));

@@ -354,9 +354,10 @@ graft_status gr_record_parse(gr_arena *arena, const char *place, const char *jso
     return GRAFT_OK;
 }
 
-graft_status gr_record_field(gr_arena *arena, gr_slice json, const char *name, gr_slice *out, graft_error *err) {
+graft_status gr_record_value(gr_slice json, const char *name, gr_json_kind *kind, gr_slice *out, graft_error *err) {
     gr_json_reader r;
     gr_slice found = {0};
+    gr_json_kind found_kind = GR_JSON_NULL;
     gr_json_init(&r, "record", json.data, json.len);
     GR_TRY(gr_json_open(&r, GR_JSON_OBJECT, err));
     for (bool more;;) {
@@ -365,17 +366,26 @@ graft_status gr_record_field(gr_arena *arena, gr_slice json, const char *name, g
         if (!more) break;
         GR_TRY(gr_json_read_key(&r, &key, err));
         bool same = gr_json_text_is(&key, name);
-        gr_json_kind kind = gr_json_peek(&r);
+        gr_json_kind here = gr_json_peek(&r);
         size_t start = r.at;
         GR_TRY(gr_json_skip(&r, err));
-        gr_slice value = {json.data + start, r.at - start};
         if (!same) continue;
-        if (kind == GR_JSON_NULL) found = (gr_slice){0};
-        else if (kind == GR_JSON_NUMBER) found = value;
-        else if (kind == GR_JSON_STRING) GR_TRY(decode(arena, "record", value, &found, err));
-        else return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"%s\" to be a string or a number, found %s", name, gr_json_kind_name(kind));
+        found = here == GR_JSON_NULL ? (gr_slice){0} : (gr_slice){json.data + start, r.at - start};
+        found_kind = here;
     }
     GR_TRY(gr_json_end(&r, err));
+    *kind = found_kind;
     *out = found;
+    return GRAFT_OK;
+}
+
+graft_status gr_record_field(gr_arena *arena, gr_slice json, const char *name, gr_slice *out, graft_error *err) {
+    gr_json_kind kind;
+    gr_slice value;
+    GR_TRY(gr_record_value(json, name, &kind, &value, err));
+    if (kind == GR_JSON_STRING) return decode(arena, "record", value, out, err);
+    if (kind != GR_JSON_NULL && kind != GR_JSON_NUMBER)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"%s\" to be a string or a number, found %s", name, gr_json_kind_name(kind));
+    *out = value;
     return GRAFT_OK;
 }

@@ -60,6 +60,8 @@ graft_status gr_record_parse(gr_arena *arena, const char *place, const char *jso
 
 /* The text of a field of the object `json`, a number's characters; absent or null: *out is absent. */
 graft_status gr_record_field(gr_arena *arena, gr_slice json, const char *name, gr_slice *out, graft_error *err);
+/* The field as it stands. */
+graft_status gr_record_value(gr_slice json, const char *name, gr_json_kind *kind, gr_slice *out, graft_error *err);
 
 /* The messages of `value` (a JSON array of them; `from` and `value` may stand for role and content). `name` is what
  * errors call it. */

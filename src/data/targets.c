@@ -16,7 +16,8 @@ graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, co
     float weight = (float)(1.0 / (double)GR_MAX(b->n_labels, (size_t)1));
     for (size_t s = 0; s < n; s++) {
         int32_t begin = out->bounds[s], len = out->bounds[s + 1] - begin;
-        bool has_virtual = out->ids[begin] < 0;
+        bool has_virtual = false; /* what has no ids is not looked at for pads */
+        for (int32_t i = begin; i < begin + len; i++) has_virtual |= out->ids[i] < 0;
         r->pooled[s] = begin + (int32_t)gr_model_pooled_token(m, out->ids + begin, len, has_virtual);
         r->weight[s] = weight;
     }

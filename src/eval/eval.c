@@ -6,6 +6,7 @@
 
 #include "data/dataset.h"
 #include "data/targets.h"
+#include "eval/verbaliser.h"
 #include "graft/eval.h"
 #include "model/public.h"
 
@@ -22,10 +23,13 @@ static graft_status adapter_index(const graft_model *m, const char *name, int32_
     return *out < 0 ? gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name) : GRAFT_OK;
 }
 
-/* Records are read as the model takes them. */
+/* Records are read as the model and the adapter take them. */
 static graft_data_options data_options(const graft_model *m, const graft_eval_options *o) {
+    const gr_hooks *h = m->hooks;
+    const char *name = o->generate.adapter;
     graft_data_options d = o->data;
     d.seq2seq = gr_model_get_config(m->model)->n_encoder_layers > 0;
+    if (name) d.prompt_template = h->prompt_template(h->self, h->find(h->self, name)); /* the name was checked */
     return d;
 }
 
@@ -48,6 +52,7 @@ typedef struct loss_run {
     bool chosen; /* records name their adapters */
     gr_target_rows targets;
     gr_class_tally classes;
+    gr_verbaliser words; /* of a masked language model whose adapter has some */
 } loss_run;
 
 static graft_status choose_learning(const graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o,
@@ -80,6 +85,7 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
                                 .start_id = (int32_t)c->decoder_start_token_id};
     graft_data_options data = data_options(m, o);
     GR_TRY(choose_learning(m, tok, o, &data, &loader, err));
+    GR_TRY(gr_verbaliser_open(&r->words, m, tok, data.prompt_template, &r->classes, err));
     if (!loader.seq2seq && data.learn == GRAFT_LEARN_TEXT) { /* records choose, and bring virtual tokens along */
         data = choosing(m, o, data);
         loader.n_virtual = 0;
@@ -95,6 +101,7 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
 }
 
 static void loss_close(loss_run *r, const graft_allocator *a) {
+    gr_verbaliser_close(&r->words);
     gr_target_rows_free(&r->targets, a);
     gr_class_tally_free(&r->classes);
     gr_pass_free(r->pass);
@@ -126,6 +133,7 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
     out->n_correct += (uint64_t)loss.n_correct;
     gr_loss_drop(&loss);
     gr_tape_reset(r->tape);
+    if (r->words.slots.n_words) return gr_verbaliser_count(&r->words, r->pass, r->tape, &b, &o, &r->classes, err);
     return GRAFT_OK;
 }
 
@@ -151,7 +159,7 @@ static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, con
         out->pearson = gr_class_pearson(c);
         if (o->confusion && c->counts) o->confusion(o->user, c->problem, c->n, c->counts);
     }
-    bool classified = c->n > 0;
+    bool classified = c->n > 0 && !r.words.slots.n_words;
     loss_close(&r, gr_allocator(m->ctx));
     if (st != GRAFT_OK) return st;
     out->loss = sum / (double)out->n_labels;

@@ -3,8 +3,10 @@
 
 #include <math.h>
 
+#include "graft/data.h"
 #include "infer/pooling.h"
 #include "model/public.h"
+#include "text/slots.h"
 
 enum { BATCH_TOKENS = 1024 };
 
@@ -12,6 +14,8 @@ typedef struct encoding {
     graft_model *m;
     const graft_allocator *a;
     int32_t adapter;
+    const char *adapter_name;
+    bool filled; /* the adapter has a template */
     int n_virtual;
     gr_pool *pool;
     gr_tape *tape;
@@ -37,6 +41,8 @@ static graft_status open_encoding(encoding *e, graft_model *m, const graft_encod
     *e = (encoding){.m = m, .a = gr_allocator(m->ctx), .adapter = -1};
     if (o && o->adapter && (e->adapter = m->hooks->find(m->hooks->self, o->adapter)) < 0)
         return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter named '%s'", o->adapter);
+    e->adapter_name = o ? o->adapter : NULL;
+    e->filled = e->adapter >= 0 && m->hooks->prompt_template(m->hooks->self, e->adapter);
     e->n_virtual = m->hooks->n_virtual(m->hooks->self, e->adapter);
     GR_TRY(gr_pool_new(e->a, 0, false, &e->pool, err));
     GR_TRY(gr_tape_new(gr_model_device(m->model), e->pool, &tape, &e->tape, err));
@@ -51,13 +57,32 @@ static size_t room_of(const encoding *e, const graft_encode_options *o, size_t o
     return otherwise ? GR_MIN(otherwise, most) : most;
 }
 
+/* The tokens of a text and their types, which the caller frees. */
+static graft_status encode_text(const encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t max, int32_t **ids, int32_t **types,
+                                size_t *n, graft_error *err) {
+    int32_t *own = NULL, *zeros;
+    if (!t->ids && !e->filled) return graft_tokenizer_encode_pair(tok, t->text, t->len, t->pair, t->pair_len, max, ids, types, n, err);
+    if (t->ids)
+        *n = t->n_ids;
+    else
+        GR_TRY(graft_prompt_fill(e->m, tok, e->adapter_name, t->text, t->len, &own, n, err));
+    if (t->ids && (own = gr_realloc_array(e->a, NULL, *n + 1, sizeof *own))) memcpy(own, t->ids, *n * sizeof *own);
+    if (!own || !(zeros = gr_calloc(e->a, *n + 1, sizeof *zeros))) {
+        gr_free(e->a, own);
+        return gr_fail_memory(err);
+    }
+    *ids = own;
+    *types = zeros;
+    return GRAFT_OK;
+}
+
 /* Adds a text to the batch in flight; *full where it did not fit any more. */
 static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t max, bool *full,
                              graft_error *err) {
     int32_t *ids, *types;
     size_t n, first = e->n_tokens, ahead = (size_t)e->n_virtual;
     *full = false;
-    GR_TRY(graft_tokenizer_encode_pair(tok, t->text, t->len, t->pair, t->pair_len, max, &ids, &types, &n, err));
+    GR_TRY(encode_text(e, tok, t, max, &ids, &types, &n, err));
     graft_status st = GRAFT_OK;
     if (e->n_seqs && first + ahead + n > BATCH_TOKENS) *full = true;
     if (!*full) st = gr_grow(e->a, (void **)&e->ids, &e->ids_cap, first + ahead + n + 1, sizeof *e->ids, err);
@@ -149,7 +174,7 @@ static graft_status classify_batch(encoding *e, size_t done, void *arg, graft_er
     if (!rows) return gr_fail_memory(err);
     for (int s = 0; s < e->n_seqs; s++) {
         int32_t begin = e->bounds[s], len = e->bounds[s + 1] - begin;
-        rows[s] = begin + (int32_t)gr_model_pooled_token(e->m->model, e->ids + begin, len, e->n_virtual > 0);
+        rows[s] = begin + (int32_t)gr_model_pooled_token(e->m->model, e->ids + begin, len, e->n_virtual > 0 || e->filled);
     }
     graft_status st = gr_pass_logits(e->pass, e->tape, &b, &o, rows, e->n_seqs, &logits, err);
     for (size_t s = 0; st == GRAFT_OK && s < (size_t)e->n_seqs; s++) {
@@ -170,14 +195,66 @@ static graft_status want_task(const graft_model *m, gr_task task, const char *wh
                    what, gr_task_name(task), gr_task_name(found));
 }
 
+typedef struct wording {
+    gr_slots slots;
+    int32_t *ids; /* of its words */
+    int32_t mask;
+    classifying scores;
+} wording;
+
+static graft_status word_batch(encoding *e, size_t done, void *arg, graft_error *err) {
+    const wording *w = arg;
+    const gr_batch b = batch_of(e);
+    const gr_pass_options o = {.hooks = e->m->hooks};
+    const int64_t vocab = gr_model_get_config(e->m->model)->vocab_size;
+    gr_var *logits = NULL;
+    int32_t *rows = gr_alloc(e->a, (size_t)e->n_seqs * sizeof *rows), found = 0;
+    graft_status st = rows ? GRAFT_OK : gr_fail_memory(err);
+    for (int s = 0; st == GRAFT_OK && s < e->n_seqs; s++) {
+        for (int32_t i = e->bounds[s]; found == s && i < e->bounds[s + 1]; i++)
+            if (e->ids[i] == w->mask) rows[found++] = i;
+        if (found == s) st = gr_fail(err, GRAFT_ERR_ARGUMENT, "text %zu: expected a mask token, found none", done + (size_t)s);
+    }
+    if (st == GRAFT_OK) st = gr_pass_logits(e->pass, e->tape, &b, &o, rows, e->n_seqs, &logits, err);
+    for (int64_t s = 0; st == GRAFT_OK && s < e->n_seqs; s++) {
+        float *row = w->scores.out + (done + (size_t)s) * w->slots.n_words;
+        for (size_t i = 0; i < w->slots.n_words; i++) row[i] = value_at(e, gr_var_array(logits), s * vocab + w->ids[i]);
+        finish_scores(&w->scores, row);
+    }
+    gr_var_drop(logits);
+    gr_free(e->a, rows);
+    return st;
+}
+
+/* The first mask of a text counts: a template has one, and a field's text may bring others. */
+static graft_status classify_words(encoding *e, const graft_tokenizer *tok, const graft_text *texts, size_t n, bool raw, float *out, graft_error *err) {
+    wording w = {.mask = graft_tokenizer_special_id(tok, GRAFT_TOKEN_MASK)};
+    gr_arena arena;
+    gr_arena_init(&arena, e->a, 0);
+    graft_status st = gr_slots_parse(&arena, "template", e->m->hooks->prompt_template(e->m->hooks->self, e->adapter), &w.slots, err);
+    if (st == GRAFT_OK && !w.slots.n_words)
+        st = gr_fail(err, GRAFT_ERR_UNSUPPORTED, "the adapter's template has no words for labels, which could be scored");
+    if (st == GRAFT_OK) st = gr_slots_word_ids(tok, e->a, &arena, &w.slots, &w.ids, err);
+    w.scores = (classifying){.out = out, .n_labels = w.slots.n_words, .problem = GR_PROBLEM_SINGLE, .raw = raw};
+    if (st == GRAFT_OK) st = each_batch(e, tok, texts, n, room_of(e, NULL, 0), word_batch, &w, err);
+    gr_arena_free(&arena);
+    return st;
+}
+
 graft_status graft_classify(graft_model *m, const graft_tokenizer *tok, const graft_text *texts, size_t n,
                             const graft_encode_options *options, float *out, graft_error *err) {
     encoding e;
     const gr_model_config *c = gr_model_get_config(m->model);
     classifying job = {
         .out = out, .n_labels = graft_model_n_labels(m), .problem = c->problem, .raw = options && options->raw};
-    GR_TRY(want_task(m, GR_TASK_SEQ_CLS, "classification", err));
+    const bool words = c->task == GR_TASK_MASKED_LM && options && options->adapter;
+    if (!words) GR_TRY(want_task(m, GR_TASK_SEQ_CLS, "classification", err));
     graft_status st = open_encoding(&e, m, options, err);
+    if (st == GRAFT_OK && words) {
+        st = e.filled ? classify_words(&e, tok, texts, n, job.raw, out, err) : want_task(m, GR_TASK_SEQ_CLS, "classification", err);
+        close_encoding(&e);
+        return st;
+    }
     if (st == GRAFT_OK) st = each_batch(&e, tok, texts, n, room_of(&e, options, 0), classify_batch, &job, err);
     close_encoding(&e);
     return st;

@@ -205,7 +205,8 @@ static graft_status fill_positions(gr_pass *p, graft_error *err) {
     const gr_hooks *h = p->options.hooks;
     for (int s = 0; s < b->n_seqs; s++) {
         int32_t begin = b->bounds[s], end = b->bounds[s + 1];
-        bool has_virtual = h && h->n_virtual && h->n_virtual(h->self, gr_batch_adapter(b, s)) > 0;
+        int (*own)(void *, int) = !h ? NULL : h->n_rows ? h->n_rows : h->n_virtual;
+        bool has_virtual = own && own(h->self, gr_batch_adapter(b, s)) > 0;
         const int32_t *ids = b->ids && !gr_tape_is_dry(p->tape) ? b->ids + begin : NULL;
         if (!b->positions)
             gr_model_fill_positions(p->model, ids, end - begin, has_virtual, prefix_of(p, s) + p->starts[s], positions + begin);

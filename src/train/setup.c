@@ -23,6 +23,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
                             .skip_bad_records = o->skip_bad_records,
                             .now = t->state.data_now};
     gr_trainer_set_learning(t, &d);
+    if (d.prompt_template && d.learn == GRAFT_LEARN_MASKED && o->mlm_probability != 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "mlm_probability: with a prompt_template [MASK] alone is hidden");
     return graft_dataset_load(t->ctx, t->tok, &d, out, err);
 }
 

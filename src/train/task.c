@@ -5,7 +5,7 @@
 static graft_data_options data_options(const gr_trainer *t) {
     const graft_sft_options *o = t->o;
     return (graft_data_options){.paths = o->data.items, .n_paths = o->data.n, .skip_bad_records = o->skip_bad_records,
-                                .problem = t->asked_problem};
+                                .problem = t->asked_problem, .prompt_template = o->methods.prompt_template};
 }
 
 static graft_status find_problem(const char *name, graft_problem *out, graft_error *err) {

@@ -49,4 +49,13 @@ sed 's/, "label".*/}/; s/, "text_pair.*/}/' "$work/data.jsonl" >"$work/texts.jso
 "$GRAFT" sft -m "$work/model" --dtype f32 --data "$work/texts.jsonl" --max-steps 3 -o "$work/mlm" >"$work/out" 2>"$work/err" || fail "training on masks"
 "$GRAFT" eval -m "$work/model" --dtype f32 --adapter "$work/mlm" --data "$work/texts.jsonl" >"$work/out" 2>"$work/err" || fail "eval on masks"
 grep -q 'token accuracy' "$work/out" || fail "token accuracy"
+
+template='[CLS] [P0..P3] a [P4] [MASK:label yes="good" no="bad"] [SEP]'
+printf '{"a": "the film", "label": "yes"}\n{"a": "slow plot", "label": "no"}\n' >"$work/words.jsonl"
+"$GRAFT" sft -m "$work/model" --dtype f32 --method p-tuning --prompt-template "$template" --data "$work/words.jsonl" --max-steps 3 \
+    -o "$work/words" >"$work/out" 2>"$work/err" || fail "training with a template"
+"$GRAFT" eval -m "$work/model" --dtype f32 --adapter "$work/words" --data "$work/words.jsonl" >"$work/out" 2>"$work/err" || fail "eval of words"
+grep -q '^  yes  ' "$work/out" || fail "the counts have the labels' names"
+"$GRAFT" generate -m "$work/model" --dtype f32 --adapter "$work/words" -p '{"a": "the film"}' >"$work/out" 2>"$work/err" || fail "words"
+[ "$(cut -c11- "$work/out" | sort | tr '\n' ' ')" = "no yes " ] || fail "labels for words"
 exit 0

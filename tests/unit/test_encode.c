@@ -11,7 +11,7 @@
 static graft_text text_of(const gr_json_value *line) {
     const gr_json_value *text = gr_json_get(line, "text"), *pair = gr_json_get(line, "pair");
     bool two = pair && pair->kind == GR_JSON_STRING;
-    return (graft_text){text->text, text->len, two ? pair->text : NULL, two ? pair->len : 0};
+    return (graft_text){.text = text->text, .len = text->len, .pair = two ? pair->text : NULL, .pair_len = two ? pair->len : 0};
 }
 
 static void compare(const char *what, const gr_json_value *want, const float *got, size_t n, double bound) {

@@ -21,6 +21,14 @@ static void templates_are_parsed(void **state) {
     assert_true(s.items[3].kind == GR_SLOT_TEXT && !strcmp(s.items[3].text, "?\n"));
     assert_true(s.items[5].kind == GR_SLOT_SPECIAL && s.items[5].special == GRAFT_TOKEN_BOS);
     assert_true(s.items[6].kind == GR_SLOT_ANSWER && !strcmp(s.items[6].text, "label"));
+    assert_true(s.has_answer && !s.n_words);
+    assert_ok(gr_slots_parse(&arena, "t", "[P0] [MASK:label yes=\"Yes\" \"not at all\"=\" no\\u0021\" ]", &s, &err));
+    assert_int_equal(s.n_words, 2);
+    assert_string_equal(s.words[1].label, "not at all");
+    assert_string_equal(s.words[1].word, " no!");
+    assert_string_equal(s.items[1].text, "label");
+    assert_ok(gr_slots_parse(&arena, "t", "[CLS] a [P0]", &s, &err)); /* of a classification */
+    assert_true(!s.has_answer);
     gr_arena_free(&arena);
 }
 
@@ -29,9 +37,15 @@ static void wrong_templates_are_named(void **state) {
     static const struct {
         const char *text, *word;
     } cases[] = {
-        {"", "[MASK]"},
-        {"[P0] a", "found it 0 times"},
-        {"[P0] [MASK] [MASK]", "found it 2 times"},
+        {"", "pseudo-tokens"},
+        {"[P0] [MASK] [MASK]", "once"},
+        {"[P0] [MASK yes=\"Yes\"]", "two or more words"},
+        {"[P0] [MASK:l yes=\"Yes\" no=\"Yes\"]", "each word of [MASK] once"},
+        {"[P0] [MASK:l yes=\"Yes\" yes=\"No\"]", "each label"},
+        {"[P0] [MASK:l yes=Yes no=\"No\"]", "double quotes"},
+        {"[P0] [MASK:l yes \"Yes\"]", "'=' behind a label"},
+        {"[P0] [MASK:l yes=\"\" no=\"No\"]", "not empty"},
+        {"[P0] [MASK:l yes=\"Yes\" no=\"No\"", "']'"},
         {"a [MASK]", "pseudo-tokens"},
         {"[P0] [P2] [MASK]", "no [P1]"},
         {"[P1..P0] [MASK]", "byte 7"},
@@ -113,6 +127,8 @@ static void records_fill_templates(void **state) {
                {"[P0] text [MASK]", "{\"text\": \"a\"}", "\"completion\""},
                {"[P0] text [MASK]", "{\"text\": [1], \"completion\": \"b\"}", "a string or a number"},
                {"[P0] [MASK] text", "{\"text\": \"a\", \"completion\": \"b\"}", "behind [MASK]"},
+               {"[P0] text", "{\"text\": \"a\", \"completion\": \"b\"}", "found it 0 times"},
+               {"[P0] text [MASK yes=\"a\" no=\"b\"]", "{\"text\": \"a\", \"completion\": \"b\"}", "one of the 2 labels"},
                {"[P0] [CLS] text [MASK]", "{\"text\": \"a\", \"completion\": \"b\"}", "[CLS]"},
                {"[P0] text [MASK]", "{\"text\": \"a\", ", "records.jsonl:1"}};
     for (size_t i = 0; i < GR_COUNT(bad); i++) {
