@@ -40,6 +40,14 @@ typedef struct graft_method_options {
     int no_save_projection;        /* vera: leave them out of the file, they follow from the key */
     int decompose_both;            /* lokr: w1 as a product of rank r too */
     int decompose_factor;          /* lokr: size of w1; 0: near the root of the weight's */
+    /* adalora (Zhang et al. 2023, arXiv 2303.10512): rank of every module at first, 0: 12, and on average in the end, 0: 8; steps
+     * before and after ranks are allocated, and between two allocations, 0: 1; factors of the averages of sensitivity and
+     * uncertainty, 0: 0.85; weight of the penalty for what is not orthogonal (peft's 0.5 by default); steps in all, 0: the run's */
+    int init_r, target_r;
+    int64_t tinit, tfinal, delta_t;
+    double beta1, beta2;
+    double orth_reg_weight;
+    int64_t total_step;
     /* p-tuning (Liu et al. 2021, arXiv 2103.10385) */
     const char *encoder_reparameterization_type; /* "MLP" (NULL) or "LSTM" */
     int encoder_hidden_size;                     /* 0: 128 */

@@ -29,7 +29,7 @@ typedef enum graft_strategy {
 typedef struct graft_sft_options {
     /* --- Model --- */
     const char *model;   /* a Hugging Face directory or a .gguf file. Required */
-    const char *method;  /* "lora" (default), "full", "ia3", "prompt-tuning", "prefix-tuning", "p-tuning",
+    const char *method;  /* "lora" (default), "adalora", "full", "ia3", "prompt-tuning", "prefix-tuning", "p-tuning",
                         * "llama-adapter", "ln-tuning", "bitfit", "vera", "loha", "lokr" */
     graft_lora_options lora;
     graft_method_options methods; /* an option that the method does not have is an error */

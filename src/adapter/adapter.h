@@ -27,7 +27,7 @@ graft_status gr_adapter_set_create(gr_adapter_set *s, const char *name, const ch
 /* Reads an adapter directory. `scale` multiplies its delta (1: as trained). `trainable`: gradients are allocated. */
 graft_status gr_adapter_set_load(gr_adapter_set *s, const char *name, const char *dir, double scale, bool trainable,
                                  int *index, graft_error *err);
-/* Values from a directory that this very adapter was saved in, exactly (no FULL). */
+/* Values from a directory that this very adapter was saved in, with its state, exactly (no FULL). */
 graft_status gr_adapter_reload(gr_adapter_set *s, int index, const char *dir, graft_error *err);
 /* Frees the adapter; its index may be given to the next one. No pass may be using it. */
 void gr_adapter_set_remove(gr_adapter_set *s, int index);
@@ -80,6 +80,12 @@ size_t gr_adapter_shared_bytes(const gr_adapter_set *s, int index);
  * dropout within, 0: none. Making, loading and saving an adapter refresh it without training. */
 graft_status gr_adapter_refresh(gr_adapter_set *s, int index, uint64_t key, bool training, graft_error *err);
 graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err);
+/* Around the steps of a run of n_steps, for methods that change with them: in front of the first one; and behind the optimiser's
+ * step number `step`, from 0 on, with the gradients still there, which it took times `clip`. */
+graft_status gr_adapter_begin_run(gr_adapter_set *s, int index, int64_t n_steps, graft_error *err);
+graft_status gr_adapter_stepped(gr_adapter_set *s, int index, int64_t step, double clip, graft_error *err);
+/* What the method adds to the mean loss of a step; its gradient is collected with the others. */
+double gr_adapter_penalty(const gr_adapter_set *s, int index);
 /* Virtual input rows that each of its sequences begins with (ids -1, -2, ...). */
 int gr_adapter_n_virtual(const gr_adapter_set *s, int index);
 /* Where in a record its pseudo-tokens stand (text/slots.h); NULL: in front. Borrowed. */
@@ -90,6 +96,9 @@ const struct gr_slots *gr_adapter_slots(const gr_adapter_set *s, int index); /* 
 /* Writes the directory: adapter_config.json, adapter_model.safetensors, README.md; for FULL a Hugging Face model
  * directory with all tensors in `dtype`. Files appear one by one, each whole. */
 graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err);
+
+/* What a trained adapter needs beside that, to go on in gr_adapter_reload as if it had not stopped; most need nothing. */
+graft_status gr_adapter_save_state(const gr_adapter_set *s, int index, const char *dir, graft_error *err);
 
 /* Writes a Hugging Face directory whose weights are the base's with the adapter merged in (W + scale B A, summed in
  * float), stored in `dtype`, in shards of 5 GB, with configuration and tokenizer files beside. index -1: the bare base

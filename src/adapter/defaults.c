@@ -6,7 +6,7 @@ const gr_method_defaults *gr_method_defaults_of(const gr_model *m) {
         gr_model_type type;
         gr_method_defaults d;
     } table[] = {
-#define X(type, lora, ia3, feedforward, norms) {type, {lora, ia3, feedforward, norms}},
+#define X(type, lora, adalora, ia3, feedforward, norms) {type, {lora, adalora, ia3, feedforward, norms}},
 #include "adapter/defaults.def"
 #undef X
     };

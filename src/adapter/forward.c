@@ -32,7 +32,7 @@ static graft_status run_loss(forward_job *j, graft_error *err) {
     gr_pass_options o = {.hooks = gr_adapter_set_hooks(j->set)};
     graft_status st = new_tape(j, j->backward, &t, err);
     if (st == GRAFT_OK) st = gr_pass_loss(j->pass, t, &j->r.batch, &o, &loss, err);
-    if (st == GRAFT_OK) j->loss = loss.sum / (double)loss.n_labels;
+    if (st == GRAFT_OK) j->loss = loss.sum / (double)loss.n_labels + gr_adapter_penalty(j->set, j->adapter);
     if (st == GRAFT_OK && j->backward && gr_var_needs_grad(loss.var)) st = gr_tape_backward(t, loss.var, NULL, err);
     gr_tape_free(t);
     return st;

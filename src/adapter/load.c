@@ -38,12 +38,28 @@ static graft_status is_base_copy(gr_adapter *a, const gr_named_tensor *t, bool *
     return GRAFT_OK;
 }
 
-static bool stands_in(const gr_stored *s, bool encoder) { return (s->file == GR_FILE_ENCODER) == encoder; }
+static bool stands_in(const gr_stored *s, gr_stored_file file) {
+    return s->file == file || (s->file == GR_FILE_DERIVED && file == GR_FILE_ADAPTER);
+}
 
-static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, bool encoder, graft_error *err) {
+bool gr_adapter_has(const gr_adapter *a, gr_stored_file file) {
+    for (size_t i = 0; i < a->n_stored; i++)
+        if (a->stored[i].file == file) return true;
+    return false;
+}
+
+static bool is_in_state(const gr_adapter *a, const gr_param *p) {
+    for (size_t i = 0; i < a->n_stored; i++)
+        if (a->stored[i].file == GR_FILE_STATE && a->stored[i].param == p) return true;
+    return false;
+}
+
+/* `state`: what stands there too is left out. */
+static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, gr_stored_file file, bool state, graft_error *err) {
     size_t used = 0;
     for (size_t i = 0; i < a->n_stored; i++) {
-        if (!stands_in(&a->stored[i], encoder)) continue;
+        if (!stands_in(&a->stored[i], file)) continue;
+        if (state && file == GR_FILE_ADAPTER && is_in_state(a, a->stored[i].param)) continue;
         const gr_named_tensor *t = gr_tensor_list_find(list, a->stored[i].name);
         if (!t) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor '%s' is missing", list->n ? list->items[0].file : a->where, a->stored[i].name);
         graft_status st = gr_param_read(a->stored[i].param, &t->view, err);
@@ -54,7 +70,7 @@ static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, bool
     for (size_t i = 0; i < list->n; i++) {
         bool known = false;
         for (size_t j = 0; j < a->n_stored && !known; j++)
-            known = stands_in(&a->stored[j], encoder) && strcmp(a->stored[j].name, list->items[i].name) == 0;
+            known = stands_in(&a->stored[j], file) && strcmp(a->stored[j].name, list->items[i].name) == 0;
         /* With all biases trained peft stores those of modules_to_save under these names too. */
         if (strstr(list->items[i].name, ".modules_to_save.") || strstr(list->items[i].name, ".original_module.")) known = true;
         if (!known) GR_TRY(is_base_copy(a, &list->items[i], &known, err));
@@ -66,31 +82,27 @@ static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, bool
 }
 
 /* Values from one of the directory's files. */
-static graft_status read_file(gr_adapter *a, const char *dir, bool encoder, graft_error *err) {
+static graft_status read_file(gr_adapter *a, const char *dir, gr_stored_file file, bool state, graft_error *err) {
+    const char *name = file == GR_FILE_ENCODER ? GR_ENCODER_FILE : file == GR_FILE_STATE ? GR_STATE_FILE : "adapter_model.safetensors";
     gr_safetensors *f = NULL;
-    char *path = gr_path_join(a->a, dir, encoder ? GR_ENCODER_FILE : "adapter_model.safetensors");
+    char *path = gr_path_join(a->a, dir, name);
     graft_status st = path ? GRAFT_OK : gr_fail_memory(err);
-    if (st == GRAFT_OK && encoder && !gr_path_exists(path))
+    if (st == GRAFT_OK && file == GR_FILE_ENCODER && !gr_path_exists(path))
         st = gr_fail(err, GRAFT_ERR_NOT_FOUND,
                      "%s: expected this file, to train the prompt encoder further: adapter_model.safetensors holds only what "
                      "it made",
                      path);
     if (st == GRAFT_OK) st = gr_safetensors_open(a->a, path, &f, err);
-    if (st == GRAFT_OK) st = read_tensors(a, gr_safetensors_tensors(f), encoder, err);
+    if (st == GRAFT_OK) st = read_tensors(a, gr_safetensors_tensors(f), file, state, err);
     gr_safetensors_close(f);
     gr_free(a->a, path);
     return st;
 }
 
-bool gr_adapter_has_encoder(const gr_adapter *a) {
-    for (size_t i = 0; i < a->n_stored; i++)
-        if (a->stored[i].file == GR_FILE_ENCODER) return true;
-    return false;
-}
-
-static graft_status read_values(gr_adapter *a, const char *dir, graft_error *err) {
-    GR_TRY(read_file(a, dir, false, err));
-    if (gr_adapter_has_encoder(a)) GR_TRY(read_file(a, dir, true, err));
+static graft_status read_values(gr_adapter *a, const char *dir, bool state, graft_error *err) {
+    GR_TRY(read_file(a, dir, GR_FILE_ADAPTER, state, err));
+    if (gr_adapter_has(a, GR_FILE_ENCODER)) GR_TRY(read_file(a, dir, GR_FILE_ENCODER, false, err));
+    if (state) GR_TRY(read_file(a, dir, GR_FILE_STATE, false, err));
     if (a->method->loaded) a->method->loaded(a);
     return GRAFT_OK;
 }
@@ -145,7 +157,7 @@ graft_status gr_adapter_read(gr_adapter *a, const char *dir, graft_error *err) {
     if (st == GRAFT_OK && a->prompt_template && !a->n_rows)
         st = gr_fail(err, GRAFT_ERR_MISMATCH, "%s: a method with pseudo-tokens is expected beside " GR_TEMPLATE_FILE ", found %s", a->where,
                      a->method->peft_type);
-    if (st == GRAFT_OK) st = read_values(a, dir, err);
+    if (st == GRAFT_OK) st = read_values(a, dir, false, err);
     gr_free(a->a, text);
     gr_free(a->a, path);
     return st;
@@ -155,7 +167,7 @@ graft_status gr_adapter_reload(gr_adapter_set *s, int index, const char *dir, gr
     gr_adapter *a = gr_adapter_at(s, index);
     if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
     a->identity = ++s->last_identity;
-    GR_TRY(read_values(a, dir, err));
+    GR_TRY(read_values(a, dir, gr_adapter_has(a, GR_FILE_STATE), err));
     for (size_t i = 0; i < a->n_params; i++) gr_param_changed(a->params[i]);
     return gr_adapter_refresh(s, index, 0, false, err);
 }

@@ -107,7 +107,7 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     const gr_site **sites;
     size_t n, n_extra;
     const char **tensors, **stored;
-    GR_TRY(gr_lora_read_config(a, config, fresh, &s->config, err));
+    GR_TRY(gr_lora_read_config(a, config, fresh, NULL, &s->config, err));
     GR_TRY(gr_lora_find_targets(a, &s->config, fresh, &sites, &n, err));
     GR_TRY(gr_lora_alloc(a, n, err));
     for (size_t i = 0; i < n; i++) {

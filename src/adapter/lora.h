@@ -21,6 +21,14 @@ typedef struct gr_lora_patterns {
     size_t n;
 } gr_lora_patterns;
 
+/* What AdaLoRA's configuration has beside LoRA's. */
+typedef struct gr_rank_plan {
+    int64_t init_r, target_r, tinit, tfinal, delta_t;
+    int64_t total_step; /* 0: that of the run */
+    double beta1, beta2, orth_reg_weight;
+    const gr_adapter *adapter; /* whose ranks they are */
+} gr_rank_plan;
+
 /* adapter_config.json, with peft's defaults. */
 typedef struct gr_lora_config {
     int64_t r;
@@ -38,6 +46,7 @@ typedef struct gr_lora_config {
     size_t n_layers;
     gr_lora_patterns rank, alpha_of;
     gr_common_config common;
+    const gr_rank_plan *plan; /* AdaLoRA's, whose rank_pattern is of another kind; NULL: LoRA */
 } gr_lora_config;
 
 /* A module's pair of factors. */
@@ -100,7 +109,10 @@ void gr_dora_collect(gr_lora_pair *p);
 graft_status gr_dora_scale(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, gr_var **y,
                            graft_error *err);
 
-graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err);
+/* `plan`: AdaLoRA's configuration, which has these keys too. */
+graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, const gr_rank_plan *plan, gr_lora_config *c,
+                                 graft_error *err);
+void gr_adalora_write_pattern(const gr_adapter *a, gr_buf *b);
 void gr_lora_write_config(const gr_lora_config *c, gr_buf *b);
 void gr_lora_free_config(gr_lora_config *c);
 

@@ -16,6 +16,10 @@ static const char *const known[] = {
     "target_modules", "target_parameters", "task_type", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora",
     "use_rslora", "velora_config", NULL};
 
+/* AdaLoRA's beside them. */
+static const char *const known_of_ranks[] = {"beta1", "beta2", "deltaT", "init_r", "orth_reg_weight", "target_r", "tfinal", "tinit",
+                                             "total_step", NULL};
+
 /* Variants that change what is computed and that are not implemented: refused rather than ignored. */
 static const char *const refused[] = {"alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication",
                                       "lora_bias", "monteclora_config", "target_parameters", "trainable_token_indices",
@@ -139,15 +143,27 @@ graft_status gr_lora_read_chosen(gr_adapter *a, const gr_json_value *json, gr_lo
     GR_TRY(gr_config_targets(a, json, "modules_to_save", false, &c->modules_to_save, err));
     GR_TRY(read_layers(a, json, c, err));
     GR_TRY(read_layers_pattern(a, json, c, err));
-    GR_TRY(read_patterns(a, json, "rank_pattern", true, &c->rank, err));
+    if (!c->plan) GR_TRY(read_patterns(a, json, "rank_pattern", true, &c->rank, err));
     GR_TRY(read_patterns(a, json, "alpha_pattern", false, &c->alpha_of, err));
     GR_TRY(gr_config_common(a, json, &c->common, err));
     return check(a, c, err);
 }
 
-graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err) {
-    *c = (gr_lora_config){.r = 8, .alpha = 8};
-    if (fresh) GR_TRY(gr_config_known(a, json, known, err));
+static graft_status check_known(gr_adapter *a, const gr_json_value *json, bool ranks, graft_error *err) {
+    enum { MOST = 64 };
+    const char *all[MOST];
+    size_t n = 0;
+    for (size_t i = 0; known[i]; i++) all[n++] = known[i];
+    for (size_t i = 0; ranks && known_of_ranks[i]; i++) all[n++] = known_of_ranks[i];
+    all[n] = NULL;
+    return gr_config_known(a, json, all, err);
+}
+
+graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, const gr_rank_plan *plan, gr_lora_config *c,
+                                 graft_error *err) {
+    _Static_assert(GR_COUNT(known) + GR_COUNT(known_of_ranks) <= 64, "room for all keys");
+    *c = (gr_lora_config){.r = 8, .alpha = 8, .plan = plan};
+    if (fresh) GR_TRY(check_known(a, json, plan != NULL, err));
     for (size_t i = 0; refused[i]; i++)
         if (gr_config_says(json, refused[i]))
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: '%s' is not supported", a->where, refused[i]);
@@ -214,10 +230,20 @@ void gr_lora_write_layers(gr_buf *b, const gr_lora_config *c) {
     gr_buf_add_text(b, ",\n");
 }
 
+static void write_phases(const gr_rank_plan *plan, gr_buf *b) {
+    gr_config_add_int(b, "tfinal", plan->tfinal);
+    gr_config_add_int(b, "tinit", plan->tinit);
+    if (plan->total_step)
+        gr_config_add_int(b, "total_step", plan->total_step);
+    else
+        gr_config_add_text(b, "total_step", NULL);
+}
+
 /* Sorted keys, two spaces, as json.dumps(indent=2, sort_keys=True). What starts from the weight's own factors is stored as a
  * LoRA of twice the rank over the weight as it was, and of the same scale: any program loads it. */
 void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     static const char *const bias[] = {"none", "all", "lora_only"};
+    const gr_rank_plan *plan = c->plan;
     bool twice = gr_lora_starts_from_weight(c);
     double more_alpha = !twice ? 1 : gr_lora_start_alpha(c);
     gr_buf_add_text(b, "{\n  \"alora_invocation_tokens\": null,\n");
@@ -225,8 +251,11 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_buf_add_text(b, "  \"arrow_config\": null,\n");
     gr_config_add_auto_mapping(b, &c->common);
     gr_config_add_text(b, "base_model_name_or_path", c->common.base_model);
+    if (plan) gr_config_add_float(b, "beta1", plan->beta1);
+    if (plan) gr_config_add_float(b, "beta2", plan->beta2);
     gr_config_add_text(b, "bias", bias[c->bias]);
     gr_buf_add_text(b, "  \"corda_config\": null,\n");
+    if (plan) gr_config_add_int(b, "deltaT", plan->delta_t);
     gr_config_add_bool(b, "ensure_weight_tying", c->ensure_weight_tying);
     gr_buf_add_text(b, "  \"eva_config\": null,\n");
     gr_config_add_targets(b, "exclude_modules", &c->exclude);
@@ -236,6 +265,7 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
         gr_config_add_text(b, "init_lora_weights", c->init_text);
     else
         gr_config_add_bool(b, "init_lora_weights", c->init != GR_LORA_RANDOM);
+    if (plan) gr_config_add_int(b, "init_r", plan->init_r);
     gr_buf_add_text(b, "  \"kasa_config\": null,\n  \"layer_replication\": null,\n");
     gr_lora_write_layers(b, c);
     gr_buf_add_text(b, "  \"loftq_config\": {},\n  \"lora_alpha\": ");
@@ -245,14 +275,22 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_buf_add_text(b, ",\n  \"lora_ga_config\": null,\n  \"megatron_config\": null,\n"
                        "  \"megatron_core\": \"megatron.core\",\n");
     gr_config_add_targets(b, "modules_to_save", &c->modules_to_save);
-    gr_buf_add_text(b, "  \"monteclora_config\": null,\n  \"peft_type\": \"LORA\",\n  \"peft_version\": \"0.21.2\",\n"
-                       "  \"qalora_group_size\": 16,\n");
-    gr_buf_add_format(b, "  \"r\": %lld,\n", (long long)(twice ? 2 * c->r : c->r));
-    gr_lora_write_patterns(b, "rank_pattern", &c->rank, twice ? 2 : 1);
+    gr_buf_add_text(b, "  \"monteclora_config\": null,\n");
+    if (plan) gr_config_add_float(b, "orth_reg_weight", plan->orth_reg_weight);
+    gr_config_add_text(b, "peft_type", plan ? "ADALORA" : "LORA");
+    gr_config_add_text(b, "peft_version", GR_PEFT_VERSION);
+    gr_config_add_int(b, "qalora_group_size", 16);
+    gr_config_add_int(b, "r", twice ? 2 * c->r : c->r);
+    if (plan)
+        gr_adalora_write_pattern(plan->adapter, b);
+    else
+        gr_lora_write_patterns(b, "rank_pattern", &c->rank, twice ? 2 : 1);
     gr_config_add_text(b, "revision", c->common.revision);
     gr_config_add_targets(b, "target_modules", &c->targets);
     gr_buf_add_text(b, "  \"target_parameters\": null,\n");
+    if (plan) gr_config_add_int(b, "target_r", plan->target_r);
     gr_config_add_text(b, "task_type", c->common.task_type);
+    if (plan) write_phases(plan, b);
     gr_buf_add_text(b, "  \"trainable_token_indices\": null,\n  \"use_bdlora\": null,\n");
     gr_config_add_bool(b, "use_dora", c->dora);
     gr_buf_add_text(b, "  \"use_qalora\": false,\n");

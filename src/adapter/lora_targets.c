@@ -20,10 +20,11 @@ static graft_status expand(gr_adapter *a, gr_lora_config *c, graft_error *err) {
     size_t n_sites = gr_model_n_sites(a->model);
     bool all = c->targets.regex && strcasecmp(c->targets.regex, "all-linear") == 0;
     if (c->targets.given && !all) return GRAFT_OK;
-    if (!all && !d)
+    const char *usual = !d ? NULL : a->method == &gr_adapter_adalora ? d->adalora : d->lora;
+    if (!all && !usual)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules has no default for this kind of model: name the modules",
                        a->where);
-    if (!all) return gr_default_targets(a, d->lora, &c->targets, err);
+    if (!all) return gr_default_targets(a, usual, &c->targets, err);
     gr_targets t = {.given = true, .names = gr_arena_alloc(&a->arena, (n_sites + 2) * sizeof *t.names)};
     if (!t.names) return gr_fail_memory(err);
     for (size_t i = 0; i < n_sites; i++) {

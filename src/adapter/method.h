@@ -9,9 +9,11 @@
 typedef struct gr_adapter gr_adapter;
 
 /* Where a tensor is stored: in peft's file; there too, but it follows from the encoder's parameters and is not read where
- * these are; in the encoder's own file, which is read and written where the adapter is trained. */
-typedef enum gr_stored_file { GR_FILE_ADAPTER, GR_FILE_DERIVED, GR_FILE_ENCODER } gr_stored_file;
+ * these are; in the encoder's own file, which is read and written where the adapter is trained; in a checkpoint's file of what
+ * training goes on with beside the parameters. A parameter that stands in the latter too is taken from there. */
+typedef enum gr_stored_file { GR_FILE_ADAPTER, GR_FILE_DERIVED, GR_FILE_ENCODER, GR_FILE_STATE } gr_stored_file;
 #define GR_ENCODER_FILE "prompt_encoder.safetensors"
+#define GR_STATE_FILE "adapter_state.safetensors"
 #define GR_TEMPLATE_FILE "prompt_template.json"
 #define GR_ENCODER_PREFIX "prompt_encoder." /* of parameters, before the name that the file has */
 
@@ -67,6 +69,12 @@ typedef struct gr_adapter_method {
     graft_status (*collect)(gr_adapter *a, graft_error *err);
     /* a->scale has changed. NULL: it cannot. */
     graft_status (*rescale)(gr_adapter *a, graft_error *err);
+    /* A tensor of peft's file where it is not the parameter as it stands; memory from `arena`. NULL: they all are. */
+    graft_status (*stored_view)(const gr_adapter *a, const gr_stored *s, gr_arena *arena, gr_tensor_view *out, graft_error *err);
+    /* See gr_adapter_begin_run, gr_adapter_penalty and gr_adapter_stepped. NULL: there is nothing to do, no penalty. */
+    graft_status (*begin_run)(gr_adapter *a, int64_t n_steps, graft_error *err);
+    double (*penalty)(gr_adapter *a);
+    graft_status (*stepped)(gr_adapter *a, int64_t step, double clip, graft_error *err);
     /* After stored values were read: brings them to parameters that are not stored themselves. NULL: there are none. */
     void (*loaded)(gr_adapter *a);
 } gr_adapter_method;
@@ -122,7 +130,8 @@ graft_status gr_adapter_begin(gr_adapter_set *s, const char *name, const char *w
                               graft_error *err);
 graft_status gr_adapter_finish(gr_adapter_set *s, gr_adapter *a, int *index, graft_error *err);
 void gr_adapter_free(gr_adapter *a);
-bool gr_adapter_has_encoder(const gr_adapter *a);
+graft_status gr_adapter_rewrite_config(gr_adapter *a, graft_error *err); /* set.c: a->config anew */
+bool gr_adapter_has(const gr_adapter *a, gr_stored_file file);
 void gr_adapter_fill_hooks(gr_adapter_set *s); /* hooks.c */
 /* uses.c: in front of a step's passes, behind them, and in the end. */
 graft_status gr_adapter_part_gradients(gr_adapter *a, graft_error *err);
@@ -134,6 +143,8 @@ gr_adapter *gr_adapter_at(const gr_adapter_set *s, int index); /* NULL when ther
 /* A parameter of this shape with zero values, owned by the adapter, with a gradient when the adapter is trainable. */
 graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shape *shape, bool decay, gr_param **out,
                                   graft_error *err);
+/* The same without a gradient, stored as what training goes on with. */
+graft_status gr_adapter_new_state(gr_adapter *a, const char *name, const gr_shape *shape, gr_param **out, graft_error *err);
 /* Enters a parameter under the name that it is stored with. `layer`: where it stands. */
 int gr_adapter_depth(const gr_model *m, const gr_site *s); /* its layer; -1 the embedding, n_layers head and final norm */
 graft_status gr_adapter_add(gr_adapter *a, const char *stored_name, gr_param *p, int layer, graft_error *err);
@@ -200,7 +211,7 @@ void gr_config_close(gr_buf *b);
 
 /* defaults.c: names of modules, separated by blanks; NULL: none known for this kind of model. */
 typedef struct gr_method_defaults {
-    const char *lora, *ia3, *ia3_feedforward, *norms;
+    const char *lora, *adalora, *ia3, *ia3_feedforward, *norms;
 } gr_method_defaults;
 const gr_method_defaults *gr_method_defaults_of(const gr_model *m);
 graft_status gr_default_targets(gr_adapter *a, const char *names, gr_targets *out, graft_error *err);

@@ -44,18 +44,25 @@ static void model_card(const gr_adapter *a, gr_buf *b) {
     gr_buf_add_text(b, "\n```\n");
 }
 
-static graft_status write_tensors(const gr_adapter *a, const char *dir, bool encoder, graft_error *err) {
-    char *path = gr_path_join(a->a, dir, encoder ? GR_ENCODER_FILE : "adapter_model.safetensors");
+static graft_status write_tensors(const gr_adapter *a, const char *dir, gr_stored_file file, graft_error *err) {
+    const char *name = file == GR_FILE_ENCODER ? GR_ENCODER_FILE : file == GR_FILE_STATE ? GR_STATE_FILE : "adapter_model.safetensors";
+    char *path = gr_path_join(a->a, dir, name);
     size_t n = 0;
+    gr_arena views;
+    gr_arena_init(&views, a->a, 0);
     gr_named_tensor *t = gr_calloc(a->a, a->n_stored + 1, sizeof *t);
     graft_status st = path && t ? GRAFT_OK : gr_fail_memory(err);
     for (size_t i = 0; i < a->n_stored && st == GRAFT_OK; i++) {
-        const gr_param *p = a->stored[i].param;
-        if ((a->stored[i].file == GR_FILE_ENCODER) != encoder) continue;
-        t[n++] = (gr_named_tensor){.name = a->stored[i].name,
+        const gr_stored *s = &a->stored[i];
+        const gr_param *p = s->param;
+        if (s->file != file && !(s->file == GR_FILE_DERIVED && file == GR_FILE_ADAPTER)) continue;
+        t[n] = (gr_named_tensor){.name = s->name,
                                  .view = {p->dtype, p->shape, p->value, gr_dtype_bytes(p->dtype, (size_t)p->n), NULL}};
+        if (a->method->stored_view && file == GR_FILE_ADAPTER) st = a->method->stored_view(a, s, &views, &t[n].view, err);
+        n++;
     }
     if (st == GRAFT_OK) st = gr_safetensors_save(a->a, path, t, n, NULL, err);
+    gr_arena_free(&views);
     gr_free(a->a, t);
     gr_free(a->a, path);
     return st;
@@ -66,6 +73,7 @@ graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir
     if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
     if (a->method == &gr_adapter_full) return gr_write_model(a->model, a, dir, dtype, err);
     if (a->method->refresh) GR_TRY(a->method->refresh(gr_adapter_at(s, index), 0, false, err));
+    GR_TRY(gr_adapter_rewrite_config(gr_adapter_at(s, index), err));
     gr_buf card, config;
     gr_buf_init(&card, a->a);
     gr_buf_init(&config, a->a);
@@ -74,8 +82,8 @@ graft_status gr_adapter_save(const gr_adapter_set *s, int index, const char *dir
     graft_status st;
     GR_GO(done, gr_make_dirs(dir, err));
     GR_GO(done, write_file(a->a, dir, "adapter_config.json", &config, err));
-    GR_GO(done, write_tensors(a, dir, false, err));
-    if (gr_adapter_has_encoder(a)) GR_GO(done, write_tensors(a, dir, true, err));
+    GR_GO(done, write_tensors(a, dir, GR_FILE_ADAPTER, err));
+    if (gr_adapter_has(a, GR_FILE_ENCODER)) GR_GO(done, write_tensors(a, dir, GR_FILE_ENCODER, err));
     GR_GO(done, gr_adapter_write_classes(a->model, dir, err));
     if (a->prompt_template) GR_GO(done, write_template(a, dir, err));
     GR_GO(done, write_file(a->a, dir, "README.md", &card, err));
@@ -83,4 +91,9 @@ done:
     gr_buf_free(&card);
     gr_buf_free(&config);
     return st;
+}
+
+graft_status gr_adapter_save_state(const gr_adapter_set *s, int index, const char *dir, graft_error *err) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a && gr_adapter_has(a, GR_FILE_STATE) ? write_tensors(a, dir, GR_FILE_STATE, err) : GRAFT_OK;
 }

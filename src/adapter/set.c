@@ -112,6 +112,14 @@ graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shap
     return GRAFT_OK;
 }
 
+graft_status gr_adapter_new_state(gr_adapter *a, const char *name, const gr_shape *shape, gr_param **out, graft_error *err) {
+    bool trainable = a->trainable;
+    a->trainable = false;
+    graft_status st = gr_adapter_new_param(a, name, shape, false, out, err);
+    a->trainable = trainable;
+    return st == GRAFT_OK ? gr_adapter_store(a, name, *out, GR_FILE_STATE, err) : st;
+}
+
 graft_status gr_adapter_store(gr_adapter *a, const char *name, gr_param *p, gr_stored_file file, graft_error *err) {
     GR_TRY(gr_grow(a->a, (void **)&a->stored, &a->cap_stored, a->n_stored + 1, sizeof *a->stored, err));
     a->stored[a->n_stored++] = (gr_stored){name, p, file};
@@ -250,12 +258,20 @@ graft_status gr_adapter_build(gr_adapter *a, const char *config, size_t len, boo
         return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected an object, found %s", a->where, gr_json_kind_name(json->kind));
     GR_TRY(find_method(a, json, err));
     GR_TRY(a->method->create(a, json, fresh, seed, err));
+    return gr_adapter_rewrite_config(a, err);
+}
+
+graft_status gr_adapter_rewrite_config(gr_adapter *a, graft_error *err) {
+    char *text;
     gr_buf b;
     gr_buf_init(&b, a->a);
     a->method->write_config(a, &b);
-    graft_status st = gr_buf_take(&b, &a->config, NULL, err);
+    graft_status st = gr_buf_take(&b, &text, NULL, err);
     gr_buf_free(&b);
-    return st;
+    if (st != GRAFT_OK) return st;
+    gr_free(a->a, a->config);
+    a->config = text;
+    return GRAFT_OK;
 }
 
 graft_status gr_adapter_begin(gr_adapter_set *s, const char *name, const char *where, bool trainable, double scale,
@@ -303,6 +319,21 @@ graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err) 
     if (!a) return GRAFT_OK;
     gr_adapter_join_gradients(a);
     return a->method->collect ? a->method->collect(a, err) : GRAFT_OK;
+}
+
+graft_status gr_adapter_begin_run(gr_adapter_set *s, int index, int64_t n_steps, graft_error *err) {
+    gr_adapter *a = gr_adapter_at(s, index);
+    return a && a->method->begin_run ? a->method->begin_run(a, n_steps, err) : GRAFT_OK;
+}
+
+graft_status gr_adapter_stepped(gr_adapter_set *s, int index, int64_t step, double clip, graft_error *err) {
+    gr_adapter *a = gr_adapter_at(s, index);
+    return a && a->method->stepped ? a->method->stepped(a, step, clip, err) : GRAFT_OK;
+}
+
+double gr_adapter_penalty(const gr_adapter_set *s, int index) {
+    gr_adapter *a = gr_adapter_at(s, index);
+    return a && a->method->penalty ? a->method->penalty(a) : 0;
 }
 
 int gr_adapter_n_virtual(const gr_adapter_set *s, int index) {

@@ -80,6 +80,7 @@ static graft_status save_state(const gr_trainer *t, const char *dir, graft_error
 static graft_status fill(const gr_trainer *t, const char *dir, graft_error *err) {
     GR_TRY(gr_make_dirs(dir, err));
     GR_TRY(gr_adapter_save(t->set, t->adapter, dir, GR_F32, err));
+    GR_TRY(gr_adapter_save_state(t->set, t->adapter, dir, err));
     GR_TRY(save_optimizer(t, dir, err));
     GR_TRY(save_state(t, dir, err));
     return gr_sync_dir(dir, err);

@@ -93,9 +93,11 @@ static graft_status update(gr_trainer *t, const gr_tally *tally, graft_error *er
         return after_numeric(t, err);
     }
     t->last_lr = t->o->learning_rate * gr_schedule_factor(&t->schedule, s->global_step);
-    gr_optimizer_step(t->optimizer, t->last_lr, gr_clip_factor(norm, t->o->max_grad_norm));
+    double clip = gr_clip_factor(norm, t->o->max_grad_norm);
+    t->last_loss = tally->loss / (double)tally->n_labels + gr_adapter_penalty(t->set, t->adapter);
+    gr_optimizer_step(t->optimizer, t->last_lr, clip);
+    GR_TRY(gr_adapter_stepped(t->set, t->adapter, s->global_step, clip, err));
     t->last_grad_norm = norm;
-    t->last_loss = tally->loss / (double)tally->n_labels;
     s->epoch = epoch_after(t, &s->cursor);
     s->cursor = t->next;
     s->global_step++;

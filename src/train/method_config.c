@@ -58,24 +58,33 @@ static void add_chosen(gr_buf *b, const graft_lora_options *l) {
     if (l->modules_to_save.n) add_list(b, "modules_to_save", l->modules_to_save);
 }
 
-static void add_lora(gr_buf *b, const graft_lora_options *l) {
-    gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"r\": %d", l->r);
-    add_key(b, "lora_alpha");
-    if (l->lora_alpha == (double)(int64_t)l->lora_alpha)
-        gr_buf_add_format(b, "%lld", (long long)l->lora_alpha);
+static void add_number(gr_buf *b, const char *key, double value) {
+    add_key(b, key);
+    if (value == (double)(int64_t)value)
+        gr_buf_add_format(b, "%lld", (long long)value);
     else
-        gr_json_add_double(b, l->lora_alpha);
+        gr_json_add_double(b, value);
+}
+
+/* What AdaLoRA has too. */
+static void add_lora_common(gr_buf *b, const graft_lora_options *l) {
+    const char *init = l->init_lora_weights;
+    add_number(b, "lora_alpha", l->lora_alpha);
     add_key(b, "lora_dropout");
     gr_json_add_double(b, l->lora_dropout);
-    if (l->use_rslora) gr_buf_add_text(b, ", \"use_rslora\": true");
-    if (l->use_dora) gr_buf_add_text(b, ", \"use_dora\": true");
     if (l->bias) add_text(b, "bias", l->bias);
     add_chosen(b, l);
-    const char *init = l->init_lora_weights;
     if (init && (!strcmp(init, "true") || !strcmp(init, "false")))
         gr_buf_add_format(b, ", \"init_lora_weights\": %s", init);
     else if (init)
         add_text(b, "init_lora_weights", init);
+}
+
+static void add_lora(gr_buf *b, const graft_lora_options *l) {
+    gr_buf_add_format(b, "{\"peft_type\": \"LORA\", \"r\": %d", l->r);
+    if (l->use_rslora) gr_buf_add_text(b, ", \"use_rslora\": true");
+    if (l->use_dora) gr_buf_add_text(b, ", \"use_dora\": true");
+    add_lora_common(b, l);
     gr_buf_add_char(b, '}');
 }
 
@@ -165,14 +174,6 @@ static void add_ln_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
     gr_buf_add_char(b, '}');
 }
 
-static void add_number(gr_buf *b, const char *key, double value) {
-    add_key(b, key);
-    if (value == (double)(int64_t)value)
-        gr_buf_add_format(b, "%lld", (long long)value);
-    else
-        gr_json_add_double(b, value);
-}
-
 static void add_kin(gr_buf *b, const char *type, const graft_sft_options *o) {
     const graft_method_options *m = &o->methods;
     const char *init = m->init_weights;
@@ -211,6 +212,23 @@ static void add_lokr(gr_buf *b, const graft_sft_options *o, int n_layers) {
     gr_buf_add_char(b, '}');
 }
 
+static void add_adalora(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    const graft_method_options *m = &o->methods;
+    (void)n_layers;
+    gr_buf_add_text(b, "{\"peft_type\": \"ADALORA\"");
+    if (m->init_r) add_int(b, "init_r", m->init_r);
+    if (m->target_r) add_int(b, "target_r", m->target_r);
+    if (m->tinit) add_int(b, "tinit", m->tinit);
+    if (m->tfinal) add_int(b, "tfinal", m->tfinal);
+    if (m->delta_t) add_int(b, "deltaT", m->delta_t);
+    if (m->total_step) add_int(b, "total_step", m->total_step);
+    if (m->beta1 != 0) add_number(b, "beta1", m->beta1);
+    if (m->beta2 != 0) add_number(b, "beta2", m->beta2);
+    add_number(b, "orth_reg_weight", m->orth_reg_weight);
+    add_lora_common(b, &o->lora);
+    gr_buf_add_char(b, '}');
+}
+
 static void add_bitfit(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
     gr_buf_add_text(b, "{\"peft_type\": \"BITFIT\"");
@@ -234,7 +252,7 @@ static void add_lora_of(gr_buf *b, const graft_sft_options *o, int n_layers) {
 static const struct {
     const char *name;
     void (*add)(gr_buf *b, const graft_sft_options *o, int n_layers);
-} methods[] = {{"lora", add_lora_of}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
+} methods[] = {{"lora", add_lora_of}, {"adalora", add_adalora}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
                {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter},
                {"ln-tuning", add_ln_tuning}, {"bitfit", add_bitfit},
                {"vera", add_vera}, {"loha", add_loha}, {"lokr", add_lokr}};
@@ -252,20 +270,20 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
     const graft_method_options *m = &o->methods;
     const use uses[] = {
         {"lora_r", l->r != d.r, " lora "},
-        {"lora_alpha", l->lora_alpha != d.lora_alpha, " lora "},
-        {"lora_dropout", l->lora_dropout != 0, " lora "},
+        {"lora_alpha", l->lora_alpha != d.lora_alpha, " lora adalora "},
+        {"lora_dropout", l->lora_dropout != 0, " lora adalora "},
         {"use_rslora", l->use_rslora != 0, " lora "},
         {"use_dora", l->use_dora != 0, " lora "},
-        {"lora_bias", l->bias != NULL, " lora "},
-        {"target_modules", l->target_modules.n > 0, " lora ia3 ln-tuning bitfit full vera loha lokr "},
-        {"exclude_modules", l->exclude_modules.n > 0, " lora ia3 ln-tuning bitfit loha lokr "},
-        {"layers_to_transform", l->n_layers_to_transform > 0, " lora vera loha lokr "},
+        {"lora_bias", l->bias != NULL, " lora adalora "},
+        {"target_modules", l->target_modules.n > 0, " lora adalora ia3 ln-tuning bitfit full vera loha lokr "},
+        {"exclude_modules", l->exclude_modules.n > 0, " lora adalora ia3 ln-tuning bitfit loha lokr "},
+        {"layers_to_transform", l->n_layers_to_transform > 0, " lora adalora vera loha lokr "},
         {"rank_pattern", l->n_rank_pattern > 0, " lora loha lokr "},
         {"alpha_pattern", l->n_alpha_pattern > 0, " lora loha lokr "},
-        {"modules_to_save", l->modules_to_save.n > 0, " lora ia3 ln-tuning vera loha lokr "},
+        {"modules_to_save", l->modules_to_save.n > 0, " lora adalora ia3 ln-tuning vera loha lokr "},
         {"loraplus_lr_ratio", l->loraplus_lr_ratio != 0, " lora "},
         {"loraplus_lr_embedding", l->loraplus_lr_embedding != 0, " lora "},
-        {"init_lora_weights", l->init_lora_weights != NULL, " lora "},
+        {"init_lora_weights", l->init_lora_weights != NULL, " lora adalora "},
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
         {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning "},
         {"prompt_template", m->prompt_template != NULL, " prompt-tuning p-tuning "},
@@ -284,6 +302,15 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"d_initial", m->d_initial != 0, " vera "},
         {"projection_prng_key", m->projection_prng_key != 0, " vera "},
         {"no_save_projection", m->no_save_projection != 0, " vera "},
+        {"init_r", m->init_r != 0, " adalora "},
+        {"target_r", m->target_r != 0, " adalora "},
+        {"tinit", m->tinit != 0, " adalora "},
+        {"tfinal", m->tfinal != 0, " adalora "},
+        {"deltaT", m->delta_t != 0, " adalora "},
+        {"beta1", m->beta1 != 0, " adalora "},
+        {"beta2", m->beta2 != 0, " adalora "},
+        {"orth_reg_weight", m->orth_reg_weight != graft_sft_options_default().methods.orth_reg_weight, " adalora "},
+        {"total_step", m->total_step != 0, " adalora "},
         {"decompose_both", m->decompose_both != 0, " lokr "},
         {"decompose_factor", m->decompose_factor != 0, " lokr "},
         {"adapter_len", m->adapter_len != 0, " llama-adapter "},

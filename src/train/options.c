@@ -8,6 +8,7 @@ graft_sft_options graft_sft_options_default(void) {
     return (graft_sft_options){
         .method = "lora",
         .lora = graft_lora_options_default(),
+        .methods.orth_reg_weight = 0.5,
         .max_length = 1024,
         .max_target_length = -1,
         .num_train_epochs = 3,

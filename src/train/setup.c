@@ -211,6 +211,7 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     t->resident_tokenizer = between > before ? between - before : 0;
     t->resident_data = loaded > adapted ? loaded - adapted : 0;
     GR_TRY(count_steps(t, err));
+    GR_TRY(gr_adapter_begin_run(t->set, t->adapter, t->state.max_steps, err));
     int trunk_layer;
     GR_TRY(make_trunk(t, &trunk_layer, err));
     const gr_engine_options eo = {.trunk = t->trunk,

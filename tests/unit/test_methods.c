@@ -37,6 +37,10 @@ static const method_case cases[] = {
     {"llama", "{\"peft_type\": \"LOHA\", \"r\": 3, \"target_modules\": [\"q_proj\", \"lm_head\"]}", true, false},
     {"llama", "{\"peft_type\": \"LOKR\", \"r\": 1, \"decompose_both\": true, \"target_modules\": \"all-linear\"}", true, false},
     {"llama", "{\"peft_type\": \"LOKR\", \"r\": 9, \"decompose_factor\": 4, \"init_weights\": \"lycoris\"}", true, false},
+    {"llama", "{\"peft_type\": \"ADALORA\", \"init_r\": 4, \"target_r\": 2, \"lora_dropout\": 0.25, \"total_step\": 9, \"target_modules\": "
+              "\"all-linear\"}", true, false},
+    {"llama", "{\"peft_type\": \"ADALORA\", \"init_r\": 3, \"target_r\": 1, \"orth_reg_weight\": 0, \"total_step\": 9, \"target_modules\": "
+              "[\"v_proj\", \"lm_head\"]}", true, false},
     {"llama", "{\"peft_type\": \"LN_TUNING\"}", true, true},
     {"llama_bias", "{\"peft_type\": \"BITFIT\"}", true, true},
     {"llama_bias", "{\"peft_type\": \"BITFIT\", \"target_modules\": [\"q_proj\", \"up_proj\"]}", true, true},
@@ -55,6 +59,7 @@ static const method_case others[] = {
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, false},
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"target_modules\": [\"wte\", \"lm_head\"]}", true, false},
+    {"../families/gpt2", "{\"peft_type\": \"ADALORA\", \"init_r\": 4, \"target_r\": 2, \"total_step\": 9}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"IA3\"}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"LN_TUNING\"}", true, true},
     {"../families/gpt2", "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3}", false, false},
@@ -377,6 +382,45 @@ static void files_that_lie_are_refused_by_name(void **state) {
     graft_context_free(ctx);
 }
 
+/* AdaLoRA's adapter_config.json with one word of its rank_pattern changed. */
+static void ranks_that_lie_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *from, *to, *word;
+        graft_status status;
+    } lies[] = {{"layers.0.self_attn.q_proj.lora_E", "layers.7.self_attn.q_proj.lora_E", "layers.7", GRAFT_ERR_MISMATCH},
+                {"      false,\n", "", "expected a list of 4", GRAFT_ERR_FORMAT},
+                {"      false,\n", "      0,\n", "expected true or false", GRAFT_ERR_FORMAT},
+                {"      false,\n", "      true,\n", "lora_A", GRAFT_ERR_MISMATCH}};
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+    for (size_t i = 0; i < GR_COUNT(lies); i++) {
+        char from[1200], to[1200], *text, changed[8192];
+        size_t len;
+        graft_error why = {0};
+        snprintf(from, sizeof from, "%s/adapter_config.json", test_golden("family_methods/llama_adalora_trained"));
+        assert_ok(gr_read_file(NULL, from, 1 << 20, &text, &len, &err));
+        char *at = strstr(text, lies[i].from);
+        assert_true(at && len < sizeof changed - 100);
+        snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - text), text, lies[i].to, at + strlen(lies[i].from));
+        gr_free(NULL, text);
+        snprintf(to, sizeof to, "%s/ranks", test_temp_dir());
+        assert_ok(gr_make_dirs(to, &err));
+        snprintf(to, sizeof to, "%s/ranks/adapter_config.json", test_temp_dir());
+        assert_ok(gr_write_file(NULL, to, changed, strlen(changed), &err));
+        snprintf(from, sizeof from, "%s/adapter_model.safetensors", test_golden("family_methods/llama_adalora_trained"));
+        snprintf(to, sizeof to, "%s/ranks/adapter_model.safetensors", test_temp_dir());
+        assert_ok(gr_read_file(NULL, from, 1 << 20, &text, &len, &err));
+        assert_ok(gr_write_file(NULL, to, text, len, &err));
+        gr_free(NULL, text);
+        snprintf(to, sizeof to, "%s/ranks", test_temp_dir());
+        graft_status st = graft_adapter_load(m, "a", to, 1, &why);
+        if (st != lies[i].status || !strstr(why.text, lies[i].word)) fail_msg("lie %zu: %s: %s", i, graft_status_text(st), why.text);
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 static graft_status sweep_body(const graft_allocator *a, void *arg) {
     const method_case *k = arg;
     graft_context_options o = {.n_threads = 1, .cpu = getenv("GRAFT_CPU"), .allocator = *a};
@@ -407,6 +451,7 @@ int main(void) {
         cmocka_unit_test(the_cut_changes_no_bit_of_a_gradient),
         cmocka_unit_test(generation_sees_what_a_pass_sees),
         cmocka_unit_test(files_that_lie_are_refused_by_name),
+        cmocka_unit_test(ranks_that_lie_are_refused),
         cmocka_unit_test(failed_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -28,6 +28,9 @@ what save_pretrained(path_initial_model_for_weight_conversion=) wrote: LoRA of t
 Their golden.safetensors has inputs, logits and loss. The first two directories change the base as their
 init_lora_weights says.
 
+NAME_trained of AdaLoRA: what peft saved after those 10 steps, ranks left out. Its golden.safetensors has inputs, logits,
+loss and merged.
+
 Ways of the reference that show in the numbers:
 - Prefix tuning on T5: rows in front of the decoder's own attention only. peft shapes them wrongly: layer j gets the
   key and value rows of layer 2j modulo the number of layers. Their distance to a token counts as if they stood before
@@ -305,8 +308,9 @@ def wrap(base, task, cls, settings):
         return peft.get_peft_model(model, config), config
 
 
-def measure(model, config, batch, task, allocate):
-    """Everything but the merged logits."""
+def measure(model, config, batch, task, trained_path):
+    """Everything but the merged logits. trained_path: of AdaLoRA, where it is saved after the steps."""
+    allocate = trained_path is not None
     golden = {n: x.numpy() for n, x in batch.items()}
     model.zero_grad()
     out = model(**batch)
@@ -331,6 +335,8 @@ def measure(model, config, batch, task, allocate):
         for n, p in trained:
             if "lora_E" in n:
                 golden["final." + stored(n)] = p.detach().numpy().copy()
+        shutil.rmtree(trained_path, ignore_errors=True)
+        save(model, trained_path)
     with torch.no_grad():
         for (_, p), b in zip(trained, before):
             p.copy_(b)
@@ -339,14 +345,18 @@ def measure(model, config, batch, task, allocate):
     return golden
 
 
-def reloaded(base, task, path, batch):
+def reloaded(base, task, path, batch, merge=False):
     """What peft makes of the files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = CLASSES[task].from_pretrained(GOLDEN / base, dtype=torch.float32)
         adalora = json.loads((path / "adapter_config.json").read_text())["peft_type"] == "ADALORA"  # fails with a loss
-        out = peft.PeftModel.from_pretrained(model, path, is_trainable=adalora).eval()(**batch)
-    return {"logits": keep(hide(out.logits, batch)), "loss": out.loss.detach().reshape(1).numpy()}
+        model = peft.PeftModel.from_pretrained(model, path, is_trainable=adalora).eval()
+    out = model(**batch)
+    golden = {"logits": keep(hide(out.logits, batch)), "loss": out.loss.detach().reshape(1).numpy()}
+    if merge:
+        golden["merged"] = keep(hide(model.merge_and_unload()(**batch).logits, batch))
+    return golden
 
 
 def write(golden, path):
@@ -380,9 +390,12 @@ def make(name):
         path.mkdir(parents=True)
         save_torch({n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad},
                    path / "bitfit.safetensors")
-    golden = measure(model, config, batch, task, cls is peft.AdaLoraConfig)
+    trained = OUT / (name + "_trained") if cls is peft.AdaLoraConfig else None
+    golden = measure(model, config, batch, task, trained)
     if config:
         assert np.abs(reloaded(base, task, path, batch)["logits"] - golden["logits"]).max() < 1e-4, name
+    if trained:
+        write({**{n: x.numpy() for n, x in batch.items()}, **reloaded(base, task, trained, batch, merge=True)}, trained)
     if mutating:
         converted = OUT / (name + "_converted")
         shutil.rmtree(converted, ignore_errors=True)
@@ -404,7 +417,7 @@ def write_cases():
     lines = []
     for name, (base, task, cls, settings, *_) in CASES.items():
         method = cls(**settings).peft_type.value if cls else "BITFIT"
-        parts = [name] + [name + end for end in ("_initial", "_converted") if (OUT / (name + end)).is_dir()]
+        parts = [name] + [name + end for end in ("_initial", "_converted", "_trained") if (OUT / (name + end)).is_dir()]
         lines += [f"{part} {base} {method} {task or '-'}\n" for part in parts]
     (OUT / "cases.txt").write_text("".join(lines))
 
