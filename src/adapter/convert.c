@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "adapter/merged.h"
 #include "adapter/method.h"
 #include "model/public.h"
 #include "quant/scaled.h"
@@ -67,12 +68,17 @@ static void describe(const gr_tensor_view *v, gr_dtype dense, char *out, size_t 
              four ? "false" : "true");
 }
 
-graft_status graft_model_save(graft_model *m, const char *dir, graft_error *err) {
+graft_status gr_write_as_stored(gr_model *m, const gr_adapter *a, const char *dir, gr_merge_report *report,
+                                graft_error *err) {
     const gr_tensor_view *scaled;
     gr_dtype dense;
     char config[1024];
-    GR_TRY(choose(m->model, &dense, &scaled, err));
-    if (!scaled) return gr_write_model(m->model, NULL, dir, dense, err);
+    GR_TRY(choose(m, &dense, &scaled, err));
+    if (!scaled) return gr_write_model(m, a, dir, dense, err);
     describe(scaled, dense, config, sizeof config);
-    return gr_write_quantized(m->model, dir, dense, config, err);
+    return gr_write_quantized(m, a, dir, dense, config, report, err);
+}
+
+graft_status graft_model_save(graft_model *m, const char *dir, graft_error *err) {
+    return gr_write_as_stored(m->model, NULL, dir, NULL, err);
 }

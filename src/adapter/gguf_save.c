@@ -1,8 +1,9 @@
 /* Models as GGUF files (graft/convert.h): metadata from the GGUF file or the directory that the model came from,
- * tensors in the order of the model, each encoded some rows at a time. */
-#include <math.h>
+ * tensors in the order of the model, each encoded some rows at a time. With an adapter, what it changes is decoded,
+ * added to and encoded again; the rest keeps its bytes. */
 #include <stdio.h>
 
+#include "adapter/merged.h"
 #include "adapter/method.h"
 #include "graft/convert.h"
 #include "io/gguf_export.h"
@@ -12,16 +13,22 @@
 enum { CHUNK_ELEMENTS = 1 << 22 };
 
 typedef struct source {
-    const char *name; /* in the GGUF file */
+    const char *name;   /* in the GGUF file */
+    const char *tensor; /* in the model; NULL: none */
     const gr_weight *w;
-    gr_tensor_view view; /* as it is stored; of an HF directory with another order of rows, see `heads` */
-    int heads;           /* > 0: rows are written as llama.cpp's converter permutes them */
-    gr_dtype type;       /* to be written */
-    const void *bytes;   /* of `type`, or NULL: encoded from the view */
+    gr_tensor_view view;
+    gr_shape shape;    /* to be written: the view's, or its transpose */
+    int heads;         /* > 0: rows are written as llama.cpp's converter permutes them */
+    bool merged;       /* the adapter changes it */
+    bool read;         /* rows come from the model, in Hugging Face's order; else from the view as they stand */
+    gr_dtype type;     /* to be written */
+    const void *bytes; /* of `type`, or NULL: encoded */
 } source;
 
 typedef struct saver {
     gr_model *m;
+    const gr_adapter *adapter; /* NULL: none */
+    gr_merge_report *report;   /* NULL: nobody asks */
     const graft_allocator *a;
     gr_device *dev;
     gr_gguf_writer *w;
@@ -51,15 +58,13 @@ static double bits(gr_dtype type) {
     return 8.0 * d->block_bytes / d->block_elements;
 }
 
-static gr_dtype choose_type(const saver *s, const gr_tensor_view *v, bool output) {
+gr_dtype gr_gguf_matrix_type(gr_dtype type, const gr_tensor_view *v, int64_t row, bool output) {
     gr_dtype stored = v->dtype;
     if (v->shape.n < 2) return gr_can_dequantize(stored) ? GR_F32 : stored;
-    gr_dtype type = s->type;
     if (type == GR_DTYPE_COUNT)
         type = gr_dtype_get(stored)->gguf >= 0 ? stored : GR_F32;
     else if (output && bits(type) < bits(GR_Q6_K))
         type = GR_Q6_K;
-    const int64_t row = gr_tensor_row_size(v);
     if (row % gr_dtype_get(type)->block_elements) type = small_blocks(type);
     if (row % gr_dtype_get(type)->block_elements) type = GR_F16;
     return type;
@@ -67,26 +72,48 @@ static gr_dtype choose_type(const saver *s, const gr_tensor_view *v, bool output
 
 /* --- What there is to write --------------------------------------------------------------------------------------- */
 
-static graft_status add(saver *s, const char *name, const gr_weight *w, int heads, bool output, graft_error *err) {
-    source x = {.w = w, .view = w->view, .heads = heads};
-    char *copy = gr_arena_strndup(&s->arena, name, strlen(name));
-    if (!(x.name = copy)) return gr_fail_memory(err);
-    x.type = choose_type(s, &x.view, output);
-    if (x.type == x.view.dtype && !heads) x.bytes = x.view.data;
+/* Tables of positions and token types are few rows, read a row a token: nothing is gained by fewer bits. */
+static bool is_small_table(const char *gguf) {
+    return !strcmp(gguf, "position_embd.weight") || !strcmp(gguf, "token_types.weight");
+}
+
+/* `tensor`: the model's name for it, NULL: it has none. */
+static graft_status add(saver *s, const char *name, const char *tensor, const gr_weight *w, int heads, bool output,
+                        graft_error *err) {
+    source x = {.w = w, .tensor = tensor, .view = w->view, .shape = w->view.shape, .heads = heads};
+    const bool turned = tensor && !w->turned && gr_turned_site(s->m, tensor);
+    if (!(x.name = gr_arena_strndup(&s->arena, name, strlen(name)))) return gr_fail_memory(err);
+    if (turned) x.shape = gr_shape2(x.shape.d[1], x.shape.d[0]);
+    if (tensor) GR_TRY(gr_merge_changes(s->m, s->adapter, tensor, &x.merged, err));
+    x.read = turned || x.merged;
+    if (x.read && w->permuted_heads) x.heads = w->permuted_heads;
+    const gr_dtype type = is_small_table(name) ? GR_DTYPE_COUNT : s->type;
+    x.type = gr_gguf_matrix_type(type, &x.view, x.shape.n ? x.shape.d[x.shape.n - 1] : 1, output);
+    if (x.type == x.view.dtype && !x.heads && !x.read) x.bytes = x.view.data;
+    if (s->report && !x.merged) s->report->kept++;
     GR_TRY(gr_grow(s->a, (void **)&s->items, &s->cap, s->n + 1, sizeof x, err));
     s->items[s->n++] = x;
     return GRAFT_OK;
 }
 
-static graft_status list_gguf(saver *s, graft_error *err) {
+/* A head of its own, which the adapter has made of a tied one. */
+static graft_status add_untied(saver *s, graft_error *err) {
+    const gr_site *head = gr_model_head_site(s->m);
+    const gr_weight *w;
+    GR_TRY(gr_model_get_weight(s->m, head->weight_tensor, &w, err));
+    return add(s, "output.weight", head->weight_tensor, w, 0, true, err);
+}
+
+static graft_status list_gguf(saver *s, bool unties, graft_error *err) {
     const gr_weights *w = gr_model_weights(s->m);
-    bool tied = !gr_tensor_list_find(gr_gguf_tensors(gr_weights_gguf(w)), "output.weight");
+    bool tied = !gr_tensor_list_find(gr_gguf_tensors(gr_weights_gguf(w)), "output.weight"), bias;
     for (size_t i = 0; i < gr_weights_count(w); i++) {
         const gr_weight *x = gr_weights_at(w, i);
-        bool output = !strcmp(x->stored_name, tied ? "token_embd.weight" : "output.weight");
-        GR_TRY(add(s, x->stored_name, x, 0, output, err));
+        bool output = !strcmp(x->stored_name, tied && !unties ? "token_embd.weight" : "output.weight");
+        const char *tensor = gr_model_site_of_tensor(s->m, x->name, &bias) ? x->name : NULL;
+        GR_TRY(add(s, x->stored_name, tensor, x, 0, output, err));
     }
-    return GRAFT_OK;
+    return unties ? add_untied(s, err) : GRAFT_OK;
 }
 
 static int heads_of(const gr_model_config *c, const char *hf) {
@@ -95,9 +122,9 @@ static int heads_of(const gr_model_config *c, const char *hf) {
     return strstr(hf, ".k_proj.") ? c->n_kv_heads : 0;
 }
 
-static graft_status list_model(saver *s, graft_error *err) {
+static graft_status list_model(saver *s, bool unties, graft_error *err) {
     const gr_model_config *c = gr_model_get_config(s->m);
-    bool tied = gr_model_head_is_tied(s->m);
+    bool tied = gr_model_head_is_tied(s->m) && !unties;
     for (size_t i = 0; i < gr_model_n_tensors(s->m); i++) {
         const char *hf = gr_model_tensor_name(s->m, i);
         const gr_weight *w;
@@ -106,9 +133,9 @@ static graft_status list_model(saver *s, graft_error *err) {
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s has no name in GGUF files", gr_model_path(s->m),
                            hf);
         GR_TRY(gr_model_get_weight(s->m, hf, &w, err));
-        GR_TRY(add(s, name, w, heads_of(c, hf), !strcmp(name, tied ? "token_embd.weight" : "output.weight"), err));
+        GR_TRY(add(s, name, hf, w, heads_of(c, hf), !strcmp(name, tied ? "token_embd.weight" : "output.weight"), err));
     }
-    return GRAFT_OK;
+    return unties ? add_untied(s, err) : GRAFT_OK;
 }
 
 /* llama.cpp reads llama3's scaling as divisors of the frequencies. */
@@ -123,6 +150,7 @@ static graft_status add_divisors(saver *s, graft_error *err) {
     for (int i = 0; i < n; i++) s->divisors[i] = (float)exact[i];
     source x = {.name = "rope_freqs.weight", .type = GR_F32, .bytes = s->divisors};
     x.view = (gr_tensor_view){GR_F32, gr_shape1(n), s->divisors, (size_t)n * sizeof(float), NULL};
+    x.shape = x.view.shape;
     GR_TRY(gr_grow(s->a, (void **)&s->items, &s->cap, s->n + 1, sizeof x, err));
     s->items[s->n++] = x;
     return GRAFT_OK;
@@ -184,10 +212,10 @@ typedef struct chunk {
     _Atomic int64_t bad;
 } chunk;
 
-/* The row of the view that is row r of the file: halves of a head become interleaved pairs. */
-static int64_t view_row(const source *x, int64_t r) {
+/* The row in Hugging Face's order that is row r of the file: halves of a head become interleaved pairs. */
+static int64_t hf_row(const source *x, int64_t r) {
     if (!x->heads) return r;
-    int64_t dim = x->view.shape.d[0] / x->heads, half = dim / 2, in = r % dim;
+    int64_t dim = x->shape.d[0] / x->heads, half = dim / 2, in = r % dim;
     return r - in + (in % 2 ? half + in / 2 : in / 2);
 }
 
@@ -195,51 +223,84 @@ static void encode_item(void *arg, size_t begin, size_t end, int thread) {
     (void)thread;
     chunk *c = arg;
     for (size_t i = begin; i < end; i++) {
-        int64_t row = view_row(c->x, c->first + (int64_t)i);
+        int64_t row = hf_row(c->x, c->first + (int64_t)i);
         float *x = c->floats + (int64_t)i * c->columns;
-        if (gr_view_decode(&c->x->view, row * c->columns, c->columns, x, NULL) != GRAFT_OK ||
+        graft_status st = GRAFT_OK;
+        if (!c->x->read) st = gr_view_decode(&c->x->view, row * c->columns, c->columns, x, NULL);
+        if (st != GRAFT_OK ||
             gr_quantize_row(c->x->type, x, (size_t)c->columns, c->bytes + i * c->row_bytes, NULL) != GRAFT_OK)
             c->bad = row;
     }
 }
 
+/* n rows of the file from row `first`, with the adapter `a` or bare. */
+static graft_status read_rows(const saver *s, const gr_adapter *a, const chunk *c, int64_t n, float *out,
+                              graft_error *err) {
+    const source *x = c->x;
+    if (x->shape.n == 1 && !x->heads) return gr_merged_rows(s->m, a, x->tensor, 0, x->shape.d[0], out, err);
+    if (!x->heads) return gr_merged_outputs(s->m, a, x->tensor, c->first, n, out, err);
+    for (int64_t i = 0; i < n; i++)
+        GR_TRY(gr_merged_outputs(s->m, a, x->tensor, hf_row(x, c->first + i), 1, out + i * c->columns, err));
+    return GRAFT_OK;
+}
+
+/* What encoding made of the rows of a merged tensor. */
+static graft_status weigh(const saver *s, const chunk *c, int64_t n, gr_cost *cost, graft_error *err) {
+    float *base = gr_alloc(s->a, 2 * (size_t)(n * c->columns) * sizeof *base);
+    if (!base) return gr_fail_memory(err);
+    float *written = base + n * c->columns;
+    graft_status st = read_rows(s, NULL, c, n, base, err);
+    for (int64_t i = 0; i < n && st == GRAFT_OK; i++)
+        st = gr_dequantize_row(c->x->type, c->bytes + (size_t)i * c->row_bytes, (size_t)c->columns,
+                               written + i * c->columns, err);
+    if (st == GRAFT_OK) gr_cost_add(cost, c->floats, written, base, n * c->columns);
+    gr_free(s->a, base);
+    return st;
+}
+
+static graft_status encode_chunk(saver *s, chunk *c, int64_t n, gr_cost *cost, graft_error *err) {
+    const source *x = c->x;
+    GR_TRY(gr_check_cancel(gr_model_context(s->m), err));
+    if (x->read) GR_TRY(read_rows(s, s->adapter, c, n, c->floats, err));
+    gr_parallel_for(s->dev->team, (size_t)n, 4, encode_item, c);
+    if (c->bad >= 0)
+        return gr_fail(err, GRAFT_ERR_NUMERIC,
+                       "%s: tensor %s: row %lld holds a number that is not finite, which %s cannot hold", x->w->file,
+                       x->w->stored_name, (long long)c->bad, gr_dtype_name(x->type));
+    if (x->merged && s->report) GR_TRY(weigh(s, c, n, cost, err));
+    return gr_gguf_write(s->w, c->bytes, (size_t)n * c->row_bytes, err);
+}
+
 static graft_status write_tensor(saver *s, const source *x, graft_error *err) {
     if (x->bytes) return gr_gguf_write(s->w, x->bytes, x->view.bytes, err);
-    const gr_shape *shape = &x->view.shape;
+    const gr_shape *shape = &x->shape;
     /* A vector of permuted rows is a matrix of one column. */
-    int64_t columns = shape->n > 1 ? gr_tensor_row_size(&x->view) : x->heads ? 1 : shape->d[0];
-    int64_t rows = shape->n > 1 ? gr_tensor_rows(&x->view) : x->heads ? shape->d[0] : 1;
+    int64_t columns = shape->n > 1 ? shape->d[shape->n - 1] : x->heads ? 1 : shape->d[0];
+    int64_t rows = shape->n > 1 ? gr_tensor_rows(&(gr_tensor_view){.shape = *shape}) : x->heads ? shape->d[0] : 1;
     int64_t step = GR_MAX(CHUNK_ELEMENTS / GR_MAX(columns, (int64_t)1), (int64_t)1);
     chunk c = {.x = x, .columns = columns, .row_bytes = gr_dtype_bytes(x->type, (size_t)columns), .bad = -1};
+    gr_cost cost = {0};
     step = GR_MIN(step, rows);
     c.floats = gr_alloc_aligned(s->a, (size_t)(step * columns) * sizeof *c.floats);
     c.bytes = gr_alloc_aligned(s->a, (size_t)step * c.row_bytes);
     graft_status st = c.floats && c.bytes ? GRAFT_OK : gr_fail_memory(err);
-    for (; c.first < rows && st == GRAFT_OK; c.first += step) {
-        size_t n = (size_t)GR_MIN(step, rows - c.first);
-        st = gr_check_cancel(gr_model_context(s->m), err);
-        if (st != GRAFT_OK) break;
-        gr_parallel_for(s->dev->team, n, 4, encode_item, &c);
-        if (c.bad >= 0)
-            st = gr_fail(err, GRAFT_ERR_NUMERIC,
-                         "%s: tensor %s: row %lld holds a number that is not finite, which %s cannot hold", x->w->file,
-                         x->w->stored_name, (long long)c.bad, gr_dtype_name(x->type));
-        else
-            st = gr_gguf_write(s->w, c.bytes, n * c.row_bytes, err);
-    }
+    for (; c.first < rows && st == GRAFT_OK; c.first += step)
+        st = encode_chunk(s, &c, GR_MIN(step, rows - c.first), &cost, err);
     gr_free_aligned(s->a, c.floats);
     gr_free_aligned(s->a, c.bytes);
+    if (st == GRAFT_OK && x->merged && s->report) gr_merge_note(s->report, x->tensor, x->type, &cost);
     return st;
 }
 
 static graft_status save(saver *s, const char *path, graft_error *err) {
-    const gr_weights *w = gr_model_weights(s->m);
-    GR_TRY(gr_weights_gguf(w) ? list_gguf(s, err) : list_model(s, err));
-    if (!gr_weights_gguf(w)) GR_TRY(add_divisors(s, err));
+    const bool gguf = gr_weights_gguf(gr_model_weights(s->m)) != NULL;
+    const bool unties = gr_adapter_unties(s->m, s->adapter);
+    GR_TRY(gguf ? list_gguf(s, unties, err) : list_model(s, unties, err));
+    if (!gguf) GR_TRY(add_divisors(s, err));
     GR_TRY(gr_gguf_writer_new(s->a, path, &s->w, err));
     GR_TRY(add_metadata(s, err));
     for (size_t i = 0; i < s->n; i++)
-        GR_TRY(gr_gguf_declare(s->w, s->items[i].name, s->items[i].type, &s->items[i].view.shape, err));
+        GR_TRY(gr_gguf_declare(s->w, s->items[i].name, s->items[i].type, &s->items[i].shape, err));
     GR_TRY(gr_gguf_writer_begin(s->w, err));
     for (size_t i = 0; i < s->n; i++) GR_TRY(write_tensor(s, &s->items[i], err));
     gr_gguf_writer *done = s->w;
@@ -247,7 +308,7 @@ static graft_status save(saver *s, const char *path, graft_error *err) {
     return gr_gguf_writer_commit(done, err);
 }
 
-static graft_status parse_type(const char *type, gr_dtype *out, graft_error *err) {
+graft_status gr_gguf_type_of(const char *type, gr_dtype *out, graft_error *err) {
     *out = GR_DTYPE_COUNT;
     if (!type) return GRAFT_OK;
     if (gr_dtype_by_name(type, out) && gr_quant_get(*out)->from_f32) return GRAFT_OK;
@@ -258,12 +319,13 @@ static graft_status parse_type(const char *type, gr_dtype *out, graft_error *err
         type);
 }
 
-graft_status graft_model_save_gguf(graft_model *m, const char *path, const char *type, graft_error *err) {
-    saver s = {.m = m->model, .a = gr_allocator(m->ctx), .dev = gr_model_device(m->model)};
-    GR_TRY(parse_type(type, &s.type, err));
-    if (gr_is_same_file(path, gr_model_path(m->model)))
+graft_status gr_write_gguf(gr_model *m, const gr_adapter *a, const char *path, gr_dtype type, gr_merge_report *report,
+                           graft_error *err) {
+    saver s = {.m = m, .adapter = a, .report = report, .a = gr_allocator(gr_model_context(m)),
+               .dev = gr_model_device(m), .type = type};
+    if (gr_is_same_file(path, gr_model_path(m)))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected another file than that of the model", path);
-    if (gr_weights_gguf(gr_model_weights(m->model)) && gr_weights_owned_bytes(gr_model_weights(m->model)))
+    if (gr_weights_gguf(gr_model_weights(m)) && gr_weights_owned_bytes(gr_model_weights(m)))
         return gr_fail(err, GRAFT_ERR_ARGUMENT,
                        "%s: expected a model without load_in_4bit or load_in_8bit, to be written as GGUF", path);
     gr_arena_init(&s.arena, s.a, 0);
@@ -274,103 +336,8 @@ graft_status graft_model_save_gguf(graft_model *m, const char *path, const char 
     return st;
 }
 
-/* --- The report --------------------------------------------------------------------------------------------------- */
-
-typedef struct cost {
-    double error, values; /* sums of squares */
-    double most;
-    int64_t n;
-} cost;
-
-static void compare(cost *c, const float *x, const float *y, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        double off = (double)y[i] - x[i];
-        c->error += off * off;
-        c->values += (double)x[i] * x[i];
-        if (off < 0) off = -off;
-        if (off > c->most) c->most = off;
-    }
-    c->n += n;
-}
-
-/* `there`: the tensor in its new form, NULL: encoded row by row as `type`. */
-static graft_status measure(saver *s, const gr_weight *w, gr_dtype type, const gr_tensor_view *there, cost *out,
-                            graft_error *err) {
-    const int64_t rows = w->view.shape.d[0], columns = gr_tensor_row_size(&w->view);
-    float *x = gr_alloc(s->a, 2 * (size_t)columns * sizeof *x), *y = x ? x + columns : NULL;
-    char *bytes = gr_alloc(s->a, (size_t)columns * sizeof *x + 512);
-    graft_status st = x && bytes ? GRAFT_OK : gr_fail_memory(err);
-    for (int64_t r = 0; r < rows && st == GRAFT_OK; r++) {
-        if (r % 256 == 0) st = gr_check_cancel(gr_model_context(s->m), err);
-        if (st == GRAFT_OK)
-            st = there ? gr_weight_decode(w, r, 1, x, err) : gr_view_decode(&w->view, r * columns, columns, x, err);
-        if (st == GRAFT_OK && there) st = gr_view_decode(there, r * columns, columns, y, err);
-        if (st == GRAFT_OK && !there) st = gr_quantize_row(type, x, (size_t)columns, bytes, err);
-        if (st == GRAFT_OK && !there) st = gr_dequantize_row(type, bytes, (size_t)columns, y, err);
-        if (st == GRAFT_OK) compare(out, x, y, columns);
-    }
-    gr_free(s->a, x);
-    gr_free(s->a, bytes);
-    return st;
-}
-
-static void add_cost(gr_buf *b, const char *name, gr_dtype type, const cost *c) {
-    gr_buf_add_text(b, b->data[b->len - 1] == '[' ? "{\"name\": " : ", {\"name\": ");
-    gr_json_add_text(b, name, strlen(name));
-    gr_buf_add_format(b, ", \"type\": \"%s\", \"rmse\": ", gr_dtype_name(type));
-    gr_json_add_double(b, sqrt(c->error / (double)GR_MAX(c->n, (int64_t)1)));
-    gr_buf_add_text(b, ", \"max\": ");
-    gr_json_add_double(b, c->most);
-    gr_buf_add_text(b, ", \"relative\": ");
-    gr_json_add_double(b, c->values > 0 ? sqrt(c->error / c->values) : 0);
-    gr_buf_add_char(b, '}');
-}
-
-static graft_status report_one(saver *s, size_t i, const gr_quantize_spec *spec, gr_buf *b, graft_error *err) {
-    const char *name = gr_model_tensor_name(s->m, i);
-    const gr_weight *w;
-    cost c = {0};
-    bool bias;
-    const gr_site *site = gr_model_site_of_tensor(s->m, name, &bias);
-    GR_TRY(gr_model_get_weight(s->m, name, &w, err));
-    if (w->view.shape.n != 2) return GRAFT_OK;
-    gr_dtype type = spec->dtype;
-    if (type != GR_F32) {
-        gr_tensor_view view;
-        void *memory;
-        size_t bytes;
-        if (!site || !gr_model_linear(s->m, site) || site->role == GR_ROLE_EMBED || site->role == GR_ROLE_HEAD)
-            return GRAFT_OK;
-        GR_TRY(gr_quantize_weight(s->dev, w, spec, &view, &memory, &bytes, err));
-        graft_status st = measure(s, w, type, &view, &c, err);
-        gr_free_aligned(s->a, memory);
-        GR_TRY(st);
-    } else {
-        bool output =
-            site && (site->role == GR_ROLE_HEAD || (site->role == GR_ROLE_EMBED && gr_model_head_is_tied(s->m)));
-        type = choose_type(s, &w->view, output);
-        GR_TRY(measure(s, w, type, NULL, &c, err));
-    }
-    add_cost(b, name, type, &c);
-    return gr_buf_status(b, err);
-}
-
-graft_status graft_quantize_report(graft_model *m, const char *type, int double_quant, int blocksize, char **json,
-                                   graft_error *err) {
-    saver s = {.m = m->model, .a = gr_allocator(m->ctx), .dev = gr_model_device(m->model)};
-    gr_quantize_spec spec = {.dtype = GR_F32};
-    gr_buf b;
-    bool four = type && (!strcmp(type, "nf4") || !strcmp(type, "fp4")), eight = type && !strcmp(type, "int8");
-    if (!type) return gr_fail(err, GRAFT_ERR_ARGUMENT, "type: expected a format, found none");
-    if (four || eight || double_quant || blocksize)
-        GR_TRY(gr_quantize_options(four, eight, four ? type : NULL, double_quant, blocksize, &spec, err));
-    if (!four && !eight) GR_TRY(parse_type(type, &s.type, err));
-    gr_buf_init(&b, s.a);
-    gr_buf_add_text(&b, "{\"tensors\": [");
-    graft_status st = gr_buf_status(&b, err);
-    for (size_t i = 0; i < gr_model_n_tensors(s.m) && st == GRAFT_OK; i++) st = report_one(&s, i, &spec, &b, err);
-    gr_buf_add_text(&b, "]}");
-    if (st == GRAFT_OK) st = gr_buf_take(&b, json, NULL, err);
-    if (st != GRAFT_OK) gr_buf_free(&b);
-    return st;
+graft_status graft_model_save_gguf(graft_model *m, const char *path, const char *type, graft_error *err) {
+    gr_dtype dtype;
+    GR_TRY(gr_gguf_type_of(type, &dtype, err));
+    return gr_write_gguf(m->model, NULL, path, dtype, NULL, err);
 }

@@ -173,9 +173,13 @@ graft_status gr_adapter_write_classes(const gr_model *m, const char *dir, graft_
 void gr_labels_write(const gr_labels *labels, bool map, gr_buf *b);
 
 graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err);
-/* Writes the bare base with what is NF4, FP4 or INT8 in it as bitsandbytes serialises that, the rest as `dtype`.
- * `quantization`: config.json's quantization_config. */
-graft_status gr_write_quantized(gr_model *m, const char *dir, gr_dtype dtype, const char *quantization, graft_error *err);
+/* The same with what is NF4, FP4 or INT8 in the base as bitsandbytes serialises that, the rest as `dtype`. `quantization`:
+ * config.json's quantization_config. `report`: see merged.h; NULL: none. */
+struct gr_merge_report;
+graft_status gr_write_quantized(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, const char *quantization,
+                                struct gr_merge_report *report, graft_error *err);
+/* An adapter that weights can hold; index -1: NULL. */
+graft_status gr_adapter_to_merge(const gr_adapter_set *s, int index, const gr_adapter **out, graft_error *err);
 
 /* --- Configurations ---------------------------------------------------------------------------------------------------------- */
 

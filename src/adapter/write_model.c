@@ -3,9 +3,11 @@
  * configuration first, weights last, so that a directory with an index is a whole one. */
 #include <stdio.h>
 
+#include "adapter/merged.h"
 #include "adapter/method.h"
 #include "adapter/outputs.h"
 #include "graft/tokenizer.h"
+#include "quant/scaled.h"
 
 enum { BLOCK_BYTES = 8 << 20 };
 static const uint64_t shard_bytes = 5000000000u;
@@ -171,34 +173,11 @@ typedef struct merge_job {
     void *out;
     size_t block;        /* floats of a block */
     bool keep;           /* tensors in bitsandbytes' formats stay in them */
+    gr_merge_report *report; /* NULL: nobody asks */
     gr_outputs outputs;
+    void **encoded; /* what `outputs` holds of changed tensors, aligned */
+    size_t n_encoded, cap_encoded;
 } merge_job;
-
-/* The module whose weight a tensor is; NULL: it is another one. */
-static const gr_site *site_of_weight(const gr_model *m, const char *tensor) {
-    const char *dot = strrchr(tensor, '.');
-    char module[300];
-    if (!dot || strcmp(dot, ".weight") != 0) return NULL;
-    snprintf(module, sizeof module, "%.*s", (int)(dot - tensor), tensor);
-    return gr_model_find_site(m, module);
-}
-
-/* Rows of a tensor with the adapter's own copy in place of the base's, and its delta added. */
-static graft_status merged_rows(const merge_job *j, const char *tensor, int64_t columns, int64_t row, int64_t n,
-                                graft_error *err) {
-    const gr_param *own = j->a && j->a->variant ? gr_variant_find(j->a->variant, tensor) : NULL;
-    if (own) {
-        if (own->dtype != GR_F32) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "models in F64 are not written");
-        memcpy(j->rows, (const float *)own->value + row * columns, (size_t)(n * columns) * sizeof *j->rows);
-    } else
-        GR_TRY(gr_model_read_tensor(j->m, tensor, row, n, j->rows, err));
-    const char *dot = strrchr(tensor, '.');
-    bool weight = dot && strcmp(dot, ".weight") == 0, bias = dot && strcmp(dot, ".bias") == 0;
-    if (!j->a || !(weight ? j->a->method->merge : bias ? j->a->method->merge_bias : NULL)) return GRAFT_OK;
-    const gr_site *s = gr_model_site_of_tensor(j->m, tensor, &bias);
-    if (!s || s->role == GR_ROLE_NORM) return GRAFT_OK;
-    return (weight ? j->a->method->merge : j->a->method->merge_bias)(j->a, s, row, n, j->rows, err);
-}
 
 static void turn(const float *from, int64_t rows, int64_t columns, float *to) {
     for (int64_t r = 0; r < rows; r++)
@@ -210,13 +189,10 @@ static graft_status write_turned(const merge_job *j, gr_safetensors_writer *w, c
                                  graft_error *err) {
     const graft_allocator *a = gr_allocator(gr_model_context(j->m));
     gr_device *dev = gr_model_device(j->m);
-    const gr_param *own = j->a->variant ? gr_variant_find(j->a->variant, tensor) : NULL;
     int64_t n = s->in * s->out;
     float *rows = gr_alloc_aligned(a, (size_t)n * sizeof *rows), *turned = gr_alloc_aligned(a, (size_t)n * sizeof *rows);
     graft_status st = rows && turned ? GRAFT_OK : gr_fail_memory(err);
-    if (st == GRAFT_OK && own) turn(own->value, s->in, s->out, rows);
-    if (st == GRAFT_OK && !own) st = gr_model_read_outputs(j->m, s, 0, s->out, rows, err);
-    if (st == GRAFT_OK) st = j->a->method->merge(j->a, s, 0, s->out, rows, err);
+    if (st == GRAFT_OK) st = gr_merged_outputs(j->m, j->a, tensor, 0, s->out, rows, err);
     if (st == GRAFT_OK) {
         turn(rows, s->out, s->in, turned);
         dev->k->convert(dev, GR_F32, turned, j->dtype, rows, n);
@@ -231,15 +207,15 @@ static graft_status write_tensor(const merge_job *j, gr_safetensors_writer *w, c
     gr_shape shape;
     gr_device *dev = gr_model_device(j->m);
     GR_TRY(gr_model_tensor_shape(j->m, tensor, &shape, err));
-    const gr_site *site = site_of_weight(j->m, tensor);
-    if (site && site->transposed && j->a && j->a->method->merge) return write_turned(j, w, site, tensor, err);
+    const gr_site *site = gr_turned_site(j->m, tensor);
+    if (site && j->a && j->a->method->merge) return write_turned(j, w, site, tensor, err);
     int64_t rows = shape.d[0], columns = shape.n > 1 ? shape.d[1] : 1;
     int64_t step = GR_MAX((int64_t)j->block / columns, 1);
     if (shape.n == 1) step = rows;
     for (int64_t r = 0; r < rows; r += step) {
         int64_t n = GR_MIN(step, rows - r);
         GR_TRY(gr_check_cancel(gr_model_context(j->m), err));
-        GR_TRY(merged_rows(j, tensor, columns, r, n, err));
+        GR_TRY(gr_merged_rows(j->m, j->a, tensor, r, n, j->rows, err));
         dev->k->convert(dev, GR_F32, j->rows, j->dtype, j->out, n * columns);
         GR_TRY(gr_safetensors_write(w, j->out, gr_dtype_bytes(j->dtype, (size_t)(n * columns)), err));
     }
@@ -258,6 +234,56 @@ static graft_status block_size(const gr_model *m, size_t *out, graft_error *err)
     return GRAFT_OK;
 }
 
+static graft_status weigh(const merge_job *j, const char *name, const float *wanted, const gr_tensor_view *v,
+                          graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(j->m));
+    const int64_t columns = v->shape.d[1];
+    gr_cost cost = {0};
+    float *base = gr_alloc(a, 2 * (size_t)columns * sizeof *base);
+    graft_status st = base ? GRAFT_OK : gr_fail_memory(err);
+    for (int64_t r = 0; r < v->shape.d[0] && st == GRAFT_OK; r++) {
+        st = gr_merged_rows(j->m, NULL, name, r, 1, base, err);
+        if (st == GRAFT_OK) st = gr_view_decode(v, r * columns, columns, base + columns, err);
+        if (st == GRAFT_OK) gr_cost_add(&cost, wanted + r * columns, base + columns, base, columns);
+    }
+    gr_free(a, base);
+    if (st == GRAFT_OK) gr_merge_note(j->report, name, v->dtype, &cost);
+    return st;
+}
+
+/* A changed weight in the format that the base has it in. The parts of its new form have sizes that follow from its values, and
+ * are declared before anything is written: they are kept until then. */
+static graft_status encode_again(merge_job *j, const char *name, const gr_weight *w, gr_tensor_view *view,
+                                 graft_error *err) {
+    const graft_allocator *a = gr_allocator(gr_model_context(j->m));
+    const gr_shape *shape = &w->view.shape;
+    const gr_scales *s = w->view.scales;
+    const bool four = w->view.dtype != GR_INT8;
+    const gr_quantize_spec spec = {.dtype = w->view.dtype, .block = four ? s->block : 0, .nested = four && !s->absmax};
+    const size_t n = (size_t)(shape->d[0] * shape->d[1]);
+    size_t bytes;
+    void *memory = NULL;
+    float *wanted = gr_alloc_aligned(a, n * sizeof *wanted);
+    gr_weight sum = {.name = name, .stored_name = name, .file = w->file, .view = {GR_F32, *shape, wanted, n * sizeof *wanted, NULL}};
+    graft_status st = wanted ? gr_merged_rows(j->m, j->a, name, 0, shape->d[0], wanted, err) : gr_fail_memory(err);
+    if (st == GRAFT_OK)
+        st = gr_grow(a, (void **)&j->encoded, &j->cap_encoded, j->n_encoded + 1, sizeof *j->encoded, err);
+    if (st == GRAFT_OK) st = gr_quantize_weight(gr_model_device(j->m), &sum, &spec, view, &memory, &bytes, err);
+    if (st == GRAFT_OK) j->encoded[j->n_encoded++] = memory;
+    if (st == GRAFT_OK && j->report) st = weigh(j, name, wanted, view, err);
+    gr_free_aligned(a, wanted);
+    return st;
+}
+
+static graft_status list_scaled(merge_job *j, const char *name, const gr_weight *w, graft_error *err) {
+    gr_tensor_view view = w->view;
+    bool changes;
+    GR_TRY(gr_merge_changes(j->m, j->a, name, &changes, err));
+    if (changes) GR_TRY(encode_again(j, name, w, &view, err));
+    if (!changes && j->report) j->report->kept++;
+    return gr_outputs_add_scaled(&j->outputs, name, &view, j->dtype, err);
+}
+
 /* What the files are to hold. */
 static graft_status list_outputs(merge_job *j, bool own_head, graft_error *err) {
     size_t n = gr_model_n_tensors(j->m);
@@ -265,12 +291,16 @@ static graft_status list_outputs(merge_job *j, bool own_head, graft_error *err) 
         const char *name = i < n ? gr_model_tensor_name(j->m, i) : gr_model_head_site(j->m)->weight_tensor;
         gr_output o = {.name = name, .dtype = j->dtype};
         const gr_weight *w;
-        if (j->keep) {
-            GR_TRY(gr_model_get_weight(j->m, name, &w, err));
-            if (w->view.scales) {
-                GR_TRY(gr_outputs_add_scaled(&j->outputs, name, &w->view, j->dtype, err));
-                continue;
-            }
+        bool changes;
+        GR_TRY(gr_model_get_weight(j->m, name, &w, err));
+        if (j->keep && w->view.scales) {
+            GR_TRY(list_scaled(j, name, w, err));
+            continue;
+        }
+        if (j->report) {
+            GR_TRY(gr_merge_changes(j->m, j->a, name, &changes, err));
+            j->report->plain += changes;
+            j->report->kept += !changes;
         }
         GR_TRY(gr_model_tensor_shape(j->m, name, &o.shape, err));
         GR_TRY(gr_outputs_add(&j->outputs, &o, err));
@@ -302,17 +332,21 @@ fail:
     return st;
 }
 
+bool gr_adapter_unties(const gr_model *m, const gr_adapter *a) {
+    return gr_model_head_is_tied(m) && a &&
+           ((a->variant && gr_variant_unties(a->variant)) || (a->method->unties && a->method->unties(a)));
+}
+
 static graft_status write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, const char *quantization,
-                                graft_error *err) {
+                                gr_merge_report *report, graft_error *err) {
     const graft_allocator *alloc = gr_allocator(gr_model_context(m));
     if (dtype != GR_F32 && dtype != GR_BF16 && dtype != GR_F16)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "a model is written in F32, BF16 or F16, not in %s", gr_dtype_name(dtype));
     if (gr_is_same_file(dir, gr_model_path(m)))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected another directory than that of the base model", dir);
     /* An adapter with a head of its own unties what was tied. */
-    bool own_head = gr_model_head_is_tied(m) && a &&
-                    ((a->variant && gr_variant_unties(a->variant)) || (a->method->unties && a->method->unties(a)));
-    merge_job j = {.m = m, .a = a, .dtype = dtype, .keep = quantization != NULL};
+    bool own_head = gr_adapter_unties(m, a);
+    merge_job j = {.m = m, .a = a, .dtype = dtype, .keep = quantization != NULL, .report = report};
     GR_TRY(block_size(m, &j.block, err));
     GR_TRY(gr_make_dirs(dir, err));
     GR_TRY(write_beside(m, dir, dtype, gr_model_head_is_tied(m) && !own_head, quantization, err));
@@ -322,25 +356,35 @@ static graft_status write_model(gr_model *m, const gr_adapter *a, const char *di
     graft_status st = j.rows && j.out ? list_outputs(&j, own_head, err) : gr_fail_memory(err);
     if (st == GRAFT_OK) st = write_weights(&j, dir, err);
     gr_outputs_free(&j.outputs);
+    for (size_t i = 0; i < j.n_encoded; i++) gr_free_aligned(alloc, j.encoded[i]);
+    gr_free(alloc, j.encoded);
     gr_free_aligned(alloc, j.rows);
     gr_free_aligned(alloc, j.out);
     return st;
 }
 
 graft_status gr_write_model(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, graft_error *err) {
-    return write_model(m, a, dir, dtype, NULL, err);
+    return write_model(m, a, dir, dtype, NULL, NULL, err);
 }
 
-graft_status gr_write_quantized(gr_model *m, const char *dir, gr_dtype dtype, const char *quantization, graft_error *err) {
-    return write_model(m, NULL, dir, dtype, quantization, err);
+graft_status gr_write_quantized(gr_model *m, const gr_adapter *a, const char *dir, gr_dtype dtype, const char *quantization,
+                                gr_merge_report *report, graft_error *err) {
+    return write_model(m, a, dir, dtype, quantization, report, err);
 }
 
-graft_status gr_adapter_merge(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err) {
+graft_status gr_adapter_to_merge(const gr_adapter_set *s, int index, const gr_adapter **out, graft_error *err) {
     const gr_adapter *a = gr_adapter_at(s, index);
     if (index >= 0 && !a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);
     if (a && (a->n_rows || a->n_prefix || a->n_gated))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "adapter '%s': %s adds rows to what the layers see, which no weight can hold: it is not merged", a->name,
                        a->method->peft_type);
+    *out = a;
+    return GRAFT_OK;
+}
+
+graft_status gr_adapter_merge(const gr_adapter_set *s, int index, const char *dir, gr_dtype dtype, graft_error *err) {
+    const gr_adapter *a;
+    GR_TRY(gr_adapter_to_merge(s, index, &a, err));
     return gr_write_model(s->model, a, dir, dtype, err);
 }

@@ -65,7 +65,8 @@ static void directories_come_back_from_gguf(void **state) {
     static const char *const names[] = {"train/model",         "models/llama",          "models/llama_tied",
                                         "models/llama_one_kv", "models/llama_head_dim", "models/llama_f16",
                                         "models/llama_theta",  "models/llama_linear",   "models/llama_bias",
-                                        "models/mistral_full", "models/qwen2",          "models/qwen3"};
+                                        "models/mistral_full", "models/qwen2",          "models/qwen3",
+                                        "families/gpt2"};
     graft_context *ctx = test_context(NULL, 2, NULL);
     for (size_t i = 0; i < GR_COUNT(names); i++) {
         const char *from = test_golden(names[i]), *gguf = out_path("model.gguf"), *back = out_path("back");
@@ -75,7 +76,9 @@ static void directories_come_back_from_gguf(void **state) {
         m = test_load(ctx, gguf, GRAFT_DTYPE_F32);
         assert_ok(graft_model_save(m, back, &err));
         graft_model_free(m);
-        if (logits_off(ctx, from, gguf) != 0 || logits_off(ctx, from, back) != 0)
+        /* GPT-2's matrices stand turned in the file, where sums have another order. */
+        const double most = strstr(names[i], "gpt2") ? 1e-5 : 0;
+        if (logits_off(ctx, from, gguf) > most || logits_off(ctx, from, back) != 0)
             fail_msg("%s: logits changed", names[i]);
         gr_safetensors *x, *y;
         assert_ok(gr_safetensors_open(NULL, from, &x, &err));
@@ -264,6 +267,10 @@ static void what_cannot_be_written_is_told(void **state) {
     m = test_load(ctx, test_golden("models/llama_dynamic"), GRAFT_DTYPE_F32);
     assert_int_equal(graft_model_save_gguf(m, out_path("x.gguf"), NULL, &failure), GRAFT_ERR_UNSUPPORTED);
     assert_non_null(strstr(failure.text, "dynamic"));
+    graft_model_free(m);
+    m = test_load(ctx, test_golden("families/gpt2_inner"), GRAFT_DTYPE_F32);
+    assert_int_equal(graft_model_save_gguf(m, out_path("x.gguf"), NULL, &failure), GRAFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(failure.text, "relu"));
     assert_false(gr_path_exists(out_path("x.gguf")));
     graft_model_free(m);
     graft_context_free(ctx);
