@@ -20,6 +20,19 @@ graft_status graft_model_save(graft_model *m, const char *dir, graft_error *err)
  * either; norms and biases become F32. */
 graft_status graft_model_save_gguf(graft_model *m, const char *path, const char *type, graft_error *err);
 
+/* Writes the base with an adapter (NULL: none, or the only one) merged in. `type` NULL: in the formats that the base is
+ * held in: what the adapter changes is decoded, added to in float and encoded again, all else keeps its bytes. `path`
+ * that ends in .gguf: a GGUF file; block formats stay, bitsandbytes' become F32; a type is as in graft_model_save_gguf.
+ * Else a directory: bitsandbytes' formats stay, block formats become float16; a type ("f32", "bf16", "f16") decodes
+ * everything. A model that was loaded with load_in_4bit or load_in_8bit is what these made of it, not what its file
+ * holds. `report` (may be NULL; freed with graft_free): a JSON object with `base` (its path), `quantized_while_loading`,
+ * `formats` (of few bits, in the base), `encoded` (tensors that were encoded again), `changed`, `kept`, and for each changed tensor
+ * of a GGUF file or in bitsandbytes' formats, and in `total`: rmse, max, relative (rmse over the root mean square of the wanted
+ * values), of_change (over that of what the adapter adds) and change_kept: the part of what the adapter adds that is in what was
+ * written, by projection; 1 is all, 0 where rounding took every weight back to what the base has. */
+graft_status graft_model_merge_stored(graft_model *m, const char *adapter, const char *path, const char *type,
+                                      char **report, graft_error *err);
+
 /* What rounding costs each tensor: the model's own values against those in `type` ("nf4", "fp4", "int8" or a GGUF
  * type), as a JSON object (freed with graft_free) with one entry a matrix: rmse, largest error, rmse over the root
  * mean square of the values. Nothing is written. */

@@ -21,6 +21,7 @@ graft_status gr_merge_changes(const gr_model *m, const struct gr_adapter *a, con
 /* Sums over the elements of a tensor. */
 typedef struct gr_cost {
     double error, values, change; /* of squares: written less wanted, wanted, wanted less the base's */
+    double kept;                  /* of products: written less the base's, wanted less the base's */
     double most;                  /* the largest error */
     int64_t n;
 } gr_cost;
@@ -28,7 +29,7 @@ typedef struct gr_cost {
 /* `base` NULL: it is what is wanted. */
 void gr_cost_add(gr_cost *c, const float *wanted, const float *written, const float *base, int64_t n);
 void gr_cost_join(gr_cost *c, const gr_cost *more);
-/* Members of a JSON object: rmse, max, relative (to the values), and of_change where there is one. */
+/* Members of a JSON object: rmse, max, relative (to the values); where there is a change, of_change and change_kept. */
 void gr_cost_write(gr_buf *b, const gr_cost *c);
 /* An element of a list: name, type, cost. */
 void gr_cost_list(gr_buf *b, const char *name, gr_dtype type, const gr_cost *c);

@@ -168,6 +168,9 @@ void gr_adapter_set_all(gr_param *p, double value);
 /* Index of a named adapter of a public model; name NULL: the only one, or -1 when there is none. */
 graft_status gr_model_choose_adapter(const graft_model *m, const char *name, int *index, graft_error *err);
 
+/* What a directory gets where nobody says: the format of the base's embeddings, F16 for block formats. */
+gr_dtype gr_stored_dtype(const gr_model *m);
+
 /* head.c: classes.json beside an adapter; id2label, or with `map` label2id, as a JSON object. */
 graft_status gr_adapter_write_classes(const gr_model *m, const char *dir, graft_error *err);
 void gr_labels_write(const gr_labels *labels, bool map, gr_buf *b);

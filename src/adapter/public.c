@@ -164,7 +164,7 @@ graft_status graft_adapter_remove(graft_model *m, const char *name, graft_error 
 }
 
 /* The format in which the base has its weights; block formats cannot be written and become half precision. */
-static gr_dtype stored_dtype(const gr_model *m) {
+gr_dtype gr_stored_dtype(const gr_model *m) {
     const gr_site *embedding = gr_model_embedding_site(m);
     const gr_weight *w;
     bool found = gr_model_get_weight(m, embedding->weight_tensor, &w, NULL) == GRAFT_OK;
@@ -175,7 +175,7 @@ static gr_dtype stored_dtype(const gr_model *m) {
 graft_status graft_adapter_save(const graft_model *m, const char *name, const char *dir, graft_error *err) {
     int index;
     GR_TRY(gr_model_choose_adapter(m, name, &index, err));
-    return gr_adapter_save(m->adapters, index, dir, stored_dtype(m->model), err);
+    return gr_adapter_save(m->adapters, index, dir, gr_stored_dtype(m->model), err);
 }
 
 graft_status graft_model_merge(graft_model *m, const char *adapter, const char *dir, graft_dtype dtype, graft_error *err) {
@@ -183,7 +183,7 @@ graft_status graft_model_merge(graft_model *m, const char *adapter, const char *
     gr_dtype d = dtype == GRAFT_DTYPE_F32    ? GR_F32
                  : dtype == GRAFT_DTYPE_BF16 ? GR_BF16
                  : dtype == GRAFT_DTYPE_F16  ? GR_F16
-                                             : stored_dtype(m->model);
+                                             : gr_stored_dtype(m->model);
     GR_TRY(gr_model_choose_adapter(m, adapter, &index, err));
     return gr_adapter_merge(m->adapters, index, dir, d, err);
 }

@@ -13,6 +13,7 @@ void gr_cost_add(gr_cost *c, const float *wanted, const float *written, const fl
         c->error += off * off;
         c->values += (double)wanted[i] * wanted[i];
         c->change += change * change;
+        if (base) c->kept += ((double)written[i] - base[i]) * change;
         c->most = GR_MAX(c->most, fabs(off));
     }
     c->n += n;
@@ -22,6 +23,7 @@ void gr_cost_join(gr_cost *c, const gr_cost *more) {
     c->error += more->error;
     c->values += more->values;
     c->change += more->change;
+    c->kept += more->kept;
     c->most = GR_MAX(c->most, more->most);
     c->n += more->n;
 }
@@ -36,6 +38,8 @@ void gr_cost_write(gr_buf *b, const gr_cost *c) {
     if (!(c->change > 0)) return;
     gr_buf_add_text(b, ", \"of_change\": ");
     gr_json_add_double(b, sqrt(c->error / c->change));
+    gr_buf_add_text(b, ", \"change_kept\": ");
+    gr_json_add_double(b, c->kept / c->change);
 }
 
 void gr_cost_list(gr_buf *b, const char *name, gr_dtype type, const gr_cost *c) {

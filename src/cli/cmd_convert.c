@@ -3,8 +3,8 @@
 
 #include "base/json.h"
 #include "cli/models.h"
+#include "cli/report.h"
 #include "graft/convert.h"
-#include "graft/eval.h"
 
 static bool is_gguf(const char *path) {
     size_t n = strlen(path);
@@ -79,55 +79,6 @@ static graft_status quantize_defaults(cli_args *args, graft_error *err) {
     return args->base[0] && args->base[1] ? GRAFT_OK : gr_fail_memory(err);
 }
 
-static graft_status perplexity(graft_context *ctx, graft_model *m, const char *path, const quantize_args *a,
-                               double *out, graft_error *err) {
-    graft_eval_options o = graft_eval_options_default();
-    graft_eval_result r;
-    graft_tokenizer *tok;
-    o.what = GRAFT_EVAL_LOSS;
-    o.data.paths = a->data;
-    o.data.n_paths = a->n_data;
-    GR_TRY(graft_tokenizer_load(ctx, path, &tok, err));
-    graft_status st = graft_eval(m, tok, &o, &r, err);
-    graft_tokenizer_free(tok);
-    if (st == GRAFT_OK) *out = r.perplexity;
-    return st;
-}
-
-static graft_status print_report(const char *json, double before, double after, bool as_json, graft_error *err) {
-    gr_buf b;
-    gr_buf_init(&b, NULL);
-    gr_buf_add(&b, json, strlen(json) - 1);
-    if (!isnan(before)) {
-        gr_buf_add_text(&b, ", \"perplexity_before\": ");
-        gr_json_add_double(&b, before);
-        gr_buf_add_text(&b, ", \"perplexity_after\": ");
-        gr_json_add_double(&b, after);
-    }
-    gr_buf_add_char(&b, '}');
-    graft_status st = gr_buf_status(&b, err);
-    if (st == GRAFT_OK && as_json) st = cli_print_facts(b.data, true, err);
-    gr_arena arena;
-    gr_arena_init(&arena, NULL, 0);
-    const gr_json_value *root;
-    if (st == GRAFT_OK && !as_json && (st = gr_json_parse(&arena, "report", b.data, b.len, &root, err)) == GRAFT_OK) {
-        printf("%-48s %-5s %12s %12s %9s\n", "tensor", "type", "rmse", "max", "relative");
-        for (const gr_json_value *t = gr_json_get(root, "tensors")->child; t; t = t->next) {
-            const gr_json_value *name = gr_json_get(t, "name");
-            cli_print_text(stdout, name->text, name->len);
-            printf("%*s %-5s %12.4g %12.4g %8.3f%%\n", name->len < 48 ? 48 - (int)name->len : 0, "",
-                   gr_json_get(t, "type")->text, gr_json_get(t, "rmse")->number.d, gr_json_get(t, "max")->number.d,
-                   100 * gr_json_get(t, "relative")->number.d);
-        }
-        if (!isnan(before))
-            printf("perplexity %.4f, after %.4f (%+.2f%%)\n", before, after, 100 * (after / before - 1));
-        st = cli_write_stdout("", 0, err);
-    }
-    gr_arena_free(&arena);
-    gr_buf_free(&b);
-    return st;
-}
-
 /* Writes the quantised model and, for the perplexity, reads it again. */
 static graft_status write_quantized(graft_context *ctx, cli_args *args, const quantize_args *a, bool bnb, double *after,
                                     graft_error *err) {
@@ -146,7 +97,7 @@ static graft_status write_quantized(graft_context *ctx, cli_args *args, const qu
     if (st != GRAFT_OK || !a->n_data) return st;
     m = NULL;
     st = graft_model_load(ctx, a->output, NULL, &m, err);
-    if (st == GRAFT_OK) st = perplexity(ctx, m, a->output, a, after, err);
+    if (st == GRAFT_OK) st = cli_perplexity(ctx, m, NULL, a->output, a->data, a->n_data, after, err);
     graft_model_free(m);
     return st;
 }
@@ -182,11 +133,11 @@ static graft_status run_quantize(graft_context *ctx, cli_args *args, graft_error
         graft_model *m = NULL;
         st = load(ctx, args, a->model, NULL, &m, &path, err);
         if (st == GRAFT_OK) st = graft_quantize_report(m, a->type, a->double_quant, a->blocksize, &json, err);
-        if (st == GRAFT_OK && a->n_data) st = perplexity(ctx, m, path, a, &before, err);
+        if (st == GRAFT_OK && a->n_data) st = cli_perplexity(ctx, m, NULL, path, a->data, a->n_data, &before, err);
         graft_model_free(m);
     }
     if (st == GRAFT_OK) st = write_quantized(ctx, args, a, bnb, &after, err);
-    if (st == GRAFT_OK && json) st = print_report(json, before, after, common->json != 0, err);
+    if (st == GRAFT_OK && json) st = cli_print_report(json, before, after, common->json != 0, err);
     graft_free(ctx, json);
     if (st == GRAFT_OK && !common->quiet) fprintf(stderr, "wrote %s\n", a->output);
     return st;

@@ -1,4 +1,4 @@
-/* graft forward, graft merge, graft info: one pass on given tensors, a merged model, facts. */
+/* graft forward, graft info: one pass on given tensors, facts. */
 #include "cli/models.h"
 
 /* --- forward -------------------------------------------------------------------------------------------------------- */
@@ -48,77 +48,6 @@ const cli_command cli_command_forward = {
     .n_groups = 3,
     .defaults = forward_defaults,
     .run = run_forward,
-};
-
-/* --- merge ------------------------------------------------------------------------------------------------------------ */
-
-typedef struct merge_args {
-    const char *output, *type, *combination, *sign;
-    int64_t svd_rank, seed;
-    double density;
-    int as_adapter;
-} merge_args;
-
-#define AT(field) offsetof(merge_args, field)
-static const cli_option merge_options[] = {
-    {.name = "output", .aliases = "output-dir", .letter = 'o', .kind = CLI_TEXT, .offset = AT(output), .metavar = "DIR", .help = "directory to write"},
-    {.name = "outtype", .kind = CLI_TEXT, .offset = AT(type), .metavar = "T", .choices = "auto f32 bf16 f16", .help = "format of the written weights; auto: as the base has them"},
-    {.name = "combination-type", .kind = CLI_TEXT, .offset = AT(combination), .metavar = "T",
-     .choices = "cat svd linear ties dare_linear dare_ties magnitude_prune", .help = "how several LoRA adapters become one, each with its SCALE as weight; cat is exact"},
-    {.name = "svd-rank", .kind = CLI_INT64, .offset = AT(svd_rank), .metavar = "N", .help = "svd: rank of the result; 0: the largest of the adapters'"},
-    {.name = "density", .kind = CLI_REAL, .offset = AT(density), .metavar = "X", .help = "ties, dare_*, magnitude_prune: share of the values that are kept"},
-    {.name = "majority-sign-method", .kind = CLI_TEXT, .offset = AT(sign), .metavar = "S", .choices = "total frequency", .help = "ties, dare_ties: how signs are voted on"},
-    {.name = "seed", .kind = CLI_INT64, .offset = AT(seed), .metavar = "N", .help = "dare_*: decides which values are kept"},
-    {.name = "as-adapter", .kind = CLI_FLAG, .offset = AT(as_adapter), .metavar = "", .help = "write the combined adapter, not a model"},
-};
-#undef AT
-static const cli_group merge_group = {"Merge", merge_options, GR_COUNT(merge_options)};
-
-static graft_status merge_defaults(cli_args *args, graft_error *err) { return base_structs(args, sizeof(merge_args), err); }
-
-static graft_dtype file_dtype(const char *text) {
-    if (!text || !strcmp(text, "auto")) return GRAFT_DTYPE_AUTO;
-    return text[0] == 'b' ? GRAFT_DTYPE_BF16 : !strcmp(text, "f16") ? GRAFT_DTYPE_F16 : GRAFT_DTYPE_F32;
-}
-
-static graft_status run_merge(graft_context *ctx, cli_args *args, graft_error *err) {
-    const merge_args *a = args->base[2];
-    const cli_model_args *model = args->base[1];
-    if (!a->output) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --output DIR");
-    if (model->n_adapters == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected an adapter to merge, found none");
-    bool combine = model->n_adapters > 1 || a->combination || a->as_adapter;
-    if (!combine && (a->svd_rank || a->density != 0 || a->sign || a->seed))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --combination-type beside its settings, found none");
-    if (a->as_adapter && a->type) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--outtype: an adapter is written in float32");
-    cli_models m = {0};
-    graft_status st = cli_models_open(ctx, args, model, false, combine ? CLI_WEIGHED_ADAPTERS : CLI_ONE_ADAPTER, &m, err);
-    const char *name = m.adapter;
-    if (st == GRAFT_OK && combine) {
-        const graft_combine_options o = {.type = a->combination, .svd_rank = (int)a->svd_rank, .density = a->density,
-                                         .majority_sign_method = a->sign, .seed = (uint64_t)a->seed};
-        name = "combined adapters";
-        st = graft_adapter_combine(m.model, name, m.names, m.scales, m.n_adapters, &o, err);
-    }
-    if (st == GRAFT_OK)
-        st = a->as_adapter ? graft_adapter_save(m.model, name, a->output, err)
-                           : graft_model_merge(m.model, name, a->output, file_dtype(a->type), err);
-    cli_models_close(&m);
-    if (st == GRAFT_OK && !((const cli_common *)args->base[0])->quiet) fprintf(stderr, "wrote %s\n", a->output);
-    return st;
-}
-
-const cli_command cli_command_merge = {
-    .name = "merge",
-    .summary = "write a model with an adapter merged into its weights",
-    .synopsis = "-m M --adapter DIR -o DIR [--outtype T]",
-    .about = "Writes a Hugging Face directory whose logits are those of the base with the adapter. Several LoRA adapters, each as "
-             "NAME=DIR:WEIGHT, are combined first, as peft's add_weighted_adapter does.",
-    .groups = {&cli_common_group, &cli_model_group, &merge_group},
-    .n_groups = 3,
-    .defaults = merge_defaults,
-    .run = run_merge,
-    .examples = "  graft merge -m model.gguf --adapter out -o merged --outtype bf16\n"
-                "  graft merge -m model.gguf --adapter a=A:0.7 --adapter b=B:0.3 --combination-type svd --as-adapter -o both\n",
 };
 
 /* --- info ------------------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,9 @@ Last run with torch 2.13.0, transformers 5.23.0, peft 0.21.2, tokenizers 0.22, i
 Every model of tests/golden/models: an adapter that peft made is merged by graft; transformers must load the directory, say
 what it says of the base's configuration, and give the logits of the PeftModel.
 
+A small Llama in bitsandbytes' formats: graft and peft merge the same adapter into 4 and 8 bits. Decoded weights must agree but
+where a value lies on the edge between two codes. (Its rows are whole blocks: on others bitsandbytes' CPU kernel errs.)
+
 With the two further arguments the packaged model: graft trains a few steps of LoRA (all-linear; rsLoRA; modules_to_save;
 from a Hugging Face directory), and four programs must agree on the logits: graft with base and adapter, graft with the
 merged directory, transformers with the merged directory, peft with the adapter on the same base. Tokenizer and chat
@@ -21,7 +24,7 @@ import warnings
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 warnings.simplefilter("ignore")
@@ -100,6 +103,40 @@ def tiny_models(tmp):
             same(f"{path.name}: {key}", before.get(key), after.get(key))
 
 
+def decoded(model):
+    """Every weight that bitsandbytes holds, as float32."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    out = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            out[name] = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+        elif isinstance(module, Linear8bitLt):
+            out[name] = module.weight.data.float() * (module.weight.SCB.float() / 127)[:, None]
+    return out
+
+
+def quantised_models(tmp):
+    torch.manual_seed(SEED)
+    config = LlamaConfig(vocab_size=96, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2)
+    path = tmp / "wide"
+    LlamaForCausalLM(config).save_pretrained(path)
+    cases = {"nf4": ["--load-in-4bit"], "fp4": ["--load-in-4bit", "--bnb-4bit-quant-type", "fp4"],
+             "nf4_double": ["--load-in-4bit", "--bnb-4bit-use-double-quant"], "int8": ["--load-in-8bit"]}
+    for name, options in cases.items():
+        how = BitsAndBytesConfig(load_in_8bit=True) if name == "int8" else BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=name[:3], bnb_4bit_use_double_quant=name == "nf4_double", bnb_4bit_compute_dtype=torch.float32)
+        lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=12, target_modules="all-linear", init_lora_weights=False)
+        peft = get_peft_model(load(path, quantization_config=how, device_map="cpu"), lora)
+        peft.save_pretrained(tmp / name / "adapter")
+        graft("merge", "-m", path, *options, "--adapter", tmp / name / "adapter", "-o", tmp / name / "ours")
+        a, b = decoded(peft.merge_and_unload()), decoded(load(tmp / name / "ours"))
+        same(f"{name}: quantised modules", sorted(a), sorted(b))
+        off = sum((abs(a[k] - b[k]) > 1e-5 * a[k].abs().max()).sum().item() for k in a)
+        check(f"{name}: share of weights that peft has elsewhere", off / sum(x.numel() for x in a.values()), 1e-3)
+
+
 def graft_ids(model, texts):
     lines = "".join(json.dumps(t) + "\n" for t in texts)
     done = subprocess.run([GRAFT, "tokenize", "-m", model, "--jsonl"], input=lines, capture_output=True, text=True, check=True)
@@ -171,6 +208,7 @@ def main():
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as tmp:
         tiny_models(pathlib.Path(tmp))
+        quantised_models(pathlib.Path(tmp))
         if len(sys.argv) > 3:
             real_model(pathlib.Path(tmp), pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
     print("everything agrees" if not failures else f"FAILED: {', '.join(failures)}")
