@@ -21,7 +21,8 @@ typedef struct graft_method_options {
     /* prompt-tuning, p-tuning: where the pseudo-tokens stand among fixed anchors and the record's fields, as
      * "[P0..P4] premise [P5] \"?\" [P6] [MASK]" (docs/methods.md); their number follows from it. NULL: in front */
     const char *prompt_template;
-    /* prompt-tuning (Lester et al. 2021, arXiv 2104.08691): "RANDOM" (NULL), "TEXT" or "SAMPLE_VOCAB" */
+    /* prompt-tuning (Lester et al. 2021, arXiv 2104.08691): "RANDOM" (NULL), "TEXT" or "SAMPLE_VOCAB"; prefix-tuning:
+     * "RANDOM", or "TEXT": what the bare model has as keys and values of the text */
     const char *prompt_tuning_init;
     const char *prompt_tuning_init_text; /* for TEXT */
     const char *tokenizer_name_or_path;  /* for TEXT; NULL: the model's */

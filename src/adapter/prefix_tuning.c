@@ -11,13 +11,37 @@ struct prefix_tuning {
     int64_t hidden; /* encoder_hidden_size */
     bool projection;
     const char *init;
+    const char *text, *tokenizer; /* of a new adapter that begins as a text */
     gr_param *embedding, *w1, *b1, *w2, *b2;
 };
 
 static const char *const known[] = {"auto_mapping", "base_model_name_or_path", "encoder_hidden_size", "inference_mode",
                                     "init_weights", "modules_to_save", "num_attention_heads", "num_layers",
                                     "num_transformer_submodules", "num_virtual_tokens", "peft_type", "peft_version",
-                                    "prefix_projection", "revision", "task_type", "token_dim", NULL};
+                                    "prefix_projection", "prompt_tuning_init", "prompt_tuning_init_text", "revision", "task_type",
+                                    "token_dim", "tokenizer_name_or_path", NULL};
+
+/* What a new adapter begins as stands in no file: peft has no such keys. */
+static graft_status read_start(gr_adapter *a, const gr_json_value *json, graft_error *err) {
+    struct prefix_tuning *s = a->state;
+    const char *start = "RANDOM";
+    GR_TRY(gr_config_text(a, json, "prompt_tuning_init", &start, err));
+    GR_TRY(gr_config_text(a, json, "prompt_tuning_init_text", &s->text, err));
+    GR_TRY(gr_config_text(a, json, "tokenizer_name_or_path", &s->tokenizer, err));
+    if (strcmp(start, "TEXT") != 0 && strcmp(start, "RANDOM") != 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prompt_tuning_init '%s', expected RANDOM or TEXT for a prefix", a->where, start);
+    if (strcmp(start, "RANDOM") == 0) {
+        s->text = NULL;
+        return GRAFT_OK;
+    }
+    if (!s->text)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prompt_tuning_init TEXT needs 'prompt_tuning_init_text'", a->where);
+    if (s->projection || s->init)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prompt_tuning_init TEXT gives the rows themselves, which %s would make", a->where,
+                       s->projection ? "prefix_projection" : "init_weights");
+    if (!s->tokenizer) s->tokenizer = gr_model_path(a->model);
+    return gr_model_want_causal(a->model, "prompt_tuning_init TEXT of a prefix", err);
+}
 
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     struct prefix_tuning *s = a->state;
@@ -34,7 +58,7 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
                        a->where, (long long)s->p.n_layers, c->n_layers - c->n_encoder_layers);
     if (s->projection && !s->hidden)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prefix_projection needs 'encoder_hidden_size'", a->where);
-    return GRAFT_OK;
+    return fresh ? read_start(a, json, err) : GRAFT_OK;
 }
 
 /* rows = tanh(E W1^T + b1) W2^T + b2. */
@@ -67,6 +91,16 @@ static graft_status make_encoder(gr_adapter *a, uint64_t seed, graft_error *err)
     return gr_prompt_encoder_param(a, "transform.2.bias", gr_shape1(width), last, in2, s->layer, seed, &s->b2, err);
 }
 
+static graft_status from_text(gr_adapter *a, graft_error *err) {
+    const struct prefix_tuning *s = a->state;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    GR_TRY(gr_prompt_text_ids(a, s->text, s->tokenizer, &ids, &n, err));
+    graft_status st = gr_prompt_text_rows(a, ids, n, err);
+    graft_free(gr_model_context(a->model), ids);
+    return st;
+}
+
 /* An adapter that is only used needs no encoder: its file has the rows. */
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
     struct prefix_tuning *s = a->state;
@@ -77,8 +111,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     GR_TRY(gr_prompt_rows(a, s->p.token_dim * 2 * s->p.n_layers, encoder ? encode : NULL, s->layer, err));
     /* See block_of. */
     if (s->p.n_submodules == 2 && s->p.n_layers % 2 == 0) s->p.rows->n_uses = 2;
-    if (fresh && !encoder && !s->init) gr_adapter_fill(s->p.rows, seed, true, 1);
     a->n_prefix = (int)s->p.n_tokens;
+    if (fresh && s->text) return from_text(a, err);
+    if (fresh && !encoder && !s->init) gr_adapter_fill(s->p.rows, seed, true, 1);
     return GRAFT_OK;
 }
 

@@ -39,6 +39,12 @@ typedef enum gr_encoder_init { GR_INIT_NORMAL, GR_INIT_UNIFORM, GR_INIT_ZERO } g
 graft_status gr_prompt_encoder_param(gr_adapter *a, const char *name, gr_shape shape, gr_encoder_init init, double bound,
                                      int layer, uint64_t seed, gr_param **out, graft_error *err);
 
+/* prompt_text.c: the tokens of a text, at least one (graft_free); `tokenizer`: where its tokenizer lies. */
+graft_status gr_prompt_text_ids(gr_adapter *a, const char *text, const char *tokenizer, int32_t **out, size_t *n_out,
+                                graft_error *err);
+/* The n_tokens rows of a prefix become the keys and values that the bare model has for these tokens, repeated or cut to fit. */
+graft_status gr_prompt_text_rows(gr_adapter *a, const int32_t *ids, size_t n_ids, graft_error *err);
+
 void gr_prompt_free(gr_adapter *a);
 graft_status gr_prompt_refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err);
 graft_status gr_prompt_collect(gr_adapter *a, graft_error *err);

@@ -2,7 +2,6 @@
  * Reference: peft 0.21 tuners/prompt_tuning. They begin as normal numbers, as the embeddings of a text's tokens (repeated or
  * cut to fit) or of tokens drawn from the vocabulary. */
 #include "adapter/prompt.h"
-#include "graft/tokenizer.h"
 
 struct prompt_tuning {
     gr_prompt p;
@@ -67,21 +66,11 @@ static graft_status copy_embeddings(gr_adapter *a, const int32_t *ids, size_t n,
 
 static graft_status from_text(gr_adapter *a, graft_error *err) {
     const struct prompt_tuning *s = a->state;
-    graft_context *ctx = gr_model_context(a->model);
-    graft_tokenizer *tok;
     int32_t *ids = NULL;
     size_t n = 0;
-    GR_TRY(graft_tokenizer_load(ctx, s->tokenizer, &tok, err));
-    graft_status st = graft_tokenizer_encode(tok, s->text, strlen(s->text), GRAFT_TOK_ADD_SPECIAL, &ids, &n, err);
-    if (st == GRAFT_OK && n == 0)
-        st = gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prompt_tuning_init_text has no tokens", a->where);
-    for (size_t i = 0; st == GRAFT_OK && i < n; i++)
-        if (ids[i] >= gr_model_get_config(a->model)->vocab_size)
-            st = gr_fail(err, GRAFT_ERR_MISMATCH, "%s: prompt_tuning_init_text: id %d is outside the model's vocabulary of %d",
-                         a->where, ids[i], (int)gr_model_get_config(a->model)->vocab_size);
-    if (st == GRAFT_OK) st = copy_embeddings(a, ids, n, err);
-    graft_free(ctx, ids);
-    graft_tokenizer_free(tok);
+    GR_TRY(gr_prompt_text_ids(a, s->text, s->tokenizer, &ids, &n, err));
+    graft_status st = copy_embeddings(a, ids, n, err);
+    graft_free(gr_model_context(a->model), ids);
     return st;
 }
 

@@ -130,7 +130,7 @@ static const cli_option method_options[] = {
     {.name = "num-virtual-tokens", .kind = CLI_INT, .offset = M(num_virtual_tokens), .metavar = "N",
      .help = "prompt-tuning, prefix-tuning, p-tuning: virtual tokens; 0: 20"},
     {.name = "prompt-tuning-init", .kind = CLI_TEXT, .offset = M(prompt_tuning_init), .metavar = "S", .choices = "RANDOM TEXT SAMPLE_VOCAB",
-     .help = "where prompt-tuning begins"},
+     .help = "where prompt-tuning begins (prefix-tuning: RANDOM or TEXT)"},
     {.name = "prompt-tuning-init-text", .kind = CLI_TEXT, .offset = M(prompt_tuning_init_text), .metavar = "TEXT", .help = "the text of TEXT"},
     {.name = "tokenizer-name-or-path", .kind = CLI_TEXT, .offset = M(tokenizer_name_or_path), .metavar = "M", .help = "its tokenizer; the model's by default"},
     {.name = "prefix-projection", .kind = CLI_FLAG, .offset = M(prefix_projection), .metavar = "", .help = "prefix-tuning: rows made by a network"},

@@ -122,12 +122,16 @@ static void add_prompt(gr_buf *b, const char *type, const graft_method_options *
         add_int(b, "num_virtual_tokens", m->num_virtual_tokens ? m->num_virtual_tokens : VIRTUAL_TOKENS);
 }
 
+static void add_prompt_start(gr_buf *b, const graft_method_options *m) {
+    if (m->prompt_tuning_init) add_text(b, "prompt_tuning_init", m->prompt_tuning_init);
+    if (m->prompt_tuning_init_text) add_text(b, "prompt_tuning_init_text", m->prompt_tuning_init_text);
+    if (m->tokenizer_name_or_path) add_text(b, "tokenizer_name_or_path", m->tokenizer_name_or_path);
+}
+
 static void add_prompt_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
     add_prompt(b, "PROMPT_TUNING", &o->methods);
-    if (o->methods.prompt_tuning_init) add_text(b, "prompt_tuning_init", o->methods.prompt_tuning_init);
-    if (o->methods.prompt_tuning_init_text) add_text(b, "prompt_tuning_init_text", o->methods.prompt_tuning_init_text);
-    if (o->methods.tokenizer_name_or_path) add_text(b, "tokenizer_name_or_path", o->methods.tokenizer_name_or_path);
+    add_prompt_start(b, &o->methods);
     gr_buf_add_char(b, '}');
 }
 
@@ -140,6 +144,7 @@ static void add_prefix_tuning(gr_buf *b, const graft_sft_options *o, int n_layer
         add_int(b, "encoder_hidden_size", m->encoder_hidden_size ? m->encoder_hidden_size : ENCODER_HIDDEN);
     }
     if (m->init_weights) add_text(b, "init_weights", m->init_weights);
+    add_prompt_start(b, m);
     gr_buf_add_char(b, '}');
 }
 
@@ -287,9 +292,9 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
         {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning "},
         {"prompt_template", m->prompt_template != NULL, " prompt-tuning p-tuning "},
-        {"prompt_tuning_init", m->prompt_tuning_init != NULL, " prompt-tuning "},
-        {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning "},
-        {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning "},
+        {"prompt_tuning_init", m->prompt_tuning_init != NULL, " prompt-tuning prefix-tuning "},
+        {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning prefix-tuning "},
+        {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning prefix-tuning "},
         {"prefix_projection", m->prefix_projection != 0, " prefix-tuning "},
         {"init_weights", m->init_weights != NULL, " prefix-tuning vera loha lokr "},
         {"encoder_reparameterization_type", m->encoder_reparameterization_type != NULL, " p-tuning "},
