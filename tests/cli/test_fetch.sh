@@ -66,5 +66,20 @@ Description-de: nicht englisch
 rows = list(fetch.parse_translations(text))
 assert rows == [("one", "short line", "First paragraph that is wrapped.\n\nA list:\n* item one goes on\n* item two\n\n"
                  "  verbatim  text\n  second line")], rows
+text = """Package: one
+Source: origin (1.2)
+Section: games
+Tag: game::strategy, interface::x11,
+ role::program
+Homepage: http://one.example/
+Description: a game of one
+
+Package: two
+Section: games
+Description: without tags
+"""
+rows = list(fetch.parse_packages(text))
+assert rows == [{"package": "one", "source": "origin", "section": "games", "homepage": "http://one.example/",
+                 "tags": ["game::strategy", "interface::x11", "role::program"], "synopsis": "a game of one"}], rows
 PY
 echo "fetch.py holds"
