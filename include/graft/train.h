@@ -83,7 +83,10 @@ typedef struct graft_sft_options {
     const char *cache_trunk_dir; /* keep it in an unnamed file in this directory instead of memory; NULL */
 
     /* --- Optimiser --- */
-    const char *optim;      /* "adamw_torch" (also "adamw", "adamw_torch_fused") or "sgd" */
+    /* "adamw_torch" (also "adamw", "adamw_torch_fused"), "adamw_8bit" ("adamw_bnb_8bit"), "sgd"; "paged_adamw_32bit" and
+     * "paged_adamw_8bit" keep the moments in an unnamed file, which the system can write out. The same bits as without. */
+    const char *optim;
+    const char *paged_dir;  /* directory of that file; NULL: output_dir */
     const char *optim_args; /* "momentum=0.9,nesterov=true" for sgd; NULL */
     double learning_rate;   /* 2e-5 */
     double weight_decay;    /* 0; on matrices, not on biases and norm weights */
@@ -207,7 +210,8 @@ typedef struct graft_train_plan {
     size_t model_packed;  /* copies of weights, packed for products */
     size_t parameters;    /* trainable values */
     size_t gradients;
-    size_t optimizer;
+    size_t optimizer;       /* moments; of paged ones what is in memory at a time */
+    size_t optimizer_paged; /* file of paged moments, no memory */
     size_t step;          /* activations and their gradients, peak of the largest micro-batch of the run, loss included */
     size_t data;          /* records */
     size_t trunk;         /* cache_trunk, as far as the records fill it */

@@ -54,6 +54,7 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
         {"activations of a step", "step", p.step},
         {"records", "data", p.data},                {"tokenizer", "tokenizer", p.tokenizer},
         {"outputs of lower layers", "trunk", p.trunk},
+        {"in a file: optimiser", "optimizer_paged", p.optimizer_paged},
     };
     if (((const cli_common *)args->base[0])->json) print_json(&p, rows, GR_COUNT(rows));
     else print_text(&p, rows, GR_COUNT(rows));

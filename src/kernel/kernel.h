@@ -9,6 +9,7 @@
 #ifndef GR_KERNEL_H
 #define GR_KERNEL_H
 
+#include "quant/scaled.h"
 #include "tensor/tensor.h"
 
 typedef enum gr_cpu_level { GR_CPU_GENERIC, GR_CPU_AVX2, GR_CPU_AVX512, GR_CPU_AVX512BF16, GR_CPU_AMX, GR_CPU_LEVEL_COUNT } gr_cpu_level;
@@ -39,6 +40,13 @@ typedef struct gr_device {
 graft_status gr_device_get(graft_context *ctx, gr_device **out, graft_error *err);
 /* "avx512bf16", "amx" and so on. */
 const char *gr_cpu_level_name(gr_cpu_level level);
+
+/* n values as n codes and one absmax for every GR_DYNAMIC_BLOCK of them (quant/scaled.h). */
+typedef struct gr_moment_8bit {
+    const gr_dynamic_code *code;
+    uint8_t *codes;
+    float *absmax;
+} gr_moment_8bit;
 
 /* --- Attention over ragged sequences --------------------------------------------------------------------------- */
 
@@ -199,6 +207,10 @@ struct gr_kernels {
      * gradient g * g_scale; bias1 = 1 - beta1^t, bias2 = 1 - beta2^t. */
     void (*adamw)(gr_device *d, int64_t n, float *p, const float *g, float *m, float *v, double g_scale, double lr,
                   double beta1, double beta2, double eps, double weight_decay, double bias1, double bias2);
+    /* The same with both moments in blocks of 8 bits, operation by operation as bitsandbytes 0.50 (plain PyTorch on CPU). */
+    void (*adamw_8bit)(gr_device *d, int64_t n, float *p, const float *g, const gr_moment_8bit *m, const gr_moment_8bit *v,
+                       double g_scale, double lr, double beta1, double beta2, double eps, double weight_decay, double bias1,
+                       double bias2);
 };
 
 /* --- Dense products --------------------------------------------------------------------------------------------- */

@@ -21,8 +21,8 @@ typedef struct gr_scaled_ops {
 
 /* NULL: not one of these formats. */
 const gr_scaled_ops *gr_scaled_get(gr_dtype dtype);
-/* bitsandbytes' signed dynamic map, ascending (Dettmers 2016, arXiv 1511.04561). */
-extern const float gr_dynamic_map[256];
+/* bitsandbytes' dynamic maps, signed and unsigned, ascending (Dettmers 2016, arXiv 1511.04561). */
+extern const float gr_dynamic_map[256], gr_dynamic_map_unsigned[256];
 /* 1 / 127 as bitsandbytes multiplies INT8 by: element = (code * scale) * this. */
 #define GR_INT8_STEP 7.874015718698502e-3f
 
@@ -39,6 +39,20 @@ void gr_quantize_4bit(gr_dtype dtype, const float *x, int64_t n, int64_t block, 
 /* Double quantisation of n scales: n codes, ceil(n / 256) floats and one offset. */
 enum { GR_NESTED_BLOCK = 256 };
 void gr_quantize_absmax(const float *absmax, int64_t n, uint8_t *codes, float *nested, float *offset);
+/* Blocks of floats, each as codes of a dynamic map under its absmax, as 8-bit optimisers keep their state (Dettmers et
+ * al. 2022, arXiv 2110.02861). Nearest codes, as bitsandbytes' CUDA and plain PyTorch kernels find them; its CPU kernel
+ * looks them up in 65,536 equal cells of [-1, 1] instead, which knows nothing below 1.5e-5. */
+enum { GR_DYNAMIC_BLOCK = 256, GR_DYNAMIC_CELLS = 24 * 128 + 1 };
+typedef struct gr_dynamic_code {
+    const float *map;
+    float bounds[256]; /* between neighbours */
+    uint8_t below[2][GR_DYNAMIC_CELLS];
+} gr_dynamic_code;
+void gr_dynamic_code_init(gr_dynamic_code *c, const float map[256]);
+/* One block of n <= GR_DYNAMIC_BLOCK. */
+void gr_quantize_dynamic(const gr_dynamic_code *c, const float *x, int64_t n, uint8_t *codes, float *absmax);
+void gr_dequantize_dynamic(const gr_dynamic_code *c, const uint8_t *codes, int64_t n, float absmax, float *out);
+
 /* One row as INT8. The row is rounded to half precision first, as bitsandbytes does. Returns its scale. */
 float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes);
 

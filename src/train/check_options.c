@@ -124,6 +124,8 @@ graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_
                                                   .epsilon = o->adam_epsilon,
                                                   .weight_decay = o->weight_decay};
     GR_TRY(gr_optimizer_find(o->optim ? o->optim : "adamw_torch", o->optim_args, &t->optimizer_options, &t->rule, err));
+    if (o->paged_dir && !t->optimizer_options.paged)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "paged_dir: expected a paged optimiser, found %s", t->rule->names[0]);
     /* The settings of the schedule, before the number of steps is known. */
     gr_schedule probe;
     return gr_schedule_init(o->lr_scheduler_type, o->lr_scheduler_kwargs, o->learning_rate, 0, 1, &probe, err);

@@ -5,38 +5,77 @@
 
 /* --- Writing --- */
 
+/* A tensor of optimizer.safetensors: a state of a parameter, or the absmax of one in 8 bits. */
+typedef struct moment {
+    char *name;
+    gr_dtype dtype;
+    gr_shape shape;
+    void *data;
+    size_t bytes;
+} moment;
+
+static moment moment_of(const gr_optimizer *o, size_t param, int s, bool absmax) {
+    const gr_optimizer_state state = gr_optimizer_get_state(o, param, s);
+    if (absmax)
+        return (moment){.dtype = GR_F32, .shape = gr_shape1((int64_t)state.n_absmax), .data = state.absmax,
+                        .bytes = state.n_absmax * sizeof(float)};
+    return (moment){.dtype = state.absmax ? GR_U8 : GR_F32, .shape = gr_optimizer_param(o, param)->shape,
+                    .data = state.data, .bytes = state.bytes};
+}
+
+static graft_status list_moments(const gr_optimizer *o, gr_arena *names, moment *list, size_t *n, graft_error *err) {
+    const gr_optimizer_rule *rule = gr_optimizer_get_rule(o);
+    *n = 0;
+    for (size_t i = 0; i < gr_optimizer_n_params(o); i++)
+        for (int s = 0; s < gr_optimizer_n_states(o); s++)
+            for (int absmax = 0; absmax <= (gr_optimizer_get_state(o, i, s).absmax != NULL); absmax++) {
+                const char *kind = absmax ? rule->absmax[s] : rule->states[s], *param = gr_optimizer_param(o, i)->name;
+                moment *m = &list[(*n)++];
+                size_t len = strlen(kind) + strlen(param) + 2;
+                *m = moment_of(o, i, s, absmax);
+                m->name = gr_arena_alloc(names, len);
+                if (!m->name) return gr_fail_memory(err);
+                snprintf(m->name, len, "%s.%s", kind, param);
+            }
+    return GRAFT_OK;
+}
+
+static graft_status write_moments(const gr_optimizer *o, gr_safetensors_writer *w, const moment *list, size_t n,
+                                  graft_error *err) {
+    const size_t *order = NULL;
+    for (size_t i = 0; i < n; i++) GR_TRY(gr_safetensors_declare(w, list[i].name, list[i].dtype, &list[i].shape, err));
+    GR_TRY(gr_safetensors_writer_begin(w, &order, err));
+    for (size_t i = 0; i < n; i++) {
+        const moment *m = &list[order[i]];
+        for (size_t at = 0; at < m->bytes; at += GR_OPTIMIZER_WINDOW) {
+            const size_t part = GR_MIN(m->bytes - at, (size_t)GR_OPTIMIZER_WINDOW);
+            GR_TRY(gr_safetensors_write(w, (char *)m->data + at, part, err));
+            gr_optimizer_release(o, (char *)m->data + at, part);
+        }
+    }
+    return GRAFT_OK;
+}
+
 static graft_status save_optimizer(const gr_trainer *t, const char *dir, graft_error *err) {
     const gr_optimizer *o = t->optimizer;
-    const gr_optimizer_rule *rule = gr_optimizer_get_rule(o);
-    size_t n_states = (size_t)gr_optimizer_n_states(o), n = gr_optimizer_n_params(o) * n_states;
+    const size_t most = 2 * gr_optimizer_n_params(o) * (size_t)gr_optimizer_n_states(o);
+    char steps[32];
+    snprintf(steps, sizeof steps, "%lld", (long long)gr_optimizer_steps(o));
+    const char *rule = gr_optimizer_get_rule(o)->names[0];
+    const char *const metadata[] = {"format", "pt", "optimizer", rule, "step", steps, NULL};
+    const gr_safetensors_options so = {.stem = "optimizer", .metadata = metadata};
     gr_arena names;
     gr_arena_init(&names, t->a, 0);
-    gr_named_tensor *list = gr_calloc(t->a, n + 1, sizeof *list);
-    char *path = gr_path_join(t->a, dir, "optimizer.safetensors");
-    graft_status st = list && path ? GRAFT_OK : gr_fail_memory(err);
-    for (size_t i = 0; i < n && st == GRAFT_OK; i++) {
-        int s = (int)(i % n_states);
-        const gr_param *p = gr_optimizer_param(o, i / n_states);
-        size_t len = strlen(rule->states[s]) + strlen(p->name) + 2;
-        char *name = gr_arena_alloc(&names, len);
-        if (!name) {
-            st = gr_fail_memory(err);
-            break;
-        }
-        snprintf(name, len, "%s.%s", rule->states[s], p->name);
-        list[i] = (gr_named_tensor){.name = name,
-                                    .view = {.dtype = GR_F32,
-                                             .shape = p->shape,
-                                             .data = gr_optimizer_state(o, i / n_states, s),
-                                             .bytes = (size_t)p->n * sizeof(float)}};
-    }
+    size_t n;
+    gr_safetensors_writer *w = NULL;
+    moment *list = gr_calloc(t->a, most + 1, sizeof *list);
+    graft_status st = list ? list_moments(o, &names, list, &n, err) : gr_fail_memory(err);
+    if (st == GRAFT_OK) st = gr_safetensors_writer_new(t->a, dir, &so, &w, err);
     if (st == GRAFT_OK) {
-        char steps[32];
-        snprintf(steps, sizeof steps, "%lld", (long long)gr_optimizer_steps(o));
-        const char *const metadata[] = {"format", "pt", "optimizer", rule->names[0], "step", steps, NULL};
-        st = gr_safetensors_save(t->a, path, list, n, metadata, err);
+        st = write_moments(o, w, list, n, err);
+        if (st == GRAFT_OK) st = gr_safetensors_writer_commit(w, err);
+        else gr_safetensors_writer_abort(w);
     }
-    gr_free(t->a, path);
     gr_free(t->a, list);
     gr_arena_free(&names);
     return st;
@@ -119,14 +158,14 @@ bool gr_checkpoint_exists(const gr_trainer *t, int64_t step) {
 
 /* --- Reading --- */
 
-static graft_status copy_tensor(const gr_safetensors *f, const char *file, const char *name, const gr_param *p,
-                                float *to, graft_error *err) {
+static graft_status copy_tensor(const gr_safetensors *f, const char *file, const char *name, gr_dtype dtype,
+                                const gr_shape *shape, void *to, graft_error *err) {
     const gr_named_tensor *found = gr_tensor_list_find(gr_safetensors_tensors(f), name);
     char want[GR_SHAPE_TEXT], got[GR_SHAPE_TEXT];
     if (!found) return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: expected a tensor %s, found none", file, name);
-    if (found->view.dtype != GR_F32 || !gr_shape_equal(&found->view.shape, &p->shape))
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: %s: expected F32 %s, found %s %s", file, name,
-                       gr_shape_format(&p->shape, want, sizeof want), gr_dtype_name(found->view.dtype),
+    if (found->view.dtype != dtype || !gr_shape_equal(&found->view.shape, shape))
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: %s: expected %s %s, found %s %s", file, name, gr_dtype_name(dtype),
+                       gr_shape_format(shape, want, sizeof want), gr_dtype_name(found->view.dtype),
                        gr_shape_format(&found->view.shape, got, sizeof got));
     memcpy(to, found->view.data, found->view.bytes);
     return GRAFT_OK;
@@ -139,7 +178,8 @@ static graft_status load_params(gr_trainer *t, const char *dir, graft_error *err
     GR_TRY(gr_safetensors_open(t->a, dir, &f, err));
     graft_status st = GRAFT_OK;
     for (size_t i = 0; i < t->n_params && st == GRAFT_OK; i++) {
-        st = copy_tensor(f, dir, t->params[i]->name, t->params[i], t->params[i]->value, err);
+        const gr_param *p = t->params[i];
+        st = copy_tensor(f, dir, p->name, GR_F32, &p->shape, p->value, err);
         if (st == GRAFT_OK) gr_param_changed(t->params[i]);
     }
     gr_safetensors_close(f);
@@ -158,25 +198,24 @@ graft_status gr_checkpoint_load_step(gr_trainer *t, int64_t step, graft_error *e
 
 static graft_status load_states(gr_trainer *t, const gr_safetensors *f, const char *file, graft_error *err) {
     gr_optimizer *o = t->optimizer;
-    const gr_optimizer_rule *rule = gr_optimizer_get_rule(o);
     const char *step = gr_safetensors_metadata(f, "step");
     double steps;
     if (!step || !gr_parse_double(step, strlen(step), &steps) || steps != (double)t->state.global_step)
         return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: expected step %lld, found %s", file, (long long)t->state.global_step,
                        step ? step : "none");
     gr_optimizer_set_steps(o, t->state.global_step);
-    gr_buf name;
-    gr_buf_init(&name, t->a);
-    graft_status st = GRAFT_OK;
-    for (size_t i = 0; i < t->n_params && st == GRAFT_OK; i++)
-        for (int s = 0; s < gr_optimizer_n_states(o) && st == GRAFT_OK; s++) {
-            gr_buf_clear(&name);
-            gr_buf_add_format(&name, "%s.%s", rule->states[s], t->params[i]->name);
-            st = gr_buf_status(&name, err);
-            if (st == GRAFT_OK)
-                st = copy_tensor(f, file, gr_buf_text(&name), t->params[i], gr_optimizer_state(o, i, s), err);
-        }
-    gr_buf_free(&name);
+    const size_t most = 2 * t->n_params * (size_t)gr_optimizer_n_states(o);
+    gr_arena names;
+    gr_arena_init(&names, t->a, 0);
+    size_t n = 0;
+    moment *list = gr_calloc(t->a, most + 1, sizeof *list);
+    graft_status st = list ? list_moments(o, &names, list, &n, err) : gr_fail_memory(err);
+    for (size_t i = 0; i < n && st == GRAFT_OK; i++) {
+        st = copy_tensor(f, file, list[i].name, list[i].dtype, &list[i].shape, list[i].data, err);
+        gr_optimizer_release(o, list[i].data, list[i].bytes);
+    }
+    gr_free(t->a, list);
+    gr_arena_free(&names);
     return st;
 }
 

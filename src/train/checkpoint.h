@@ -1,7 +1,8 @@
 /* Checkpoints: output_dir/checkpoint-N holds everything to go on from step N bit for bit.
  *
  *   adapter_config.json, adapter_model.safetensors   method lora, as peft reads them (method full: a whole model)
- *   optimizer.safetensors                            the optimiser's state, "exp_avg.NAME", "exp_avg_sq.NAME"
+ *   optimizer.safetensors                            the optimiser's state, "exp_avg.NAME", "exp_avg_sq.NAME"; of 8-bit
+ *                                                    ones, as bitsandbytes has them, "state1.NAME", "absmax1.NAME" ...
  *   trainer_state.json                               see state.h
  *   training_args.json                               the options, for people
  *

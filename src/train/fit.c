@@ -73,7 +73,9 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     p->gradients = (size_t)t->n_trainable * sizeof(float);
     p->parameters = gr_adapter_bytes(t->set, t->adapter) - p->gradients;
     p->gradients += gr_adapter_shared_bytes(t->set, t->adapter);
-    p->optimizer = gr_optimizer_bytes(t->rule, &t->optimizer_options, t->n_trainable);
+    p->optimizer = gr_optimizer_bytes(t->rule, &t->optimizer_options, t->params, t->n_params);
+    p->optimizer_paged = t->optimizer_options.paged ? p->optimizer : 0;
+    if (t->optimizer_options.paged) p->optimizer = GR_MIN(p->optimizer, (size_t)GR_OPTIMIZER_WINDOW);
     p->trunk = 0;
     if (t->trunk) {
         size_t row = gr_dtype_bytes(gr_model_dtype(t->model), (size_t)gr_model_get_config(t->model)->hidden_size);

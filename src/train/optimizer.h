@@ -1,34 +1,55 @@
-/* Optimisers: from gradients to new parameters. One rule a file, one line in optimizer.def. State is F32, one tensor of
- * the parameter's shape for each of the rule's states; it starts at zero. */
+/* Optimisers: from gradients to new parameters. One rule a file, one line in optimizer.def. A rule has up to two states a
+ * parameter, each of the parameter's shape: F32, or codes in 8 bits with an absmax a block (quant/scaled.h). They start at
+ * zero, and lie in memory or, paged, in a scratch file that the system may write out (base/scratch.h). */
 #ifndef GR_TRAIN_OPTIMIZER_H
 #define GR_TRAIN_OPTIMIZER_H
 
+#include "kernel/kernel.h"
 #include "nn/seam.h"
 
-enum { GR_OPTIMIZER_MAX_STATES = 2 };
+enum {
+    GR_OPTIMIZER_MAX_STATES = 2,
+    GR_LEAST_8BIT = 4096,          /* parameters of fewer elements keep F32 states (bitsandbytes' min_8bit_size) */
+    GR_OPTIMIZER_WINDOW = 16 << 20 /* bytes of paged state that are worked on at a time */
+};
 
 typedef struct gr_optimizer_options {
     double beta1, beta2, epsilon; /* adamw */
     double weight_decay;          /* of parameters with gr_param.decay */
     double momentum;              /* sgd */
     bool nesterov;
+    bool paged;
+    const char *paged_dir; /* of the scratch file; NULL: paged state lies in memory after all (a plan's trial) */
 } gr_optimizer_options;
 
+typedef struct gr_optimizer_state {
+    void *data;      /* n floats or codes */
+    float *absmax;   /* one a block of codes; NULL: floats */
+    size_t bytes, n_absmax; /* of data; of absmax */
+} gr_optimizer_state;
+
+/* A range of a parameter, whole blocks but for its end. */
 typedef struct gr_update {
     gr_device *dev;
     const gr_optimizer_options *options;
-    gr_param *param;
-    float *state[GR_OPTIMIZER_MAX_STATES];
+    const gr_dynamic_code *code[GR_OPTIMIZER_MAX_STATES]; /* of states in 8 bits */
+    int64_t n;
+    float *value, *grad;
+    bool decay;
+    gr_optimizer_state state[GR_OPTIMIZER_MAX_STATES];
     double lr;
-    double grad_scale; /* the gradient is param->grad times this */
+    double grad_scale; /* the gradient is grad times this */
     int64_t step;      /* 1 for the first */
 } gr_update;
 
 typedef struct gr_optimizer_rule {
     const char *names[4];                           /* the names that mean it, the first is its own; NULL-terminated */
+    const char *paged_name;                         /* the same with paged state; NULL: none */
     const char *states[GR_OPTIMIZER_MAX_STATES];    /* their names in checkpoints, torch's; NULL: fewer */
+    const char *absmax[GR_OPTIMIZER_MAX_STATES];    /* of states in 8 bits: the names of their absmax; NULL: F32 */
+    const float *map[GR_OPTIMIZER_MAX_STATES];      /* and their maps */
     int (*n_states)(const gr_optimizer_options *o); /* how many of them these options need */
-    void (*update)(const gr_update *u);             /* may change param->grad */
+    void (*update)(const gr_update *u);             /* may change grad */
 } gr_optimizer_rule;
 
 #define X(name) extern const gr_optimizer_rule gr_optimizer_##name;
@@ -45,7 +66,9 @@ typedef struct gr_optimizer gr_optimizer;
 graft_status gr_optimizer_new(gr_device *d, const gr_optimizer_rule *rule, const gr_optimizer_options *options,
                               gr_param *const *params, size_t n, gr_optimizer **out, graft_error *err);
 void gr_optimizer_free(gr_optimizer *o);
-size_t gr_optimizer_bytes(const gr_optimizer_rule *rule, const gr_optimizer_options *options, int64_t n_elements);
+/* What the states take; of paged ones in the file. */
+size_t gr_optimizer_bytes(const gr_optimizer_rule *rule, const gr_optimizer_options *options, gr_param *const *params,
+                          size_t n);
 
 void gr_optimizer_zero_grad(gr_optimizer *o);
 /* 2-norm of all gradients together, summed in double in a fixed order; not finite when a gradient is not. */
@@ -60,6 +83,8 @@ const gr_optimizer_rule *gr_optimizer_get_rule(const gr_optimizer *o);
 int gr_optimizer_n_states(const gr_optimizer *o);
 size_t gr_optimizer_n_params(const gr_optimizer *o);
 gr_param *gr_optimizer_param(const gr_optimizer *o, size_t i);
-float *gr_optimizer_state(const gr_optimizer *o, size_t param, int state);
+gr_optimizer_state gr_optimizer_get_state(const gr_optimizer *o, size_t param, int state);
+/* Paged state that was read or written from outside need not stay in memory. */
+void gr_optimizer_release(const gr_optimizer *o, const void *data, size_t bytes);
 
 #endif

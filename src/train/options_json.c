@@ -83,6 +83,7 @@ static void add_steps(gr_buf *b, const graft_sft_options *o) {
     add_text(b, "cache_trunk_dir", o->cache_trunk_dir);
     add_text(b, "optim", o->optim);
     add_text(b, "optim_args", o->optim_args);
+    add_text(b, "paged_dir", o->paged_dir);
     add_double(b, "learning_rate", o->learning_rate);
     add_double(b, "weight_decay", o->weight_decay);
     add_double(b, "adam_beta1", o->adam_beta1);

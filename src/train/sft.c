@@ -61,6 +61,8 @@ void gr_trainer_result(const gr_trainer *t, graft_train_result *r) {
 
 graft_status gr_trainer_start(gr_trainer *t, graft_train_plan *plan, graft_error *err) {
     GR_TRY(gr_output_open(t, err));
+    gr_optimizer_options *oo = &t->optimizer_options;
+    if (oo->paged) oo->paged_dir = t->o->paged_dir ? t->o->paged_dir : t->o->output_dir;
     GR_TRY(gr_trainer_load(t, err));
     GR_TRY(settle_options(t, err));
     return gr_trainer_fit(t, plan, err);
@@ -123,7 +125,7 @@ static graft_status plan_run(gr_trainer *t, graft_train_plan *p, graft_error *er
     GR_TRY(gr_trainer_load(t, err));
     GR_TRY(gr_trainer_fit(t, p, err));
     size_t available = gr_available_bytes();
-    bool fits = available == 0 || p->peak < available + gr_resident_bytes();
+    bool fits = available == 0 || p->peak + p->optimizer_paged < available + gr_resident_bytes();
     return fits ? measure(t, p, err) : GRAFT_OK;
 }
 

@@ -7,10 +7,10 @@ static int sgd_states(const gr_optimizer_options *o) { return o->momentum > 0; }
 static void sgd_update(const gr_update *u) {
     const gr_optimizer_options *o = u->options;
     const gr_kernels *k = u->dev->k;
-    int64_t n = u->param->n;
-    float *p = u->param->value, *g = u->param->grad, *b = u->state[0];
+    int64_t n = u->n;
+    float *p = u->value, *g = u->grad, *b = u->state[0].data;
     if (u->grad_scale != 1) k->scale(u->dev, GR_F32, n, u->grad_scale, g, g, false);
-    if (u->param->decay && o->weight_decay != 0) k->scale(u->dev, GR_F32, n, o->weight_decay, p, g, true);
+    if (u->decay && o->weight_decay != 0) k->scale(u->dev, GR_F32, n, o->weight_decay, p, g, true);
     if (!(o->momentum > 0)) {
         k->scale(u->dev, GR_F32, n, -u->lr, g, p, true);
         return;

@@ -310,6 +310,60 @@ static void case_adamw(kcase *t) {
     kcase_check(t, "adamw", p, 2e-6, 1e-2);
 }
 
+/* The nearest of a map's values, the lower one of two that are as near: how many middles are below. */
+static uint8_t nearest_code(const float *map, float x) {
+    int code = 0;
+    while (code < 255 && (map[code] + map[code + 1]) / 2 < x) code++;
+    return (uint8_t)code;
+}
+
+static void check_codes(kcase *t, const float *map, const float *want, int64_t n, const uint8_t *codes, const float *absmax) {
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t block = i / GR_DYNAMIC_BLOCK, first = block * GR_DYNAMIC_BLOCK;
+        const bool whole = first + GR_DYNAMIC_BLOCK <= n;
+        float most = whole ? 0 : 1e-38f;
+        for (int64_t k = first; k < GR_MIN(n, first + GR_DYNAMIC_BLOCK); k++) most = fmaxf(most, fabsf(want[k]));
+        const float safe = fmaxf(most, 1e-38f), x = whole ? want[i] * (1.0f / safe) : want[i] / safe;
+        const uint8_t code = nearest_code(map, fminf(fmaxf(x, -1.0f), 1.0f));
+        if (absmax[block] != most || codes[i] != code)
+            fail_msg("%s: adamw_8bit: element %lld of %lld: expected code %d of %.9g, got %d of %.9g",
+                     gr_cpu_level_name(t->dev->level), (long long)i, (long long)n, code, (double)most, codes[i], (double)absmax[block]);
+    }
+}
+
+/* Values within rounding; codes exactly, of moments that are computed operation by operation. */
+static void case_adamw_8bit(kcase *t) {
+    const int64_t n = t->rows * t->cols, blocks = (n + GR_DYNAMIC_BLOCK - 1) / GR_DYNAMIC_BLOCK;
+    kpair p = kcase_random(t, GR_F32, n, 1), g = kcase_random(t, GR_F32, n, 1);
+    const float beta[] = {0.9f, 0.999f}, rest[] = {(float)(1 - 0.9), (float)(1 - 0.999)}, scale = 0.5f;
+    const float *const maps[] = {gr_dynamic_map, gr_dynamic_map_unsigned};
+    const double lr = 1e-2, eps = 1e-8, decay = 0.1;
+    gr_moment_8bit moments[2];
+    float *want[2];
+    for (int s = 0; s < 2; s++) {
+        gr_dynamic_code *code = kcase_alloc(t, sizeof *code);
+        gr_dynamic_code_init(code, maps[s]);
+        moments[s] = (gr_moment_8bit){code, kcase_alloc(t, (size_t)n), kcase_alloc(t, (size_t)blocks * sizeof(float))};
+        memset(moments[s].codes, 0, (size_t)n);
+        memset(moments[s].absmax, 0, (size_t)blocks * sizeof(float));
+        want[s] = kcase_alloc(t, (size_t)n * sizeof(float));
+    }
+    for (int step = 1; step <= 3; step++) {
+        const double bias1 = 1 - pow(0.9, step), bias2 = 1 - pow(0.999, step);
+        for (int64_t i = 0; i < n; i++) {
+            const float grad = ((const float *)g.x)[i] * scale;
+            for (int s = 0; s < 2; s++) {
+                const float last = maps[s][moments[s].codes[i]] * moments[s].absmax[i / GR_DYNAMIC_BLOCK];
+                want[s][i] = fmaf(s ? rest[1] * grad : grad, s ? grad : rest[0], last * beta[s]);
+            }
+            p.ref[i] = p.ref[i] * (1 - lr * decay) - lr / bias1 * want[0][i] / (sqrt((double)want[1][i]) / sqrt(bias2) + eps);
+        }
+        t->dev->k->adamw_8bit(t->dev, n, p.x, g.x, &moments[0], &moments[1], 0.5, lr, 0.9, 0.999, eps, decay, bias1, bias2);
+        for (int s = 0; s < 2; s++) check_codes(t, maps[s], want[s], n, moments[s].codes, moments[s].absmax);
+    }
+    kcase_check(t, "adamw_8bit", p, 2e-6, 1e-2);
+}
+
 static void case_mul_columns(kcase *t) {
     int64_t x_ld = some_ld(t, t->cols), y_ld = some_ld(t, t->cols);
     kpair x = kcase_random(t, t->dt, t->rows * x_ld, 1), w = kcase_random(t, param_type(t), t->cols, 1);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reference values for room train. Versions: torch 2.13.0, transformers 5.23.0, peft 0.21.2, trl 1.16.0, tensorboard
-2.21.0, tokenizers 0.23.3, safetensors 0.8.0; seed 7.
-Usage: make_train.py [schedules optimizers events model runs ...]; writes tests/golden/train/.
+2.21.0, tokenizers 0.23.3, safetensors 0.8.0, bitsandbytes 0.50.2; seed 7.
+Usage: make_train.py [schedules optimizers optimizers_8bit events model runs ...]; writes tests/golden/train/.
 
 model/ is a tiny Llama with a byte-level tokenizer; *.jsonl are records; adapter/ is a fresh LoRA that peft made; runs.json
 holds the options and the log of runs of trl's SFTTrainer in float32, in the order of the records."""
@@ -85,6 +85,54 @@ def optimizers():
             tensors[f"{name}.{i}"] = torch.stack(after[i])
         tensors[f"{name}.norms"] = torch.stack(norms)
     save_file(tensors, OUT / "optimizers.safetensors")
+
+
+def gradient(n, step):
+    """Values that the test computes too: 16 bits of a hash, shifted by four other bits of it; a block of zeros, and in one
+    block all but one element far below the largest."""
+    h = (torch.arange(n, dtype=torch.int64) * 2654435761 + step * 2246822519) & 0xFFFFFFFF
+    h = ((h ^ (h >> 15)) * 2146121005) & 0xFFFFFFFF
+    g = ((h & 0xFFFF) - 32768).double() * 2.0 ** -(16 + (h >> 28)).double()
+    g[256:512] = 0
+    g[513:768] *= 2.0 ** -16
+    return g.float()
+
+
+def optimizers_8bit():
+    """20 steps of bitsandbytes' AdamW8bit on CPU: parameters with and without decay, of whole blocks and not, and one of too
+    few elements for 8 bits; after steps 1, 2 and 20 values, codes and absmax. Its update runs as it is but for the
+    quantiser: bitsandbytes' plain PyTorch one (nearest codes, as its CUDA kernel) stands in for that of its CPU library, which
+    looks codes up in 65,536 equal cells of [-1, 1] and so takes everything below 1.5e-5 of the absmax, 0 too, for that.
+    For torch's bits an AVX2 or AVX-512 machine is needed (additions are fused there)."""
+    import bitsandbytes as bnb
+    from bitsandbytes.backends.cpu import ops
+
+    torch.set_num_threads(1)
+    quantize = torch.ops.bitsandbytes.quantize_blockwise.default
+
+    def nearest(x, code, absmax, out, blocksize):
+        codes, scales = quantize._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, x, code, blocksize)
+        out.copy_(codes)
+        absmax.copy_(scales)
+
+    ops._quant_blockwise_fp32_direct = nearest
+    shapes = [(5, 1024), (4097,), (131,)]
+    params = [torch.nn.Parameter(gradient(torch.Size(s).numel(), 100 + i).reshape(s)) for i, s in enumerate(shapes)]
+    optimizer = bnb.optim.AdamW8bit([{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "weight_decay": 0.0}],
+                                    lr=1e-2, betas=(0.9, 0.995), eps=1e-8)
+    tensors = {}
+    for step in range(1, 21):
+        for i, p in enumerate(params):
+            p.grad = gradient(p.numel(), 3 * step + i).reshape(p.shape)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - step / 40)
+        optimizer.step()
+        for i, p in enumerate(params if step in (1, 2, 20) else []):
+            tensors[f"value.{i}.{step}"] = p.detach().clone()
+            for key in ("state1", "state2", "absmax1", "absmax2"):
+                if key in optimizer.state[p]:
+                    tensors[f"{key}.{i}.{step}"] = optimizer.state[p][key].clone()
+    save_file(tensors, OUT / "optimizers_8bit.safetensors")
 
 
 def events():
@@ -235,6 +283,6 @@ def read_events(folder):
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    wanted = sys.argv[1:] or ["schedules", "optimizers", "events", "model", "runs"]
+    wanted = sys.argv[1:] or ["schedules", "optimizers", "optimizers_8bit", "events", "model", "runs"]
     for what in wanted:
         globals()[what]()

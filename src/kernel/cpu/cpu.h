@@ -59,6 +59,7 @@ typedef struct gr_adamw_coef {
     float beta2, beta2_weight;
     float step; /* -lr / bias1 */
     float bias2_root, eps;
+    float beta1; /* of adamw_fused, m = beta1 m + (1 - beta1) g */
 } gr_adamw_coef;
 
 typedef struct gr_product_kernels gr_product_kernels; /* product.h */
@@ -77,6 +78,7 @@ typedef struct gr_cpu_kernels {
     void (*convert)(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
     double (*sum_squares)(int64_t n, const float *x);
     void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *c);
+    void (*adamw_fused)(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *c); /* of adamw_8bit */
     const gr_attention_rows *attention_rows[GR_TYPE_COUNT]; /* NULL: the portable attention is used */
     void (*attention)(gr_device *d, const gr_attention *a);
     void (*attention_backward)(gr_device *d, const gr_attention *a);

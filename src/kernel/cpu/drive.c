@@ -383,17 +383,47 @@ static void adamw_item(void *arg, size_t begin, size_t end, int thread) {
                   (float *)c->o3 + begin, c->coef);
 }
 
+static gr_adamw_coef adamw_coef(double g_scale, double lr, double beta1, double beta2, double eps, double weight_decay,
+                                double bias1, double bias2) {
+    return (gr_adamw_coef){.g_scale = (float)g_scale,
+                           .decay = (float)(1.0 - lr * weight_decay),
+                           .beta1 = (float)beta1,
+                           .beta1_weight = (float)(1.0 - beta1),
+                           .beta2 = (float)beta2,
+                           .beta2_weight = (float)(1.0 - beta2),
+                           .step = (float)-(lr / bias1),
+                           .bias2_root = (float)sqrt(bias2),
+                           .eps = (float)eps};
+}
+
 static void adamw(gr_device *d, int64_t n, float *p, const float *g, float *m, float *v, double g_scale, double lr,
                   double beta1, double beta2, double eps, double weight_decay, double bias1, double bias2) {
-    const gr_adamw_coef coef = {.g_scale = (float)g_scale,
-                                .decay = (float)(1.0 - lr * weight_decay),
-                                .beta1_weight = (float)(1.0 - beta1),
-                                .beta2 = (float)beta2,
-                                .beta2_weight = (float)(1.0 - beta2),
-                                .step = (float)-(lr / bias1),
-                                .bias2_root = (float)sqrt(bias2),
-                                .eps = (float)eps};
+    const gr_adamw_coef coef = adamw_coef(g_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2);
     run(d, (size_t)n, GRAIN, adamw_item, &(call){.o1 = p, .a = g, .o2 = m, .o3 = v, .coef = &coef});
+}
+
+/* A block is decoded, updated and encoded while it stands in the cache. */
+static void adamw_8bit_item(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    call *c = arg;
+    const gr_moment_8bit *m = c->b, *v = c->c;
+    for (size_t block = begin; block < end; block++) {
+        float mean[GR_DYNAMIC_BLOCK], square[GR_DYNAMIC_BLOCK];
+        const int64_t at = (int64_t)block * GR_DYNAMIC_BLOCK, n = GR_MIN(c->cols - at, (int64_t)GR_DYNAMIC_BLOCK);
+        gr_dequantize_dynamic(m->code, m->codes + at, n, m->absmax[block], mean);
+        gr_dequantize_dynamic(v->code, v->codes + at, n, v->absmax[block], square);
+        c->cpu->adamw_fused(n, (float *)c->o1 + at, (const float *)c->a + at, mean, square, c->coef);
+        gr_quantize_dynamic(m->code, mean, n, m->codes + at, &m->absmax[block]);
+        gr_quantize_dynamic(v->code, square, n, v->codes + at, &v->absmax[block]);
+    }
+}
+
+static void adamw_8bit(gr_device *d, int64_t n, float *p, const float *g, const gr_moment_8bit *m, const gr_moment_8bit *v,
+                       double g_scale, double lr, double beta1, double beta2, double eps, double weight_decay,
+                       double bias1, double bias2) {
+    const gr_adamw_coef coef = adamw_coef(g_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2);
+    run(d, (size_t)((n + GR_DYNAMIC_BLOCK - 1) / GR_DYNAMIC_BLOCK), GRAIN / GR_DYNAMIC_BLOCK, adamw_8bit_item,
+        &(call){.o1 = p, .a = g, .b = m, .c = v, .cols = n, .coef = &coef});
 }
 
 const gr_kernels gr_cpu_table = {
@@ -423,4 +453,5 @@ const gr_kernels gr_cpu_table = {
     .dropout = dropout,
     .sum_squares = sum_squares,
     .adamw = adamw,
+    .adamw_8bit = adamw_8bit,
 };

@@ -93,6 +93,18 @@ static void adamw(int64_t n, float *p, const float *g, float *m, float *v, const
     }
 }
 
+/* bitsandbytes 0.50 on torch 2.13's vector units: m.mul_(beta1).add_(g, 1 - beta1); v.mul_(beta2).addcmul_(g, g, 1 -
+ * beta2), the additions fused; p.mul_(1 - lr wd).addcdiv_(m, sqrt(v) / sqrt(bias2) + eps, -lr / bias1). */
+static void adamw_fused(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *c) {
+    for (int64_t i = 0; i < n; i++) {
+        float grad = g[i] * c->g_scale;
+        m[i] = fmaf(grad, c->beta1_weight, m[i] * c->beta1);
+        v[i] = fmaf(c->beta2_weight * grad, grad, v[i] * c->beta2);
+        float denom = sqrtf(v[i]) / c->bias2_root + c->eps;
+        p[i] = p[i] * c->decay + c->step * m[i] / denom;
+    }
+}
+
 void gr_cpu_fill_generic(gr_cpu_kernels *k) {
     k->rows[GR_TYPE_F32] = &rows_f32;
     k->rows[GR_TYPE_BF16] = &rows_bf16;
@@ -100,6 +112,7 @@ void gr_cpu_fill_generic(gr_cpu_kernels *k) {
     k->convert = gr_generic_convert;
     k->sum_squares = sum_squares;
     k->adamw = adamw;
+    k->adamw_fused = adamw_fused;
     for (int i = 0; i < GR_DTYPE_COUNT; i++) {
         k->to_f32[i] = gr_quant_get((gr_dtype)i)->to_f32;
         k->to_bf16[i] = gr_quant_get((gr_dtype)i)->to_bf16;

@@ -27,6 +27,7 @@ void gr_cpu_fill_avx2(gr_cpu_kernels *k) {
     k->convert = convert;
     k->sum_squares = sum_squares;
     k->adamw = adamw;
+    k->adamw_fused = adamw_fused;
     gr_cpu_fill_avx2_products(k);
     gr_cpu_fill_avx2_attention(k);
     gr_cpu_fill_avx2_decode(k);

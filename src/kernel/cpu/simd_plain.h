@@ -96,6 +96,21 @@ static inline void adamw(int64_t n, float *p, const float *g, float *m, float *v
     }
 }
 
+static inline void adamw_fused(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *k) {
+    const vf g_scale = v_set1(k->g_scale), decay = v_set1(k->decay), beta1 = v_set1(k->beta1), w1 = v_set1(k->beta1_weight);
+    const vf beta2 = v_set1(k->beta2), w2 = v_set1(k->beta2_weight);
+    const vf step = v_set1(k->step), root = v_set1(k->bias2_root), eps = v_set1(k->eps);
+    for (int64_t c = 0, w = n; c < n; c += VW, w -= VW) {
+        vf grad = v_mul(ld_f32(g + c, w), g_scale);
+        vf mean = v_fma(grad, w1, v_mul(ld_f32(m + c, w), beta1));
+        vf square = v_fma(v_mul(w2, grad), grad, v_mul(ld_f32(v + c, w), beta2));
+        vf denom = v_add(v_div(v_sqrt(square), root), eps);
+        st_f32(m + c, mean, w);
+        st_f32(v + c, square, w);
+        st_f32(p + c, v_add(v_mul(ld_f32(p + c, w), decay), v_div(v_mul(step, mean), denom)), w);
+    }
+}
+
 static inline vf ld_any(gr_dtype dt, const void *p, int64_t c, int64_t w) {
     if (dt == GR_F32) return ld_f32((const float *)p + c, w);
     if (dt == GR_BF16) return ld_bf16((const uint16_t *)p + c, w);
