@@ -29,7 +29,7 @@ PREFIX = ["--method", "prefix-tuning", "--num-virtual-tokens", "20", "--prompt-t
 WAYS = {  # name: (options, learning rate, options of the base, whether the base is the file as it is)
     "prompt alone": (None, None, [], False),
     "full fine-tuning": (["--method", "full"], 2e-5, [], False),
-    "prefix tuning": (PREFIX, 1e-2, [], False),
+    "prefix tuning": (PREFIX, 3e-2, [], False),
     "LoRA, 16-bit base": (LORA, 3e-4, [], False),
     "LoRA, 8-bit base (int8)": (LORA, 3e-4, ["--load-in-8bit"], False),
     "LoRA, 4-bit base (NF4)": (LORA, 3e-4, ["--load-in-4bit", "--bnb-4bit-use-double-quant"], False),
