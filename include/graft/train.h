@@ -207,6 +207,7 @@ typedef struct graft_train_plan {
     size_t peak;
     size_t program;       /* the process before it starts: code, libraries */
     size_t model_mapped;  /* weights read from the mapped files */
+    size_t model_streamed; /* weights that find no room: read from the files for each product, no memory */
     size_t model_packed;  /* copies of weights, packed for products */
     size_t parameters;    /* trainable values */
     size_t gradients;

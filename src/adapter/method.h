@@ -86,6 +86,7 @@ typedef struct gr_adapter_method {
 struct gr_adapter {
     gr_adapter_set *set;
     gr_model *model;
+    bool shared; /* values and gradients are the scratch memory of a shape */
     const graft_allocator *a;
     const gr_adapter_method *method;
     char *name;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "adapter/method.h"
+#include "model/shape.h"
 
 static const gr_adapter_method *const methods[] = {
 #define X(name) &gr_adapter_##name,
@@ -32,8 +33,8 @@ void gr_adapter_free(gr_adapter *a) {
     gr_adapter_free_gradients(a);
     if (a->state && a->method->free) a->method->free(a);
     for (size_t i = 0; i < a->n_owned; i++) {
-        gr_free_aligned(a->a, a->owned[i]->value);
-        gr_free_aligned(a->a, a->owned[i]->grad);
+        if (!a->shared) gr_free_aligned(a->a, a->owned[i]->value);
+        if (!a->shared) gr_free_aligned(a->a, a->owned[i]->grad);
         gr_free(a->a, a->owned[i]);
     }
     gr_variant_free(a->variant);
@@ -102,6 +103,14 @@ graft_status gr_adapter_new_param(gr_adapter *a, const char *name, const gr_shap
     a->owned[a->n_owned++] = p;
     *p = (gr_param){.name = name, .shape = *shape, .dtype = dt, .decay = decay};
     gr_shape_elements(shape, &p->n);
+    if (gr_model_is_shape(a->model)) {
+        GR_TRY(gr_model_shape_scratch(a->model, bytes, &p->value, err));
+        p->grad = a->trainable ? p->value : NULL;
+        a->shared = true;
+        a->bytes += bytes * (a->trainable ? 2 : 1);
+        *out = p;
+        return GRAFT_OK;
+    }
     p->value = gr_alloc_aligned(a->a, bytes);
     if (a->trainable) p->grad = gr_alloc_aligned(a->a, bytes);
     if (!p->value || (a->trainable && !p->grad)) return gr_fail_memory(err);

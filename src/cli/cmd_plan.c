@@ -1,4 +1,6 @@
 /* graft plan: what a training run will need, before it runs. */
+#include <math.h>
+
 #include "base/json.h"
 #include "cli/train_args.h"
 
@@ -15,15 +17,23 @@ typedef struct row {
     size_t bytes;
 } row;
 
+/* What was not measured is null. */
+static const char *number(double value, char *out, size_t size) {
+    snprintf(out, size, isfinite(value) ? "%.1f" : "null", value);
+    return out;
+}
+
 static void print_json(const graft_train_plan *p, const row *rows, size_t n) {
+    char rate[32], seconds[32];
     printf("{\"peak\": %zu", p->peak);
     for (size_t i = 0; i < n; i++) printf(", \"%s\": %zu", rows[i].key, rows[i].bytes);
     printf(", \"micro_tokens\": %lld, \"gradient_checkpointing\": %s, \"dtype\": \"%s\", \"n_parameters\": %lld, \"n_trainable\": %lld, "
            "\"n_records\": %lld, \"n_tokens\": %lld, \"n_label_tokens\": %lld, \"longest_record\": %lld, \"steps_per_epoch\": %lld, "
-           "\"total_steps\": %lld, \"tokens_per_second\": %.1f, \"seconds\": %.1f}\n",
+           "\"total_steps\": %lld, \"tokens_per_second\": %s, \"seconds\": %s}\n",
            (long long)p->micro_tokens, p->gradient_checkpointing ? "true" : "false", p->dtype, (long long)p->n_parameters,
            (long long)p->n_trainable, (long long)p->n_records, (long long)p->n_tokens, (long long)p->n_label_tokens,
-           (long long)p->longest_record, (long long)p->steps_per_epoch, (long long)p->total_steps, p->tokens_per_second, p->seconds);
+           (long long)p->longest_record, (long long)p->steps_per_epoch, (long long)p->total_steps, number(p->tokens_per_second, rate, sizeof rate),
+           number(p->seconds, seconds, sizeof seconds));
 }
 
 static void print_text(const graft_train_plan *p, const row *rows, size_t n) {
@@ -37,7 +47,8 @@ static void print_text(const graft_train_plan *p, const row *rows, size_t n) {
            (long long)p->n_label_tokens, (long long)p->longest_record);
     printf("%-28s %12lld (%lld an epoch), at most %lld tokens at a time%s, %s\n", "steps", (long long)p->total_steps,
            (long long)p->steps_per_epoch, (long long)p->micro_tokens, p->gradient_checkpointing ? ", recomputing" : "", p->dtype);
-    printf("%-28s %12.0f s at %.0f tokens/s\n", "estimated time", p->seconds, p->tokens_per_second);
+    if (isfinite(p->seconds))
+        printf("%-28s %12.0f s at %.0f tokens/s\n", "estimated time", p->seconds, p->tokens_per_second);
 }
 
 static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
@@ -54,6 +65,7 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
         {"activations of a step", "step", p.step},
         {"records", "data", p.data},                {"tokenizer", "tokenizer", p.tokenizer},
         {"outputs of lower layers", "trunk", p.trunk},
+        {"in files: weights", "model_streamed", p.model_streamed},
         {"in a file: optimiser", "optimizer_paged", p.optimizer_paged},
     };
     if (((const cli_common *)args->base[0])->json) print_json(&p, rows, GR_COUNT(rows));

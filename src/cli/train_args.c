@@ -258,7 +258,9 @@ graft_status cli_train_finish(graft_context *ctx, cli_args *args, cli_train_args
     GR_TRY(read_pattern(args, "alpha-pattern", a->alpha_pattern, &a->o.lora.alpha_pattern, &a->o.lora.n_alpha_pattern, err));
     GR_TRY(read_layers(args, a, err));
     GR_TRY(read_report(a, err));
-    if (!a->o.data.n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --data FILE");
+    /* Of a model without weights a plan needs no records. */
+    if (!a->o.data.n && strcmp(args->command->name, "plan") != 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --data FILE");
     char *path;
     GR_TRY(cli_model_path(ctx, args, a->o.model, &path, err));
     a->o.model = path;

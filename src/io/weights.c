@@ -178,6 +178,19 @@ graft_status gr_weights_open(const graft_allocator *a, const char *path, gr_weig
     return GRAFT_OK;
 }
 
+graft_status gr_weights_open_none(const graft_allocator *a, const char *path, gr_weights **out, graft_error *err) {
+    gr_weights *w = gr_calloc(a, 1, sizeof *w);
+    if (!w) return gr_fail_memory(err);
+    w->a = a;
+    gr_arena_init(&w->arena, a, 0);
+    if (!(w->path = gr_arena_strndup(&w->arena, path, strlen(path)))) {
+        gr_weights_close(w);
+        return gr_fail_memory(err);
+    }
+    *out = w;
+    return GRAFT_OK;
+}
+
 void gr_weights_close(gr_weights *w) {
     if (!w) return;
     gr_safetensors_close(w->safetensors);

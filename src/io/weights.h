@@ -31,6 +31,8 @@ typedef struct gr_weights gr_weights;
 /* `path`: a .gguf file, a .safetensors or index file, or a directory that holds safetensors (else exactly one .gguf,
  * or one split set). A directory with pytorch_model.bin only is refused with what to do. */
 graft_status gr_weights_open(const graft_allocator *a, const char *path, gr_weights **out, graft_error *err);
+/* Of a directory that holds a config.json and no weights: none. */
+graft_status gr_weights_open_none(const graft_allocator *a, const char *path, gr_weights **out, graft_error *err);
 void gr_weights_close(gr_weights *w);
 
 const char *gr_weights_path(const gr_weights *w);

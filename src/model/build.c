@@ -103,7 +103,8 @@ bool gr_model_has_weight(const gr_model *m, const char *name) { return weight_in
 static graft_status find_weight(gr_model *m, const char *name, const gr_shape *shape, const gr_weight **out,
                                 graft_error *err) {
     const gr_weight *w;
-    if (m->may_make && !weight_in_file(m, name)) GR_TRY(gr_model_make_weight(m, name, shape, err));
+    if (m->is_shape) GR_TRY(gr_shape_weight(m, name, shape, err));
+    else if (m->may_make && !weight_in_file(m, name)) GR_TRY(gr_model_make_weight(m, name, shape, err));
     GR_TRY(gr_model_file_weight(m, name, shape, &w, err));
     if (!gr_can_decode(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, expected numbers that are weights",
@@ -186,6 +187,7 @@ static graft_status quantize(gr_model *m, const gr_site *s, const gr_weight *w, 
     if (gr_scaled_get(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s is %s already: the model is used as it is, without load_in_4bit or load_in_8bit", w->file,
                        w->stored_name, gr_dtype_name(w->view.dtype));
+    if (m->is_shape) return gr_shape_quantize(m, w, err);
     GR_TRY(gr_check_cancel(m->ctx, err));
     GR_TRY(gr_quantize_weight(m->dev, w, &m->quantize, &view, &memory, &bytes, err));
     gr_release_mapped(w->view.data, w->view.bytes);

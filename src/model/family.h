@@ -70,6 +70,18 @@ typedef struct gr_family {
 #include "model/model.def"
 #undef X
 
+/* Maps of growing size; the last one counts, what was taken of the others stays valid. */
+typedef struct gr_region {
+    void *data[48];
+    size_t size[48];
+    int n;
+} gr_region;
+
+/* shape.c */
+graft_status gr_shape_weight(gr_model *m, const char *name, const gr_shape *shape, graft_error *err);
+graft_status gr_shape_quantize(gr_model *m, const gr_weight *w, graft_error *err);
+void gr_shape_free(gr_model *m);
+
 struct gr_model {
     graft_context *ctx;
     gr_device *dev;
@@ -79,8 +91,11 @@ struct gr_model {
     const gr_family *family;
     const char *layers; /* the family's, unless its build says otherwise */
     gr_labels labels;   /* of a classification, in `names` */
-    gr_weight *fresh;   /* what the files lack; see gr_model_options.task */
+    gr_weight *fresh;   /* what the files lack; see gr_model_options.task. Of a shape all tensors */
     size_t n_fresh, cap_fresh;
+    bool is_shape; /* see shape.h */
+    gr_region zeros, scratch;
+    size_t shape_mapped, shape_made;
     uint64_t seed;
     bool make_head, may_make; /* parts of the head may be made; the part that is being built may */
     bool has_layers;

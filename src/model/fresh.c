@@ -21,7 +21,7 @@ graft_status gr_model_make_weight(gr_model *m, const char *name, const gr_shape 
 }
 
 bool gr_model_is_fresh(const gr_model *m, const char *tensor) {
-    for (size_t i = 0; i < m->n_fresh; i++)
+    for (size_t i = 0; i < m->n_fresh && !m->is_shape; i++)
         if (strcmp(m->fresh[i].name, tensor) == 0) return true;
     return false;
 }

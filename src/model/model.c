@@ -6,6 +6,7 @@
 
 #include "io/paths.h"
 #include "model/family.h"
+#include "model/shape.h"
 
 static const gr_family *const families[] = {
 #define X(name) &gr_family_##name,
@@ -25,7 +26,9 @@ void gr_model_close(gr_model *m) {
     gr_free(m->a, m->sites);
     gr_free(m->a, m->tensors);
     gr_free(m->a, m->freq_factors);
-    for (size_t i = 0; i < m->n_fresh; i++) gr_free_aligned(m->a, (void *)(uintptr_t)m->fresh[i].view.data);
+    for (size_t i = 0; i < m->n_fresh && !m->is_shape; i++)
+        gr_free_aligned(m->a, (void *)(uintptr_t)m->fresh[i].view.data);
+    gr_shape_free(m);
     gr_free(m->a, m->fresh);
     gr_map_free(&m->site_of_name);
     gr_map_free(&m->site_of_tensor);
@@ -139,7 +142,10 @@ static graft_status choose_task(gr_model *m, const gr_model_options *o, graft_er
 }
 
 static void warn_fresh(const gr_model *m) {
-    for (size_t i = 0; i < m->n_fresh; i++)
+    if (m->is_shape)
+        gr_log(m->ctx, GRAFT_LOG_INFO, "%s: no weights are there, their sizes are those of its config.json in %s",
+               gr_weights_path(m->weights), gr_dtype_name(m->config.dtype));
+    for (size_t i = 0; i < m->n_fresh && !m->is_shape; i++)
         gr_log(m->ctx, GRAFT_LOG_INFO, "%s: tensor '%s' is missing and begins with initial values", gr_weights_path(m->weights),
                m->fresh[i].name);
 }
@@ -149,7 +155,7 @@ static graft_status open_model(gr_model *m, const char *path, const gr_model_opt
     GR_TRY(choose_dtype(m, o, err));
     if (o) m->quantize = o->quantize;
     GR_TRY(refuse_adapter(m->a, path, err));
-    GR_TRY(gr_weights_open(m->a, path, &m->weights, err));
+    GR_TRY((m->is_shape ? gr_weights_open_none : gr_weights_open)(m->a, path, &m->weights, err));
     GR_TRY(gr_model_config_of(m->a, m->weights, &m->config, err));
     GR_TRY(find_family(m, err));
     GR_TRY(choose_task(m, o, err));
@@ -161,13 +167,14 @@ static graft_status open_model(gr_model *m, const char *path, const gr_model_opt
     return GRAFT_OK;
 }
 
-graft_status gr_model_open(graft_context *ctx, const char *path, const gr_model_options *options, gr_model **out,
-                           graft_error *err) {
+static graft_status open_any(graft_context *ctx, const char *path, const gr_model_options *options, bool is_shape,
+                             gr_model **out, graft_error *err) {
     const graft_allocator *a = gr_allocator(ctx);
     gr_model *m = gr_calloc(a, 1, sizeof *m);
     if (!m) return gr_fail_memory(err);
     m->ctx = ctx;
     m->a = a;
+    m->is_shape = is_shape;
     gr_map_init(&m->site_of_name, a);
     gr_map_init(&m->site_of_tensor, a);
     gr_arena_init(&m->names, a, 0);
@@ -178,6 +185,16 @@ graft_status gr_model_open(graft_context *ctx, const char *path, const gr_model_
     }
     *out = m;
     return GRAFT_OK;
+}
+
+graft_status gr_model_open(graft_context *ctx, const char *path, const gr_model_options *options, gr_model **out,
+                           graft_error *err) {
+    return open_any(ctx, path, options, false, out, err);
+}
+
+graft_status gr_model_open_shape(graft_context *ctx, const char *path, const gr_model_options *options, gr_model **out,
+                                 graft_error *err) {
+    return open_any(ctx, path, options, true, out, err);
 }
 
 graft_context *gr_model_context(const gr_model *m) { return m->ctx; }

@@ -111,6 +111,27 @@ static void nest(const float *absmax, int64_t n, gr_scales *s, uint8_t *to) {
     s->nested_block = GR_NESTED_BLOCK;
 }
 
+/* Scales first, then codes, then absmax. */
+typedef struct layout {
+    int64_t block, n;
+    size_t head, codes, floats, total;
+} layout;
+
+static layout layout_of(const gr_quantize_spec *spec, int64_t rows, int64_t columns) {
+    const bool four = spec->dtype != GR_INT8;
+    layout l = {.block = four ? (spec->block ? spec->block : 64) : columns, .head = round64(sizeof(gr_scales))};
+    l.n = (rows * columns + l.block - 1) / l.block;
+    l.codes = round64((size_t)(rows * columns) / (four ? 2 : 1));
+    l.floats = round64((size_t)l.n * sizeof(float));
+    const size_t nested = round64((size_t)l.n) + round64((size_t)(l.n / GR_NESTED_BLOCK + 1) * sizeof(float));
+    l.total = l.head + l.codes + (spec->nested ? nested : l.floats);
+    return l;
+}
+
+size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t columns) {
+    return layout_of(spec, rows, columns).total;
+}
+
 graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view,
                                 void **memory, size_t *bytes, graft_error *err) {
     const graft_allocator *a = gr_allocator(d->ctx);
@@ -120,28 +141,24 @@ graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quant
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "%s: tensor %s: expected a matrix%s stored (out, in), to be held as %s", w->file, w->stored_name,
                        four ? " with rows of even length," : "", gr_dtype_name(spec->dtype));
-    j.block = four ? (spec->block ? spec->block : 64) : j.columns;
+    const layout l = layout_of(spec, j.rows, j.columns);
+    j.block = l.block;
     j.step = rows_of_item(j.columns, j.block);
-    const int64_t n = (j.rows * j.columns + j.block - 1) / j.block;
-    const size_t codes = round64((size_t)(j.rows * j.columns) / (four ? 2 : 1)), head = round64(sizeof(gr_scales));
-    const size_t floats = round64((size_t)n * sizeof(float));
-    const size_t nested = round64((size_t)n) + round64((size_t)(n / GR_NESTED_BLOCK + 1) * sizeof(float));
-    const size_t total = head + codes + (spec->nested ? nested : floats);
-    char *at = gr_alloc_aligned(a, total);
-    float *apart = spec->nested ? gr_alloc_aligned(a, floats) : NULL;
+    char *at = gr_alloc_aligned(a, l.total);
+    float *apart = spec->nested ? gr_alloc_aligned(a, l.floats) : NULL;
     graft_status st = at && (apart || !spec->nested) ? GRAFT_OK : gr_fail_memory(err);
     if (st == GRAFT_OK) {
         gr_scales *s = (gr_scales *)(void *)at;
-        j.codes = (uint8_t *)at + head;
-        j.absmax = apart ? apart : (float *)(void *)(at + head + codes);
+        j.codes = (uint8_t *)at + l.head;
+        j.absmax = apart ? apart : (float *)(void *)(at + l.head + l.codes);
         *s = (gr_scales){.block = j.block, .absmax = j.absmax};
         st = run(d, &j, err);
-        if (st == GRAFT_OK && apart) nest(apart, n, s, (uint8_t *)at + head + codes);
+        if (st == GRAFT_OK && apart) nest(apart, l.n, s, (uint8_t *)at + l.head + l.codes);
         if (st == GRAFT_OK) {
             *view = (gr_tensor_view){spec->dtype, w->view.shape, j.codes,
                                      gr_dtype_bytes(spec->dtype, (size_t)(j.rows * j.columns)), s};
             *memory = at;
-            *bytes = total;
+            *bytes = l.total;
         }
     }
     gr_free_aligned(a, apart);

@@ -22,4 +22,7 @@ graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char 
 graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view,
                                 void **memory, size_t *bytes, graft_error *err);
 
+/* Bytes of that memory for a matrix. */
+size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t columns);
+
 #endif

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "model/family.h"
+#include "model/shape.h"
 
 struct gr_variant {
     gr_model *model;
@@ -11,6 +12,7 @@ struct gr_variant {
     gr_param *params;
     const char *const *names; /* of the tensors; a parameter may be renamed */
     size_t n_params, bytes;
+    bool shared; /* values and gradients are the shape's scratch memory */
     gr_matrix **matrices;
     size_t n_matrices, cap_matrices;
     bool untied;
@@ -19,7 +21,7 @@ struct gr_variant {
 void gr_variant_free(gr_variant *v) {
     if (!v) return;
     for (size_t i = 0; i < v->n_matrices; i++) gr_matrix_free(v->matrices[i]);
-    for (size_t i = 0; v->params && i < v->n_params; i++) {
+    for (size_t i = 0; v->params && i < v->n_params && !v->shared; i++) {
         gr_free_aligned(v->a, v->params[i].value);
         gr_free_aligned(v->a, v->params[i].grad);
     }
@@ -102,6 +104,13 @@ static graft_status new_param(gr_variant *v, gr_param *p, const char *name, bool
     p->n = p->shape.d[0] * (p->shape.n > 1 ? p->shape.d[1] : 1);
     p->decay = !bias && s->role != GR_ROLE_NORM && s->role != GR_ROLE_POSITION_BIAS;
     size_t bytes = gr_dtype_bytes(p->dtype, (size_t)p->n);
+    if (m->is_shape) {
+        GR_TRY(gr_model_shape_scratch(v->model, bytes, &p->value, err));
+        p->grad = trainable ? p->value : NULL;
+        v->shared = true;
+        v->bytes += trainable ? 2 * bytes : bytes;
+        return place(v, p, s, bias, err);
+    }
     if (!(p->value = gr_alloc_aligned(v->a, bytes))) return gr_fail_memory(err);
     v->bytes += bytes;
     if (trainable) {
@@ -110,6 +119,8 @@ static graft_status new_param(gr_variant *v, gr_param *p, const char *name, bool
         v->bytes += bytes;
     }
     GR_TRY(gr_weight_decode_all(v->a, w, p->dtype, p->value, err));
+    /* Nobody reads the original again. What was made while loading lies in memory that cannot be read again. */
+    if (m->quantize.dtype == GR_F32 && !m->n_fresh) gr_release_mapped(w->view.data, w->view.bytes);
     return place(v, p, s, bias, err);
 }
 

@@ -1,6 +1,7 @@
 /* Options that make no sense are refused before anything is loaded. */
 #include <math.h>
 
+#include "model/shape.h"
 #include "train/trainer.h"
 
 typedef struct range {
@@ -109,7 +110,8 @@ graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_
     t->start = gr_now_seconds();
     t->resident_start = gr_resident_bytes();
     if (!o->model) return gr_fail(err, GRAFT_ERR_ARGUMENT, "model: expected a directory or a .gguf file, found none");
-    if (o->data.n == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "data: expected at least one file, found none");
+    if (o->data.n == 0 && !gr_path_is_shape(t->a, o->model))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "data: expected at least one file, found none");
     GR_TRY(check_ranges(o, err));
     GR_TRY(check_names(o, err));
     GR_TRY(gr_method_check_options(o, err));

@@ -4,7 +4,7 @@
  * then single records. */
 #include <math.h>
 
-#include "tensor/scales.h"
+#include "model/shape.h"
 #include "train/trainer.h"
 
 enum {
@@ -58,18 +58,99 @@ static graft_status arena_peak(const gr_trainer *t, gr_loader *loader, int64_t s
     return GRAFT_OK;
 }
 
+/* --- Rows of the table of tokens that no record has ---
+ *
+ * Only what is looked up comes into memory, with the pages that the system maps around it. */
+
+typedef struct window_map {
+    const char *data;
+    size_t bytes, row_bytes, n;
+    size_t around; /* bytes that come with a page */
+    bool *seen;
+} window_map;
+
+/* Systems differ: 64 KiB to 1 MiB. Measured at a page in the middle, which loading has left out of memory. */
+static size_t measure_around(const char *data, size_t bytes) {
+    enum { LEAST = 64 << 10, MOST = 2 << 20 };
+    const volatile char *page = data + bytes / 2;
+    size_t before = gr_resident_bytes(), around = LEAST;
+    (void)*page;
+    size_t after = gr_resident_bytes();
+    while (around < MOST && after > before && around < after - before) around *= 2;
+    gr_release_mapped(data, bytes);
+    return around;
+}
+
+static void mark(window_map *w, const int32_t *ids, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const size_t at = ids[i] < 0 ? w->bytes : (size_t)ids[i] * w->row_bytes;
+        if (at >= w->bytes) continue; /* virtual */
+        const uintptr_t first = (uintptr_t)w->data / w->around, from = (uintptr_t)w->data + at;
+        w->seen[from / w->around - first] = w->seen[(from + w->row_bytes - 1) / w->around - first] = true;
+    }
+}
+
+static graft_status mark_records(window_map *w, gr_loader *loader, int64_t steps, graft_error *err) {
+    gr_data_cursor cursor = {0};
+    size_t scanned = 0;
+    for (int64_t i = 0; i < steps && scanned < SCAN_TOKENS; i++) {
+        gr_data_batch b;
+        GR_TRY(gr_loader_next(loader, &cursor, &b, err));
+        mark(w, b.ids, (size_t)b.bounds[b.n_seqs]);
+        if (b.source_bounds) mark(w, b.source_ids, (size_t)b.source_bounds[b.n_seqs]);
+        scanned += gr_data_batch_tokens(&b, 0, b.n_seqs);
+    }
+    return GRAFT_OK;
+}
+
+/* Tensors that have copies, which are trained, are not read after loading. */
+static graft_status count_replaced(const gr_trainer *t, const gr_variant *v, size_t *out, graft_error *err) {
+    for (size_t i = 0; i < gr_model_n_tensors(t->model); i++) {
+        const char *name = gr_model_tensor_name(t->model, i);
+        const gr_weight *w;
+        GR_TRY(gr_model_get_weight(t->model, name, &w, err));
+        if (gr_variant_find(v, name) && !gr_model_is_fresh(t->model, name) && !w->view.scales)
+            *out += w->view.bytes;
+    }
+    return GRAFT_OK;
+}
+
+static graft_status count_unread(const gr_trainer *t, size_t *out, graft_error *err) {
+    const gr_site *s = gr_model_embedding_site(t->model);
+    const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
+    const gr_weight *w;
+    *out = 0;
+    if (v) GR_TRY(count_replaced(t, v, out, err));
+    /* A head that has the same table reads all of it. */
+    if (gr_model_head_is_tied(t->model) || (v && gr_variant_find(v, s->weight_tensor))) return GRAFT_OK;
+    GR_TRY(gr_model_get_weight(t->model, s->weight_tensor, &w, err));
+    if (w->view.scales || w->turned || w->view.shape.n != 2) return GRAFT_OK;
+    window_map map = {.data = w->view.data, .bytes = w->view.bytes,
+                      .row_bytes = w->view.bytes / (size_t)w->view.shape.d[0],
+                      .around = measure_around(w->view.data, w->view.bytes)};
+    map.n = ((uintptr_t)map.data + map.bytes - 1) / map.around - (uintptr_t)map.data / map.around + 1;
+    map.seen = gr_calloc(t->a, map.n, sizeof *map.seen);
+    if (!map.seen) return gr_fail_memory(err);
+    graft_status st = mark_records(&map, t->loader, t->state.max_steps, err);
+    if (st == GRAFT_OK && t->eval_loader)
+        st = mark_records(&map, t->eval_loader, (int64_t)gr_loader_batches(t->eval_loader), err);
+    for (size_t i = 1; i + 1 < map.n && st == GRAFT_OK; i++) *out += map.seen[i] ? 0 : map.around;
+    gr_free(t->a, map.seen);
+    return st;
+}
+
+/* --- All of it --- */
+
 /* Everything but the step arena. */
 static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
-    const gr_weights *w = gr_model_weights(t->model);
     const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
     p->program = t->resident_start + CODE_BYTES;
     p->tokenizer = t->resident_tokenizer;
     p->data = t->resident_data;
-    p->model_mapped = 0;
-    for (size_t i = 0; i < gr_weights_count(w); i++) p->model_mapped += gr_view_all_bytes(&gr_weights_at(w, i)->view);
-    /* What was quantised while loading lies in memory of its own. */
-    p->model_mapped -= GR_MIN(p->model_mapped, gr_weights_owned_bytes(w));
-    p->model_packed = gr_model_planned_bytes(t->model, v, gr_lowest_layer(t)) + gr_weights_owned_bytes(w);
+    p->model_mapped = gr_model_mapped_bytes(t->model);
+    p->model_mapped -= GR_MIN(p->model_mapped, t->unread_bytes);
+    p->model_streamed = 0;
+    p->model_packed = gr_model_planned_bytes(t->model, v, gr_lowest_layer(t)) + gr_model_made_bytes(t->model);
     p->gradients = (size_t)t->n_trainable * sizeof(float);
     p->parameters = gr_adapter_bytes(t->set, t->adapter) - p->gradients;
     p->gradients += gr_adapter_shared_bytes(t->set, t->adapter);
@@ -105,7 +186,20 @@ static graft_status try_cut(gr_trainer *t, size_t seqs, size_t tokens, gr_recomp
     return GRAFT_OK;
 }
 
-static graft_status choose(gr_trainer *t, size_t limit, graft_train_plan *p, graft_error *err) {
+/* Whether all but the mapped weights fits the limit, and of them as much as a product needs. */
+static bool fits_streamed(gr_trainer *t, size_t limit, graft_train_plan *p) {
+    const size_t others = p->peak - p->model_mapped;
+    size_t kept, streamed;
+    if (t->base || others >= limit) return false;
+    if (gr_model_stream(t->model, limit - others, false, &kept, &streamed, NULL) != GRAFT_OK) return false;
+    t->mapped_budget = limit - others;
+    p->model_mapped = kept;
+    p->model_streamed = streamed;
+    p->peak = others + kept;
+    return true;
+}
+
+static graft_status choose(gr_trainer *t, size_t limit, bool stream, graft_train_plan *p, graft_error *err) {
     const graft_sft_options *o = t->o;
     size_t rows = (size_t)o->per_device_train_batch_size, longest = t->stats.longest;
     size_t row = o->packing && o->max_length > 0 ? (size_t)o->max_length : longest;
@@ -114,19 +208,34 @@ static graft_status choose(gr_trainer *t, size_t limit, graft_train_plan *p, gra
     int first = o->gradient_checkpointing == GRAFT_NO    ? GR_RECOMPUTE_NOTHING
                 : o->gradient_checkpointing == GRAFT_YES ? GR_RECOMPUTE_LAYERS
                                                          : GR_RECOMPUTE_CHEAP;
+    size_t least = SIZE_MAX; /* that would do */
     int final = o->gradient_checkpointing == GRAFT_NO ? GR_RECOMPUTE_NOTHING : GR_RECOMPUTE_LAYERS;
     for (int level = first; level <= final; level++)
         for (size_t tokens = GR_MAX(most, (size_t)1);; tokens /= 2) {
             if (tokens < LEAST_TOKENS && tokens < most && level < final) break;
             GR_TRY(try_cut(t, seqs, tokens, (gr_recompute)level, p, err));
-            if (p->peak <= limit) return GRAFT_OK;
+            if (p->peak <= limit || (stream && fits_streamed(t, limit, p))) return GRAFT_OK;
+            const size_t spare = p->model_mapped - GR_MIN(p->model_mapped, gr_model_least_mapped(t->model));
+            least = GR_MIN(least, p->peak - (stream ? spare : 0));
             if (tokens <= 1 || tokens < longest) break;
         }
     return gr_fail(err, GRAFT_ERR_LIMIT,
                    "memory: expected at most %.1f MiB, found %.1f MiB even with one record of %zu tokens at a time%s: "
                    "shorter records (max_length), a smaller rank or method lora would need less",
-                   (double)limit / 1048576, (double)p->peak / 1048576, longest,
+                   (double)limit / 1048576, (double)least / 1048576, longest,
                    t->recompute == GR_RECOMPUTE_LAYERS ? " and recomputation" : "");
+}
+
+static void tell_choice(const gr_trainer *t, const graft_train_plan *p) {
+    char weights[160] = "";
+    if (p->model_streamed)
+        snprintf(weights, sizeof weights,
+                 "; %.1f MiB of weights find no room and are read from the files for each product (held in fewer "
+                 "bits they might)",
+                 (double)p->model_streamed / 1048576);
+    gr_log(t->ctx, GRAFT_LOG_INFO, "memory: %.1f of %.1f MiB with at most %lld tokens at a time%s%s",
+           (double)p->peak / 1048576, (double)t->o->memory / 1048576, (long long)p->micro_tokens,
+           p->gradient_checkpointing ? " and layers that are computed again" : "", weights);
 }
 
 graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *err) {
@@ -141,13 +250,17 @@ graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *
                           .tokens_per_second = NAN,
                           .seconds = NAN};
     snprintf(p.dtype, sizeof p.dtype, "%s", gr_model_dtype(t->model) == GR_BF16 ? "bf16" : "f32");
+    GR_TRY(count_unread(t, &t->unread_bytes, err));
     size_t limit = (size_t)t->o->memory;
     /* The machine's memory is no hard limit: what is free now may change, and the kernel drops mapped pages first. */
     size_t available = gr_available_bytes();
     if (limit == 0 && available) limit = (size_t)((double)(available + t->resident_start) * 0.9);
-    graft_status st = choose(t, limit ? limit : SIZE_MAX, &p, err);
+    graft_status st = choose(t, limit ? limit : SIZE_MAX, false, &p, err);
+    /* Reading weights again costs more time than any of the choices above. */
+    if (st == GRAFT_ERR_LIMIT && t->o->memory) st = choose(t, limit, true, &p, err);
     if (st == GRAFT_ERR_LIMIT && t->o->memory == 0) st = GRAFT_OK;
     GR_TRY(st);
+    if (t->o->memory && !t->plans) tell_choice(t, &p);
     *plan = p;
     return GRAFT_OK;
 }

@@ -2,6 +2,8 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "data/dataset.h"
+#include "model/shape.h"
 #include "train/trainer.h"
 
 static bool is_seq2seq(const gr_trainer *t) { return gr_model_get_config(t->model)->n_encoder_layers > 0; }
@@ -28,8 +30,34 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
     return graft_dataset_load(t->ctx, t->tok, &d, out, err);
 }
 
+/* Of a shape without records: one step of records that are as long as may be, all of them labels. */
+static graft_status make_records(gr_trainer *t, graft_error *err) {
+    const graft_sft_options *o = t->o;
+    const gr_model_config *c = gr_model_get_config(t->model);
+    if (c->task != GR_TASK_CAUSAL_LM || o->eval_strategy != GRAFT_STRATEGY_NO || o->eval_on_start || o->max_length <= 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "data: expected at least one file, found none: without it %s",
+                       c->task != GR_TASK_CAUSAL_LM ? "only causal language models are planned"
+                       : o->max_length <= 0         ? "max_length is needed"
+                                                    : "nothing is evaluated");
+    const size_t rows = (size_t)(o->per_device_train_batch_size * o->gradient_accumulation_steps);
+    const size_t tokens = (size_t)(c->max_position_embeddings > 0 ? GR_MIN(o->max_length, c->max_position_embeddings)
+                                                                  : o->max_length);
+    int32_t *ids = gr_calloc(t->a, rows * tokens, sizeof *ids);
+    size_t *bounds = gr_calloc(t->a, rows + 1, sizeof *bounds);
+    graft_status st = ids && bounds ? GRAFT_OK : gr_fail_memory(err);
+    for (size_t i = 0; i < rows && bounds; i++) bounds[i + 1] = bounds[i] + tokens;
+    if (st == GRAFT_OK) st = gr_dataset_from_tokens(t->ctx, ids, ids, bounds, rows, &t->data, err);
+    if (st == GRAFT_OK) graft_dataset_get_stats(t->data, &t->stats);
+    gr_free(t->a, ids);
+    gr_free(t->a, bounds);
+    return st;
+}
+
 static graft_status load_data(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
+    if (o->data.n == 0) return make_records(t, err);
+    if (!t->tok)
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected a tokenizer to read records with, found none", o->model);
     if (o->max_target_length >= 0 && !is_seq2seq(t))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "max_target_length: %s has no encoder, its records are not split",
                        o->model);
@@ -89,8 +117,12 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     GR_TRY(gr_quantize_options(o->load_in_4bit, o->load_in_8bit, o->bnb_4bit_quant_type, o->bnb_4bit_use_double_quant, 0, &mo.quantize, err));
     gr_trainer_progress(t, GRAFT_TRAIN_LOADING, 0, 0);
     GR_TRY(gr_trainer_choose_task(t, &mo, err));
-    if (!t->base || !t->base->model) GR_TRY(gr_model_open(t->ctx, o->model, &mo, t->base ? &t->base->model : &t->model, err));
+    if (t->plans && gr_path_is_shape(t->a, o->model))
+        GR_TRY(gr_model_open_shape(t->ctx, o->model, &mo, &t->model, err));
+    else if (!t->base || !t->base->model)
+        GR_TRY(gr_model_open(t->ctx, o->model, &mo, t->base ? &t->base->model : &t->model, err));
     if (t->base) t->model = t->base->model;
+    gr_model_release(t->model);
     GR_TRY(gr_trainer_check_base(t, &mo, err));
     if (!t->base || !t->base->set) GR_TRY(gr_adapter_set_new(t->model, t->base ? &t->base->set : &t->set, err));
     if (t->base) t->set = t->base->set;
@@ -102,6 +134,10 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
 }
 
 static graft_status load_tokenizer(gr_trainer *t, graft_error *err) {
+    if (gr_model_is_shape(t->model)) { /* records may do without */
+        if (graft_tokenizer_load(t->ctx, t->o->model, &t->tok, NULL) != GRAFT_OK) t->tok = NULL;
+        return GRAFT_OK;
+    }
     if (!t->base) return graft_tokenizer_load(t->ctx, t->o->model, &t->tok, err);
     if (!t->base->tok) GR_TRY(graft_tokenizer_load(t->ctx, t->o->model, &t->base->tok, err));
     t->tok = t->base->tok;

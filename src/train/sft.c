@@ -1,6 +1,7 @@
 /* The public entries: graft_sft and graft_sft_plan. */
 #include <math.h>
 
+#include "model/shape.h"
 #include "train/checkpoint.h"
 
 /* What a new run takes as its options, or, resumed, what must be the same. */
@@ -23,6 +24,7 @@ graft_status gr_trainer_allocate(gr_trainer *t, graft_error *err) {
     GR_TRY(gr_model_prepare(t->model, gr_adapter_variant(t->set, t->adapter), gr_lowest_layer(t), err));
     GR_TRY(gr_optimizer_new(gr_model_device(t->model), t->rule, &t->optimizer_options, t->params, t->n_params,
                             &t->optimizer, err));
+    if (t->mapped_budget) GR_TRY(gr_model_stream(t->model, t->mapped_budget, true, NULL, NULL, err));
     return gr_engine_reserve(t->engine, t->pool_bytes, err);
 }
 
@@ -122,10 +124,12 @@ static graft_status measure(gr_trainer *t, graft_train_plan *p, graft_error *err
 }
 
 static graft_status plan_run(gr_trainer *t, graft_train_plan *p, graft_error *err) {
+    t->plans = true;
     GR_TRY(gr_trainer_load(t, err));
     GR_TRY(gr_trainer_fit(t, p, err));
     size_t available = gr_available_bytes();
     bool fits = available == 0 || p->peak + p->optimizer_paged < available + gr_resident_bytes();
+    if (gr_model_is_shape(t->model)) fits = false; /* there is nothing to run */
     return fits ? measure(t, p, err) : GRAFT_OK;
 }
 

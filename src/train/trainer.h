@@ -32,6 +32,7 @@ typedef struct gr_trainer {
     graft_data_stats stats, eval_stats;
     gr_loader *loader, *eval_loader;
     gr_model *model;
+    bool plans; /* nothing is run: a model without weights will do */
     gr_adapter_set *set;
     int adapter; /* index in the set */
     gr_param **params;
@@ -49,6 +50,8 @@ typedef struct gr_trainer {
     const char *metric; /* with "eval_" in front */
     bool greater;
     size_t micro_tokens, pool_bytes;
+    size_t unread_bytes;  /* rows of the table of tokens that no record has */
+    size_t mapped_budget; /* bytes of mapped weights that stay in memory; 0: all */
     gr_recompute recompute;
 
     /* The run. */

@@ -8,6 +8,8 @@
  * y = x W^T is the dot form (product.h) and dx = dy W the outer form; for a matrix stored (in, out) the other way round. */
 #include "kernel/cpu/product.h"
 
+#include "kernel/mapped.h"
+
 typedef struct part {
     gr_tensor_view view;
     int64_t rows; /* outputs of this part */
@@ -24,6 +26,7 @@ struct gr_matrix {
     int64_t out, in;
     bool transposed;
     bool direct; /* rows are of type dt and aligned: no decoding */
+    bool stream; /* see mapped.h */
     int64_t block; /* elements of the longest block */
     int n_parts;
     part part[GR_MATRIX_PARTS];
@@ -266,6 +269,19 @@ static matrix_b operand(const gr_matrix *w, bool dot) {
 
 /* --- Products ----------------------------------------------------------------------------------------------------- */
 
+void gr_matrix_stream(gr_matrix *w, bool on) { w->stream = on; }
+
+size_t gr_matrix_stored_bytes(const gr_matrix *w) {
+    size_t bytes = 0;
+    for (int i = 0; i < w->n_parts; i++) bytes += gr_view_all_bytes(&w->part[i].view);
+    return bytes;
+}
+
+static graft_status leave(const gr_matrix *w, graft_status st) {
+    for (int i = 0; i < w->n_parts && w->stream; i++) gr_release_mapped(w->part[i].view.data, w->part[i].view.bytes);
+    return st;
+}
+
 graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_t x_ld, gr_dtype y_dt, void *y,
                                int64_t y_ld, bool add, graft_error *err) {
     if (y_dt != w->dt && y_dt != GR_F32)
@@ -273,7 +289,7 @@ graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_
     gr_product p = {.d = w->d, .dt = w->dt, .m = rows, .n = w->out, .k = w->in, .a = x, .lda = x_ld, .alpha = 1,
                     .beta = add ? 1 : 0, .c_dt = y_dt, .c = y, .ldc = y_ld};
     matrix_b b = operand(w, !w->transposed);
-    return w->transposed ? gr_product_outer(&p, &b.base, err) : gr_product_dot(&p, &b.base, err);
+    return leave(w, w->transposed ? gr_product_outer(&p, &b.base, err) : gr_product_dot(&p, &b.base, err));
 }
 
 graft_status gr_matrix_backward_slab(gr_matrix *w, int64_t first, int64_t n, int64_t rows, const void *dy, int64_t dy_ld,
@@ -282,7 +298,7 @@ graft_status gr_matrix_backward_slab(gr_matrix *w, int64_t first, int64_t n, int
                     .beta = add ? 1 : 0, .c_dt = dx_dt, .c = dx, .ldc = dx_ld};
     matrix_b b = operand(w, w->transposed);
     b.first = first;
-    return w->transposed ? gr_product_dot(&p, &b.base, err) : gr_product_outer(&p, &b.base, err);
+    return leave(w, w->transposed ? gr_product_dot(&p, &b.base, err) : gr_product_outer(&p, &b.base, err));
 }
 
 graft_status gr_matrix_backward(gr_matrix *w, int64_t rows, const void *dy, int64_t dy_ld, void *dx, int64_t dx_ld,
@@ -322,7 +338,7 @@ graft_status gr_matrix_gather(gr_matrix *w, int64_t n, const int32_t *rows, gr_d
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "rows of a matrix as %s", gr_dtype_name(out_dt));
     gather_job g = {.w = w, .rows = rows, .dt = out_dt, .out = out, .ld = ld};
     gr_parallel_for(w->d->team, (size_t)n, 16, gather_item, &g);
-    return GRAFT_OK;
+    return leave(w, GRAFT_OK);
 }
 
 /* Nothing is packed, so nothing goes stale and nothing can be made ready. */

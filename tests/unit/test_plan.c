@@ -1,0 +1,133 @@
+/* Plans of models of which only config.json is there, and of weights that find no room. */
+#include "support/sft_run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/base.h"
+#include "model/shape.h"
+
+static void copy(const char *from, const char *to, const char *name) {
+    size_t n;
+    char *bytes = sft_read(test_path("%s/%s", from, name), &n);
+    assert_ok(gr_write_file(NULL, test_path("%s/%s", to, name), bytes, n, &err));
+    gr_free(NULL, bytes);
+}
+
+/* A folder with the tiny model's configuration alone, or with its tokenizer too. */
+static const char *make_shape(const char *name, bool tokenizer) {
+    char *dir = strdup(test_path("%s/%s", test_temp_dir(), name)), *model = strdup(test_golden("train/model"));
+    assert_ok(gr_make_dirs(dir, &err));
+    copy(model, dir, "config.json");
+    if (tokenizer) copy(model, dir, "tokenizer.json");
+    if (tokenizer) copy(model, dir, "tokenizer_config.json");
+    free(model);
+    return dir;
+}
+
+static graft_status plan(const graft_sft_options *o, graft_train_plan *out, graft_error *why) {
+    graft_context_options co = {.n_threads = 1, .cpu = getenv("GRAFT_CPU")};
+    graft_context *ctx;
+    GR_TRY(graft_context_new(&co, &ctx, NULL));
+    graft_status st = graft_sft_plan(ctx, o, out, why);
+    graft_context_free(ctx);
+    return st;
+}
+
+static void a_shape_is_planned_as_the_model(void **state) {
+    (void)state;
+    static const char *const optims[] = {"adamw_torch", "adamw_8bit", "paged_adamw_8bit"};
+    const char *dir = make_shape("shape", true);
+    for (int i = 0; i < 12; i++) {
+        sft_case c;
+        graft_train_plan real, shape;
+        sft_case_init(&c, "pairs.jsonl", "unused");
+        c.o.data = (graft_texts){c.data, 1};
+        c.o.output_dir = NULL;
+        c.o.method = i % 4 == 3 ? "full" : "lora";
+        c.o.load_in_4bit = i % 4 == 1;
+        c.o.bnb_4bit_use_double_quant = i % 4 == 1 && i > 4;
+        c.o.load_in_8bit = i % 4 == 2;
+        c.o.optim = optims[i / 4];
+        c.o.gradient_checkpointing = i % 2 ? GRAFT_YES : GRAFT_AUTO;
+        assert_ok(plan(&c.o, &real, &err));
+        c.o.model = dir;
+        assert_ok(plan(&c.o, &shape, &err));
+        assert_int_equal(shape.model_mapped, real.model_mapped);
+        assert_int_equal(shape.model_packed, real.model_packed);
+        assert_int_equal(shape.parameters, real.parameters);
+        assert_int_equal(shape.gradients, real.gradients);
+        assert_int_equal(shape.optimizer, real.optimizer);
+        assert_int_equal(shape.optimizer_paged, real.optimizer_paged);
+        assert_int_equal(shape.step, real.step);
+        assert_int_equal(shape.n_parameters, real.n_parameters);
+        assert_int_equal(shape.n_trainable, real.n_trainable);
+        assert_int_equal(shape.total_steps, real.total_steps);
+    }
+    free((char *)(uintptr_t)dir);
+}
+
+static void without_records_they_are_as_long_as_may_be(void **state) {
+    (void)state;
+    sft_case c;
+    graft_train_plan p;
+    graft_error why;
+    const char *dir = make_shape("bare", false);
+    sft_case_init(&c, "pairs.jsonl", "unused");
+    c.o.model = dir;
+    c.o.data = (graft_texts){0};
+    c.o.max_length = 100;
+    c.o.per_device_train_batch_size = 3;
+    c.o.gradient_accumulation_steps = 2;
+    assert_ok(plan(&c.o, &p, &err));
+    assert_int_equal(p.n_records, 6);
+    assert_int_equal(p.n_tokens, 600);
+    c.o.max_length = 10000;
+    assert_ok(plan(&c.o, &p, &err));
+    assert_int_equal(p.longest_record, 256); /* the model's positions */
+    c.o.memory = 1000;
+    assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_LIMIT);
+    c.o.memory = 0;
+    c.o.data = (graft_texts){c.data, 1};
+    assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_NOT_FOUND);
+    assert_non_null(strstr(why.text, "expected a tokenizer"));
+    assert_int_equal(sft_run(&c, 1, NULL, &why), GRAFT_ERR_NOT_FOUND); /* only plans do without weights */
+    free((char *)(uintptr_t)dir);
+}
+
+static void weights_stay_as_far_as_there_is_room(void **state) {
+    (void)state;
+    graft_context *ctx;
+    gr_model *m;
+    graft_error why;
+    size_t kept, streamed;
+    assert_ok(graft_context_new(NULL, &ctx, &err));
+    assert_ok(gr_model_open(ctx, test_golden("train/model"), NULL, &m, &err));
+    const size_t all = gr_model_mapped_bytes(m), least = gr_model_least_mapped(m);
+    assert_true(least < all);
+    assert_ok(gr_model_stream(m, all, false, &kept, &streamed, &err));
+    assert_int_equal(kept, all);
+    assert_int_equal(streamed, 0);
+    size_t before = 0;
+    for (size_t budget = least; budget < all; budget += (all - least) / 7) {
+        assert_ok(gr_model_stream(m, budget, true, &kept, &streamed, &err));
+        assert_true(kept <= budget && kept >= least && kept >= before && streamed > 0);
+        before = kept;
+    }
+    assert_int_equal(gr_model_stream(m, least - 1, true, NULL, NULL, &why), GRAFT_ERR_LIMIT);
+    gr_model_close(m);
+    gr_quantize_spec four = {.dtype = GR_NF4};
+    assert_ok(gr_model_open(ctx, test_golden("train/model"), &(gr_model_options){.quantize = four}, &m, &err));
+    assert_int_equal(gr_model_least_mapped(m), gr_model_mapped_bytes(m)); /* what was made cannot be read again */
+    gr_model_close(m);
+    graft_context_free(ctx);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_shape_is_planned_as_the_model),
+        cmocka_unit_test(without_records_they_are_as_long_as_may_be),
+        cmocka_unit_test(weights_stay_as_far_as_there_is_room),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
