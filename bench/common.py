@@ -41,6 +41,18 @@ def has_peer(*modules):
     return subprocess.run([peers_python(), "-c", code, *modules]).returncode == 0
 
 
+def llama_peer(directory):
+    """bench/llama_peer.c, compiled into `directory` against GRAFT_LLAMA_CPP, a prefix with include/ (llama.h, ggml*.h) and lib/
+    (libllama). None: it is missing."""
+    prefix = os.environ.get("GRAFT_LLAMA_CPP")
+    if not prefix:
+        return None
+    program = pathlib.Path(directory) / "llama_peer"
+    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-std=gnu17", f"-I{prefix}/include", str(ROOT / "bench" / "llama_peer.c"), f"-L{prefix}/lib",
+                    "-lllama", "-lggml-base", "-lm", f"-Wl,-rpath,{prefix}/lib", "-o", str(program)], check=True)
+    return program
+
+
 def run(command, env=None):
     """Runs to the end; gives (last line of stdout that is a JSON object, seconds, peak resident bytes)."""
     begin = time.monotonic()
