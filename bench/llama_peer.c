@@ -2,6 +2,7 @@
  *
  *   llama_peer logits MODEL IDS OUT [LORA]       logits of every token, float32 (tokens, vocabulary)
  *   llama_peer perplexity MODEL IDS WINDOW THREADS   the second half of each window counts, as in llama-perplexity
+ *   llama_peer first MODEL THREADS N   loads the model and computes N tokens: the time of the whole process is measured
  *   llama_peer speed MODEL THREADS SEQUENCES PROMPT GENERATE   tokens a second, as llama-bench and llama-batched-bench count
  *
  * IDS: a file of int32. Settings are llama.cpp's own, but of `logits`: keys and values in float32, attention apart and one
@@ -127,6 +128,18 @@ static void perplexity(char **argv) {
     printf("{\"perplexity\": %.6f, \"counted\": %ld}\n", exp(sum / (double)counted), counted);
 }
 
+static void first(char **argv) {
+    const int threads = atoi(argv[1]), n = atoi(argv[2]);
+    struct llama_context_params p = llama_context_default_params();
+    p.n_ctx = 512;
+    p.n_threads = p.n_threads_batch = threads;
+    struct llama_context *ctx = context(load(argv[0]), p);
+    struct llama_batch b = llama_batch_init(n, 0, 1);
+    for (int i = 0; i < n; i++) put(&b, 100 + i, i, 0, i == n - 1);
+    decode(ctx, b);
+    printf("{\"logit\": %.6f}\n", (double)llama_get_logits_ith(ctx, n - 1)[0]);
+}
+
 /* Greedy choice is left out, as llama-bench leaves it out: tokens are drawn from a fixed list. */
 static void speed(char **argv) {
     const int threads = atoi(argv[1]), sequences = atoi(argv[2]), prompt = atoi(argv[3]), generate = atoi(argv[4]);
@@ -178,7 +191,9 @@ int main(int argc, char **argv) {
         perplexity(argv + 2);
     else if (argc == 7 && !strcmp(argv[1], "speed"))
         speed(argv + 2);
+    else if (argc == 5 && !strcmp(argv[1], "first"))
+        first(argv + 2);
     else
-        fail("expected logits, perplexity or speed and their arguments");
+        fail("expected logits, perplexity, first or speed and their arguments");
     return 0;
 }

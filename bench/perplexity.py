@@ -56,7 +56,7 @@ def ours(model, records, dtype, threads):
 
 
 def theirs(peer, model, ids, threads):
-    result, _ = common.run([peer, "perplexity", model, ids, WINDOW, threads])
+    result, _ = common.run([peer, "perplexity", model, ids, WINDOW, threads], env={"OMP_WAIT_POLICY": "passive"})
     return result["perplexity"]
 
 

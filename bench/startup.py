@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Start-up to the first token, on the packaged file: wall time of the whole process that generates one token. Peers:
-llama.cpp through llama-cpp-python, and transformers. Usage: startup.py [--rounds N]"""
+"""Start-up to the first token, on the packaged file: wall time of the whole process that generates one token. Peer: llama.cpp, its
+library (see common.llama_peer) or llama-cpp-python. Usage: startup.py [--rounds N]"""
 import argparse
 import resource
+import tempfile
 
 import common
 
@@ -26,11 +27,14 @@ def main():
         r, seconds = common.run([common.graft(), "generate", "-m", path, "-p", "The capital of France is", "-n", 1, "--greedy", "--json", "--threads", a.threads])
         return {"seconds": seconds, "first": r["first_token_seconds"]}
 
-    def theirs():
-        r, seconds = common.run([common.peers_python(), "-c", LLAMA, path, a.threads])
-        return {"seconds": seconds, **r}
+    with tempfile.TemporaryDirectory() as tmp:
+        peer = common.llama_peer(tmp)
 
-    mine, other = common.alternate(ours, theirs if common.has_peer("llama_cpp") else None, a.rounds)
+        def theirs():
+            r, seconds = common.run([peer, "first", path, a.threads, 5] if peer else [common.peers_python(), "-c", LLAMA, path, a.threads])
+            return {"seconds": seconds, **r}
+
+        mine, other = common.alternate(ours, theirs if peer or common.has_peer("llama_cpp") else None, a.rounds)
     common.row("start-up to the first token", mine, other, "seconds", "s", higher_is_better=False)
     print(f"largest child: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")
 

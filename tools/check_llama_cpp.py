@@ -127,7 +127,7 @@ def initialised(path, adapter, kind):
 
 def adapters(work, path, ids, kind):
     """Graft's own adapter, or of models without tokenizer peft's, on the float32 file."""
-    adapter, file, base = work.tmp / f"adapter-{path.name}", work.tmp / "adapter.gguf", work.tmp / "base.gguf"
+    adapter, file, base = work.tmp / f"adapter-{path.stem}", work.tmp / "adapter.gguf", work.tmp / "base.gguf"
     run(work.graft, "quantize", "-m", path, "--type", "F32", "-o", base)
     if kind:
         initialised(path, adapter, kind)
