@@ -33,7 +33,7 @@ import common
 
 logging.disable_progress_bar()
 SEED = 20261126
-TYPES = ["F32", "BF16", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+TYPES = "F32,BF16,F16,Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q4_K,Q5_K,Q6_K"
 EXACT, TABLE, ROUNDED = 1e-4, 1e-3, 0.2
 failures = []
 
@@ -103,7 +103,7 @@ def formats(work, name, path, ids):
     if path.is_dir():
         run(work.graft, "convert", "-m", path, "-o", work.tmp / "m.gguf")
         compare("as converted (F32)", theirs(work, work.tmp / "m.gguf", ids), ours(work, path, ids), exact(path))
-    for kind in TYPES:
+    for kind in work.types:
         file = work.tmp / f"m-{kind}.gguf"
         run(work.graft, "quantize", "-m", path, "--type", kind, "-o", file)
         compare(kind, theirs(work, file, ids), ours(work, file, ids), exact(path) if kind == "F32" else ROUNDED)
@@ -163,13 +163,14 @@ def imported(work, name, path, ids, source, kind):
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("graft")
+    args.add_argument("--types", default=TYPES)
     args.add_argument("--skip-small", action="store_true", help="the real model only")
     args.add_argument("--model", type=pathlib.Path, help="a GGUF file of a real model")
     a = args.parse_args()
     torch.set_num_threads(1)
     source = os.environ.get("GRAFT_LLAMA_CPP_SOURCE")
     with tempfile.TemporaryDirectory() as tmp:
-        work = argparse.Namespace(graft=pathlib.Path(a.graft).resolve(), tmp=pathlib.Path(tmp))
+        work = argparse.Namespace(graft=pathlib.Path(a.graft).resolve(), tmp=pathlib.Path(tmp), types=a.types.split(","))
         work.peer = common.llama_peer(work.tmp)
         if not work.peer:
             sys.exit("llama.cpp is missing: GRAFT_LLAMA_CPP names no prefix: nothing was compared")
