@@ -28,12 +28,12 @@ typedef struct graft_method_options {
     const char *tokenizer_name_or_path;  /* for TEXT; NULL: the model's */
     /* prefix-tuning (Li & Liang 2021, arXiv 2101.00190): the rows are made by a network of encoder_hidden_size */
     int prefix_projection;
-    /* prefix-tuning: "zero" or NULL, random; vera, loha, lokr: "true" (NULL), "false" (random: a fresh adapter changes the model);
+    /* prefix-tuning: "zero" or NULL, random; vera, loha, lokr, oft: "true" (NULL), "false" (random: a fresh adapter changes the model);
      * lokr: "lycoris" too (w1 random, w2 zero) */
     const char *init_weights;
     /* vera (Kopiczko et al. 2024, arXiv 2310.11454), loha (Hyeon-Woo et al. 2022, arXiv 2108.06098), lokr (Yeh et al. 2024, arXiv
      * 2309.14859): rank, 0: 256, 8, 8; loha, lokr: alpha, 0: 8 (the delta is scaled by alpha / r) */
-    int r;
+    int r; /* oft: blocks of a module */
     double alpha;
     double vera_dropout;
     double d_initial;              /* vera: first values of lambda_d; 0: 0.1 */
@@ -49,6 +49,14 @@ typedef struct graft_method_options {
     double beta1, beta2;
     double orth_reg_weight;
     int64_t total_step;
+    /* oft (Qiu et al. 2023, arXiv 2306.07280; 2025, arXiv 2506.19847): size of the blocks, 0: 32, or `r` of them; rotations kept
+     * within eps (0: 6e-5); one for all blocks of a module; exact (Cayley), or by so many terms of a series, 0: 5 */
+    int oft_block_size;
+    int coft;
+    double eps;
+    int block_share;
+    int no_use_cayley_neumann;
+    int num_cayley_neumann_terms;
     /* p-tuning (Liu et al. 2021, arXiv 2103.10385) */
     const char *encoder_reparameterization_type; /* "MLP" (NULL) or "LSTM" */
     int encoder_hidden_size;                     /* 0: 128 */

@@ -4,12 +4,12 @@
 
 struct bitfit {
     gr_common_config common;
-    gr_targets targets, exclude;
+    gr_targets targets, exclude, modules_to_save;
     size_t n_biases;
 };
 
-static const char *const known[] = {"base_model_name_or_path", "exclude_modules", "inference_mode", "peft_type", "revision",
-                                    "target_modules", "task_type", NULL};
+static const char *const known[] = {"base_model_name_or_path", "exclude_modules", "inference_mode", "modules_to_save", "peft_type",
+                                    "revision", "target_modules", "task_type", NULL};
 
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
     struct bitfit *s = a->state;
@@ -18,6 +18,7 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: biases have no delta that could be scaled by %g", a->where, a->scale);
     GR_TRY(gr_config_common(a, json, &s->common, err));
     GR_TRY(gr_config_targets(a, json, "target_modules", true, &s->targets, err));
+    GR_TRY(gr_config_targets(a, json, "modules_to_save", false, &s->modules_to_save, err));
     return gr_config_targets(a, json, "exclude_modules", true, &s->exclude, err);
 }
 
@@ -30,13 +31,31 @@ static graft_status is_chosen(gr_adapter *a, const gr_site *site, bool *out, gra
     return GRAFT_OK;
 }
 
+/* Behind the biases the tensors of the modules that are trained whole (a classifier), as far as they are not among them. */
+static graft_status add_whole(gr_adapter *a, const char **tensors, const char **stored, size_t *n, graft_error *err) {
+    const struct bitfit *s = a->state;
+    const gr_lora_config c = {.modules_to_save = s->modules_to_save};
+    const char **whole, **whole_stored;
+    size_t n_whole;
+    if (!c.modules_to_save.n) return GRAFT_OK;
+    GR_TRY(gr_lora_find_extra(a, &c, NULL, 0, &whole, &whole_stored, &n_whole, err));
+    for (size_t i = 0; i < n_whole; i++) {
+        bool found = false;
+        for (size_t k = 0; k < s->n_biases && !found; k++) found = strcmp(tensors[k], whole[i]) == 0;
+        if (found) continue;
+        tensors[*n] = whole[i];
+        stored[(*n)++] = whole_stored[i];
+    }
+    return GRAFT_OK;
+}
+
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
     struct bitfit *s = a->state;
     size_t total = gr_model_n_sites(a->model), any = 0;
     (void)seed;
     GR_TRY(read_config(a, config, fresh, err));
-    const char **tensors = gr_arena_alloc(&a->arena, (total + 1) * sizeof *tensors);
-    const char **stored = gr_arena_alloc(&a->arena, (total + 1) * sizeof *stored);
+    const char **tensors = gr_arena_alloc(&a->arena, (3 * total + 1) * sizeof *tensors);
+    const char **stored = gr_arena_alloc(&a->arena, (3 * total + 1) * sizeof *stored);
     if (!tensors || !stored) return gr_fail_memory(err);
     for (size_t i = 0; i < total; i++) {
         const gr_site *site = gr_model_site(a->model, i);
@@ -52,7 +71,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     if (!any) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: the model has no biases, which are what BitFit trains", a->where);
     if (!s->n_biases)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules and exclude_modules leave no module with a bias", a->where);
-    return gr_adapter_add_variant(a, tensors, stored, s->n_biases, false, err);
+    size_t n = s->n_biases;
+    GR_TRY(add_whole(a, tensors, stored, &n, err));
+    return gr_adapter_add_variant(a, tensors, stored, n, n > s->n_biases, err);
 }
 
 static void write_config(const gr_adapter *a, gr_buf *b) {
@@ -60,6 +81,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_add_text(b, "base_model_name_or_path", s->common.base_model);
     gr_config_add_targets(b, "exclude_modules", &s->exclude);
     gr_config_add_bool(b, "inference_mode", true);
+    gr_config_add_targets(b, "modules_to_save", &s->modules_to_save);
     gr_config_add_text(b, "peft_type", "BITFIT");
     gr_config_add_text(b, "revision", s->common.revision);
     gr_config_add_targets(b, "target_modules", &s->targets);

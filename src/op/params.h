@@ -149,6 +149,16 @@ typedef struct gr_scale_columns_params {
     const gr_row_range *ranges; /* ascending, disjoint */
 } gr_scale_columns_params;
 
+/* gr_op_rotate: y[r, column .. column+n-1] += x[r] D W^T for the covered rows r, D a block diagonal and W (n,K); other rows and
+ * columns stay; in place. in 0: y (T,N); in 1: x (T,K); in 2: the blocks (K,b), one below the other, or (b,b), one for all;
+ * parameter. */
+typedef struct gr_rotate_params {
+    gr_matrix *w;
+    int64_t column;
+    int n_ranges;               /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+} gr_rotate_params;
+
 /* gr_op_put_rows: y[at[i]] = table[id[i] * stride + offset] for i < n, other rows y = x; in place. in 0 (optional): x (T,C),
  * absent: zeros; in 1: table (P,C), parameter. out: (T,C). */
 typedef struct gr_put_rows_params {

@@ -217,6 +217,19 @@ static void add_lokr(gr_buf *b, const graft_sft_options *o, int n_layers) {
     gr_buf_add_char(b, '}');
 }
 
+static void add_oft(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    const graft_method_options *m = &o->methods;
+    (void)n_layers;
+    add_kin(b, "OFT", o);
+    if (m->oft_block_size || m->r) add_int(b, "oft_block_size", m->oft_block_size);
+    if (m->coft) gr_buf_add_text(b, ", \"coft\": true");
+    if (m->eps != 0) add_number(b, "eps", m->eps);
+    if (m->block_share) gr_buf_add_text(b, ", \"block_share\": true");
+    if (m->no_use_cayley_neumann) gr_buf_add_text(b, ", \"use_cayley_neumann\": false");
+    if (m->num_cayley_neumann_terms) add_int(b, "num_cayley_neumann_terms", m->num_cayley_neumann_terms);
+    gr_buf_add_char(b, '}');
+}
+
 static void add_adalora(gr_buf *b, const graft_sft_options *o, int n_layers) {
     const graft_method_options *m = &o->methods;
     (void)n_layers;
@@ -239,6 +252,7 @@ static void add_bitfit(gr_buf *b, const graft_sft_options *o, int n_layers) {
     gr_buf_add_text(b, "{\"peft_type\": \"BITFIT\"");
     add_modules(b, "target_modules", o->lora.target_modules);
     add_modules(b, "exclude_modules", o->lora.exclude_modules);
+    if (o->lora.modules_to_save.n) add_list(b, "modules_to_save", o->lora.modules_to_save);
     gr_buf_add_char(b, '}');
 }
 
@@ -260,7 +274,7 @@ static const struct {
 } methods[] = {{"lora", add_lora_of}, {"adalora", add_adalora}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
                {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter},
                {"ln-tuning", add_ln_tuning}, {"bitfit", add_bitfit},
-               {"vera", add_vera}, {"loha", add_loha}, {"lokr", add_lokr}};
+               {"vera", add_vera}, {"loha", add_loha}, {"lokr", add_lokr}, {"oft", add_oft}};
 
 /* --- Options of other methods -------------------------------------------------------------------------------------------- */
 
@@ -280,12 +294,12 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"use_rslora", l->use_rslora != 0, " lora "},
         {"use_dora", l->use_dora != 0, " lora "},
         {"lora_bias", l->bias != NULL, " lora adalora "},
-        {"target_modules", l->target_modules.n > 0, " lora adalora ia3 ln-tuning bitfit full vera loha lokr "},
-        {"exclude_modules", l->exclude_modules.n > 0, " lora adalora ia3 ln-tuning bitfit loha lokr "},
-        {"layers_to_transform", l->n_layers_to_transform > 0, " lora adalora vera loha lokr "},
+        {"target_modules", l->target_modules.n > 0, " lora adalora ia3 ln-tuning bitfit full vera loha lokr oft "},
+        {"exclude_modules", l->exclude_modules.n > 0, " lora adalora ia3 ln-tuning bitfit loha lokr oft "},
+        {"layers_to_transform", l->n_layers_to_transform > 0, " lora adalora vera loha lokr oft "},
         {"rank_pattern", l->n_rank_pattern > 0, " lora loha lokr "},
         {"alpha_pattern", l->n_alpha_pattern > 0, " lora loha lokr "},
-        {"modules_to_save", l->modules_to_save.n > 0, " lora adalora ia3 ln-tuning vera loha lokr "},
+        {"modules_to_save", l->modules_to_save.n > 0, " lora adalora ia3 ln-tuning bitfit vera loha lokr oft "},
         {"loraplus_lr_ratio", l->loraplus_lr_ratio != 0, " lora "},
         {"loraplus_lr_embedding", l->loraplus_lr_embedding != 0, " lora "},
         {"init_lora_weights", l->init_lora_weights != NULL, " lora adalora "},
@@ -296,12 +310,12 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning prefix-tuning "},
         {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning prefix-tuning "},
         {"prefix_projection", m->prefix_projection != 0, " prefix-tuning "},
-        {"init_weights", m->init_weights != NULL, " prefix-tuning vera loha lokr "},
+        {"init_weights", m->init_weights != NULL, " prefix-tuning vera loha lokr oft "},
         {"encoder_reparameterization_type", m->encoder_reparameterization_type != NULL, " p-tuning "},
         {"encoder_hidden_size", m->encoder_hidden_size != 0, " p-tuning prefix-tuning "},
         {"encoder_num_layers", m->encoder_num_layers != 0, " p-tuning "},
         {"encoder_dropout", m->encoder_dropout != 0, " p-tuning "},
-        {"r", m->r != 0, " vera loha lokr "},
+        {"r", m->r != 0, " vera loha lokr oft "},
         {"alpha", m->alpha != 0, " loha lokr "},
         {"vera_dropout", m->vera_dropout != 0, " vera "},
         {"d_initial", m->d_initial != 0, " vera "},
@@ -316,6 +330,12 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"beta2", m->beta2 != 0, " adalora "},
         {"orth_reg_weight", m->orth_reg_weight != graft_sft_options_default().methods.orth_reg_weight, " adalora "},
         {"total_step", m->total_step != 0, " adalora "},
+        {"oft_block_size", m->oft_block_size != 0, " oft "},
+        {"coft", m->coft != 0, " oft "},
+        {"eps", m->eps != 0, " oft "},
+        {"block_share", m->block_share != 0, " oft "},
+        {"no_use_cayley_neumann", m->no_use_cayley_neumann != 0, " oft "},
+        {"num_cayley_neumann_terms", m->num_cayley_neumann_terms != 0, " oft "},
         {"decompose_both", m->decompose_both != 0, " lokr "},
         {"decompose_factor", m->decompose_factor != 0, " lokr "},
         {"adapter_len", m->adapter_len != 0, " llama-adapter "},
@@ -346,6 +366,9 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
                        m->prompt_tuning_init_text ? "prompt_tuning_init_text" : "tokenizer_name_or_path");
     if (l->loraplus_lr_embedding != 0 && l->loraplus_lr_ratio == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "loraplus_lr_embedding: expected loraplus_lr_ratio too");
+    if (m->eps != 0 && !m->coft) return gr_fail(err, GRAFT_ERR_ARGUMENT, "eps: expected coft too");
+    if (m->num_cayley_neumann_terms && m->no_use_cayley_neumann)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "num_cayley_neumann_terms: has no meaning with no_use_cayley_neumann");
     if (m->encoder_hidden_size && !strcmp(method, "prefix-tuning") && !m->prefix_projection)
         return gr_fail(err, GRAFT_ERR_ARGUMENT,
                        "encoder_hidden_size: prefix-tuning has an encoder with prefix_projection only");

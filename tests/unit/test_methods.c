@@ -41,6 +41,10 @@ static const method_case cases[] = {
               "\"all-linear\"}", true, false},
     {"llama", "{\"peft_type\": \"ADALORA\", \"init_r\": 3, \"target_r\": 1, \"orth_reg_weight\": 0, \"total_step\": 9, \"target_modules\": "
               "[\"v_proj\", \"lm_head\"]}", true, false},
+    {"llama", "{\"peft_type\": \"OFT\", \"oft_block_size\": 8, \"target_modules\": \"all-linear\"}", true, false},
+    {"llama", "{\"peft_type\": \"OFT\", \"r\": 2, \"oft_block_size\": 0, \"use_cayley_neumann\": false, \"block_share\": true, "
+              "\"coft\": true, \"eps\": 0.2}", true, false},
+    {"llama", "{\"peft_type\": \"OFT\", \"oft_block_size\": 7, \"num_cayley_neumann_terms\": 2, \"init_weights\": false}", false, false},
     {"llama", "{\"peft_type\": \"LN_TUNING\"}", true, true},
     {"llama_bias", "{\"peft_type\": \"BITFIT\"}", true, true},
     {"llama_bias", "{\"peft_type\": \"BITFIT\", \"target_modules\": [\"q_proj\", \"up_proj\"]}", true, true},
@@ -60,6 +64,7 @@ static const method_case others[] = {
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, false},
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"target_modules\": [\"wte\", \"lm_head\"]}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"ADALORA\", \"init_r\": 4, \"target_r\": 2, \"total_step\": 9}", true, false},
+    {"../families/gpt2", "{\"peft_type\": \"OFT\", \"oft_block_size\": 4, \"target_modules\": \"all-linear\"}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"IA3\"}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"LN_TUNING\"}", true, true},
     {"../families/gpt2", "{\"peft_type\": \"PROMPT_TUNING\", \"num_virtual_tokens\": 3}", false, false},

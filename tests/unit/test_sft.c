@@ -36,7 +36,7 @@ static void threads_change_no_bit(void **state) {
 }
 
 static const char *const methods[] = {"lora", "full", "ia3", "prompt-tuning", "prefix-tuning", "p-tuning", "llama-adapter", "ln-tuning",
-                                      "adalora"};
+                                      "adalora", "oft"};
 
 static void set_method(sft_case *c, const char *method) {
     c->o.method = method;
