@@ -10,7 +10,7 @@ fail() { echo "FAILED: $*"; cat "$work/err" 2>/dev/null; exit 1; }
 
 python3 "$fetch" nonsense >"$work/out" 2>"$work/err"
 [ $? -eq 2 ] || fail "an unknown thing is wrong usage"
-grep -q "unknown thing 'nonsense' (known: model, descriptions, encoder, reviews)" "$work/err" || fail "the unknown thing is named"
+grep -q "unknown thing 'nonsense' (known: tables, model, descriptions, encoder, reviews)" "$work/err" || fail "the unknown thing is named"
 
 # Files that are there: at once, paths on stdout, nothing on stderr, no pip and no apt.
 mkdir -p "$work/cache/models" "$work/cache/data" "$work/empty"
