@@ -79,6 +79,7 @@ typedef struct graft_data_options {
      * template applies and, in a data set, whose virtual tokens stand in front. */
     const struct graft_model *model;
     const char *adapter;
+    int n_tasks; /* a record's "task_ids" says which of so many tasks it is, whose virtual tokens it gets; 0: there are none */
     int64_t now; /* what strftime_now in a template shows, in seconds since 1970; 0: the current time */
     graft_learn learn;
     graft_problem problem;      /* of classes; AUTO: by the number of labels and the first record */
@@ -150,6 +151,7 @@ typedef struct graft_prompt {
     const char *reference; /* the expected answer; NULL where the record has none */
     size_t reference_len;
     const char *adapter; /* name, where the options have a model; NULL: none */
+    int32_t task_id;     /* of an adapter that has tasks; -1: none */
     const char *path;
     size_t line;
 } graft_prompt;

@@ -25,6 +25,7 @@ typedef struct graft_encode_options {
     const char *adapter;  /* name of an adapter of the model, NULL: none */
     int64_t max_length;   /* tokens of a text; 0: what the model (for embeddings sentence_bert_config.json) allows */
     int raw;              /* classification: logits instead of scores */
+    const int32_t *task_ids; /* one for each text, of an adapter that has tasks; entries -1, or NULL: none */
 } graft_encode_options;
 
 /* Scores of every label for n texts, (n, graft_model_n_labels), as transformers' text-classification pipeline gives them:

@@ -45,6 +45,7 @@ typedef struct graft_generate_options {
     int keep_special;         /* special tokens stay in the text */
     const char *adapter;      /* name of an adapter of the model; NULL: the bare model */
     const char *const *adapters; /* one for each prompt, entries NULL: `adapter`; NULL: all `adapter` */
+    const int32_t *task_ids;  /* one for each prompt, of an adapter that has tasks; entries -1, or NULL: none */
     size_t max_batch;         /* sequences computed together; 0: 32 */
     int64_t no_repeat_ngram_size; /* no n tokens in a row come twice (prompt included, of decoders); 0: they may */
     /* Beam search instead of sampling where there are more than 1: the sequences that are returned are the best of so

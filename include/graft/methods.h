@@ -57,6 +57,12 @@ typedef struct graft_method_options {
     int block_share;
     int no_use_cayley_neumann;
     int num_cayley_neumann_terms;
+    /* multitask-prompt-tuning (Wang et al. 2023, arXiv 2303.02861): tasks, which the records name in "task_ids", 0: 1; ranks of their
+     * factors, 0: 1. prompt_tuning_init "RANDOM" (NULL), "TEXT", or from the safetensors file of another such adapter
+     * "ONLY_SOURCE_SHARED", "AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK" (of its tasks that one; both of one task only) */
+    int num_tasks, num_ranks;
+    const char *prompt_tuning_init_state_dict_path;
+    int prompt_tuning_init_task;
     /* p-tuning (Liu et al. 2021, arXiv 2103.10385) */
     const char *encoder_reparameterization_type; /* "MLP" (NULL) or "LSTM" */
     int encoder_hidden_size;                     /* 0: 128 */

@@ -88,6 +88,7 @@ graft_status gr_adapter_stepped(gr_adapter_set *s, int index, int64_t step, doub
 double gr_adapter_penalty(const gr_adapter_set *s, int index);
 /* Virtual input rows that each of its sequences begins with (ids -1, -2, ...). */
 int gr_adapter_n_virtual(const gr_adapter_set *s, int index);
+int gr_adapter_n_tasks(const gr_adapter_set *s, int index); /* see gr_hooks.n_tasks */
 /* Where in a record its pseudo-tokens stand (text/slots.h); NULL: in front. Borrowed. */
 const char *gr_adapter_prompt_template(const gr_adapter_set *s, int index);
 struct gr_slots;

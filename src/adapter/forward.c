@@ -181,7 +181,7 @@ static graft_status run_forward(forward_job *j, const graft_forward_options *o, 
     gr_safetensors *f;
     GR_TRY(gr_safetensors_open(j->a, o->input, &f, err));
     graft_status st;
-    GR_GO(done, gr_padded_read(gr_safetensors_tensors(f), o->input, j->m, gr_adapter_n_virtual(j->set, j->adapter), &j->in,
+    GR_GO(done, gr_padded_read(gr_safetensors_tensors(f), o->input, j->m, gr_adapter_n_virtual(j->set, j->adapter), gr_adapter_n_tasks(j->set, j->adapter), &j->in,
                                &j->source_in, err));
     const gr_hooks *h = gr_adapter_set_hooks(j->set);
     gr_padded *prompted = j->source_in.ids ? &j->source_in : &j->in;

@@ -9,6 +9,8 @@ typedef struct gr_padded {
     int64_t rows, columns; /* columns with the virtual ones */
     int64_t ahead;         /* virtual columns */
     int64_t placed;        /* pseudo-tokens that input_ids may hold, as -1, -2, ...: of an adapter with a template */
+    int64_t n_tasks;       /* of the adapter; 0: none */
+    const gr_named_tensor *tasks; /* which one each row has */
     const gr_named_tensor *ids, *mask, *labels, *positions, *types;
     bool shifted;    /* a label is what follows a token */
     bool per_row;    /* labels are of rows: classes or numbers */
@@ -29,9 +31,10 @@ typedef struct gr_ragged {
     int64_t n_labels; /* tokens, or rows, with a label */
 } gr_ragged;
 
-/* Finds and checks the inputs; `ahead`: virtual columns in front of each row. `path` stands in errors. Of an
+/* Finds and checks the inputs; `ahead`: virtual columns in front of each row, of one of
+ * n_tasks tasks. `path` stands in errors. Of an
  * encoder-decoder `source` has what the encoder reads and `in` the decoder's side; else `source` is left empty. */
-graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, gr_padded *in,
+graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead, int64_t n_tasks, gr_padded *in,
                             gr_padded *source, graft_error *err);
 /* Whether cell (row, c) takes part. */
 bool gr_padded_visible(const gr_padded *in, int64_t row, int64_t c);

@@ -53,12 +53,26 @@ static graft_status find_row_labels(const gr_tensor_list *list, const char *path
     return GRAFT_OK;
 }
 
-static bool is_input(const gr_model_config *c, const char *name) {
+static bool is_input(const gr_model_config *c, int64_t n_tasks, const char *name) {
     bool decoder = strcmp(name, "decoder_input_ids") == 0 || strcmp(name, "decoder_attention_mask") == 0;
+    if (strcmp(name, "task_ids") == 0) return n_tasks > 0;
     if (strcmp(name, "labels") == 0) return c->task != GR_TASK_FEATURES;
     if (strcmp(name, "token_type_ids") == 0) return c->type_vocab_size;
     if (strcmp(name, "position_ids") == 0 || decoder) return decoder == (c->n_encoder_layers > 0);
     return strcmp(name, "input_ids") == 0 || strcmp(name, "attention_mask") == 0;
+}
+
+static graft_status read_tasks(const gr_tensor_list *list, const char *path, gr_padded *in, graft_error *err) {
+    const gr_named_tensor *t = gr_tensor_list_find(list, "task_ids");
+    if (!t) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: no 'task_ids', by which the adapter chooses its prompt", path);
+    if (t->view.dtype != GR_I64 || t->view.shape.n != 1 || t->view.shape.d[0] != in->rows)
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: 'task_ids': expected %lld integers of 64 bits", path, (long long)in->rows);
+    for (int64_t r = 0; r < in->rows; r++)
+        if (integer_at(&t->view, r) < 0 || integer_at(&t->view, r) >= in->n_tasks)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: task_ids[%lld] is %lld, expected 0 to %lld", path, (long long)r,
+                           (long long)integer_at(&t->view, r), (long long)in->n_tasks - 1);
+    in->tasks = t;
+    return GRAFT_OK;
 }
 
 static graft_status read_ids(const gr_tensor_list *list, const char *path, int64_t ahead, gr_padded *in,
@@ -72,6 +86,7 @@ static graft_status read_ids(const gr_tensor_list *list, const char *path, int64
         return gr_fail(err, GRAFT_ERR_LIMIT, "%s: 'input_ids' of %lld x %lld", path, (long long)in->rows,
                        (long long)in->columns);
     in->columns += ahead;
+    if (in->n_tasks) GR_TRY(read_tasks(list, path, in, err));
     return find_input(list, path, "attention_mask", &shape, &in->mask, err);
 }
 
@@ -97,17 +112,17 @@ static graft_status read_targets(const gr_tensor_list *list, const char *path, c
 }
 
 graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead,
-                            gr_padded *in, gr_padded *source, graft_error *err) {
+                            int64_t n_tasks, gr_padded *in, gr_padded *source, graft_error *err) {
     const gr_model_config *c = gr_model_get_config(m);
-    *source = (gr_padded){.ahead = ahead};
+    *source = (gr_padded){.ahead = ahead, .n_tasks = n_tasks};
     for (size_t i = 0; i < list->n; i++)
-        if (!is_input(c, list->items[i].name))
+        if (!is_input(c, n_tasks, list->items[i].name))
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: this model takes no '%s'", path, list->items[i].name);
     if (c->n_encoder_layers) {
         GR_TRY(read_ids(list, path, ahead, source, err));
         return read_targets(list, path, c, source, in, err);
     }
-    *in = (gr_padded){.ahead = ahead, .shifted = !c->bidirectional, .per_row = c->task == GR_TASK_SEQ_CLS,
+    *in = (gr_padded){.ahead = ahead, .n_tasks = n_tasks, .shifted = !c->bidirectional, .per_row = c->task == GR_TASK_SEQ_CLS,
                       .encodes = c->bidirectional};
     GR_TRY(read_ids(list, path, ahead, in, err));
     gr_shape shape = in->ids->view.shape;
@@ -168,8 +183,9 @@ static int64_t id_at(const gr_padded *in, int64_t row, int64_t column) {
 
 static graft_status view_row(row_view *v, const gr_model *m, graft_error *err) {
     const gr_padded *in = v->in;
+    int64_t first = in->tasks ? integer_at(&in->tasks->view, v->row) * in->ahead : 0;
     for (int64_t c = 0; c < in->columns; c++) {
-        int64_t id = c < in->ahead ? -1 - c : id_at(in, v->row, c), at = c + in->shifted, label = -100;
+        int64_t id = c < in->ahead ? -1 - first - c : id_at(in, v->row, c), at = c + in->shifted, label = -100;
         /* Ids that are none are refused by the batch's check. */
         v->ids[c] = c >= in->ahead && (id < -in->placed || id > INT32_MAX) ? INT32_MAX : (int32_t)id;
         if (in->labels && !in->per_row && at < in->columns && at >= in->ahead) label = input_at(in, in->labels, v->row, at);

@@ -60,6 +60,8 @@ static int hook_n_prefix(void *self, int adapter) {
     return a ? a->n_prefix : 0;
 }
 
+static int hook_n_tasks(void *self, int adapter) { return gr_adapter_n_tasks(self, adapter); }
+
 static int hook_n_gated(void *self, int adapter) {
     const gr_adapter *a = gr_adapter_at(self, adapter);
     return a ? a->n_gated : 0;
@@ -125,7 +127,7 @@ void gr_adapter_fill_hooks(gr_adapter_set *s) {
     s->hooks = (gr_hooks){.self = s, .find = hook_find, .count = hook_count, .identity = hook_identity,
                           .linear = hook_linear, .embedding = hook_embedding, .head = hook_head, .scale = hook_scale,
                           .n_virtual = hook_n_virtual, .n_rows = hook_n_rows,
-                          .prompt_template = hook_prompt_template, .n_prefix = hook_n_prefix, .kv_rows = hook_kv_rows,
+                          .prompt_template = hook_prompt_template, .n_prefix = hook_n_prefix, .n_tasks = hook_n_tasks, .kv_rows = hook_kv_rows,
                           .n_gated = hook_n_gated, .gated = hook_gated,
                           .variant = hook_variant, .lowest_layer = hook_lowest_layer};
 }

@@ -104,6 +104,7 @@ struct gr_adapter {
     size_t bytes;
     size_t most_bytes; /* that its own parameters may take; 0: any number */
     int n_virtual, n_prefix; /* rows in front of each of its sequences: input rows, key/value rows */
+    int n_tasks;             /* of which a sequence has one, and its own rows; 0: there are none */
     int n_rows;              /* input rows that it has, in front or where its template puts them */
     const char *prompt_template; /* NULL: none */
     const struct gr_slots *slots; /* the same, parsed */

@@ -42,6 +42,8 @@ graft_status gr_prompt_encoder_param(gr_adapter *a, const char *name, gr_shape s
 /* prompt_text.c: the tokens of a text, at least one (graft_free); `tokenizer`: where its tokenizer lies. */
 graft_status gr_prompt_text_ids(gr_adapter *a, const char *text, const char *tokenizer, int32_t **out, size_t *n_out,
                                 graft_error *err);
+/* The embeddings of these ids, over and over, as rows of p. */
+graft_status gr_prompt_copy_embeddings(gr_adapter *a, gr_param *p, const int32_t *ids, size_t n, graft_error *err);
 /* The n_tokens rows of a prefix become the keys and values that the bare model has for these tokens, repeated or cut to fit. */
 graft_status gr_prompt_text_rows(gr_adapter *a, const int32_t *ids, size_t n_ids, graft_error *err);
 

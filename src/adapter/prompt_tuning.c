@@ -44,9 +44,7 @@ static const char *embedding_name(gr_adapter *a, graft_error *err) {
     return NULL;
 }
 
-/* The table's rows of these ids, over and over. */
-static graft_status copy_embeddings(gr_adapter *a, const int32_t *ids, size_t n, graft_error *err) {
-    gr_param *p = ((gr_prompt *)a->state)->rows;
+graft_status gr_prompt_copy_embeddings(gr_adapter *a, gr_param *p, const int32_t *ids, size_t n, graft_error *err) {
     int64_t width = p->shape.d[1];
     const char *table = embedding_name(a, err);
     if (!table) return GRAFT_ERR_UNSUPPORTED;
@@ -69,7 +67,7 @@ static graft_status from_text(gr_adapter *a, graft_error *err) {
     int32_t *ids = NULL;
     size_t n = 0;
     GR_TRY(gr_prompt_text_ids(a, s->text, s->tokenizer, &ids, &n, err));
-    graft_status st = copy_embeddings(a, ids, n, err);
+    graft_status st = gr_prompt_copy_embeddings(a, s->p.rows, ids, n, err);
     graft_free(gr_model_context(a->model), ids);
     return st;
 }
@@ -81,7 +79,7 @@ static graft_status from_vocabulary(gr_adapter *a, uint64_t seed, graft_error *e
     if (!ids) return gr_fail_memory(err);
     for (int64_t i = 0; i < p->n_rows; i++)
         ids[i] = (int32_t)gr_rng_below(seed, stream, (uint64_t)i, (uint64_t)gr_model_get_config(a->model)->vocab_size);
-    graft_status st = copy_embeddings(a, ids, (size_t)p->n_rows, err);
+    graft_status st = gr_prompt_copy_embeddings(a, p->rows, ids, (size_t)p->n_rows, err);
     gr_free(a->a, ids);
     return st;
 }

@@ -350,6 +350,11 @@ int gr_adapter_n_virtual(const gr_adapter_set *s, int index) {
     return a ? a->n_virtual : 0;
 }
 
+int gr_adapter_n_tasks(const gr_adapter_set *s, int index) {
+    const gr_adapter *a = gr_adapter_at(s, index);
+    return a ? a->n_tasks : 0;
+}
+
 graft_status gr_adapter_set_scale(gr_adapter_set *s, int index, double scale, graft_error *err) {
     gr_adapter *a = gr_adapter_at(s, index);
     if (!a) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "there is no adapter %d", index);

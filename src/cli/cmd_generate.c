@@ -12,7 +12,7 @@ typedef struct generate_args {
     size_t n_prompts;
     const char *file, *const *data;
     size_t n_data;
-    int64_t n_return;
+    int64_t n_return, task_id;
     int echo;
 } generate_args;
 
@@ -23,6 +23,7 @@ static const cli_option generate_options[] = {
     {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F",
      .help = "JSON Lines files: each record's prompt, with the adapter that its \"adapter\" names"},
     {.name = "num-return-sequences", .kind = CLI_INT64, .offset = AT(n_return), .metavar = "N", .help = "continuations a prompt"},
+    {.name = "task-id", .kind = CLI_INT64, .offset = AT(task_id), .metavar = "N", .help = "the task of the prompts, where the adapter has several; records say it in \"task_ids\""},
     {.name = "echo", .kind = CLI_FLAG, .offset = AT(echo), .metavar = "", .help = "print the prompt too"},
 };
 #undef AT
@@ -35,6 +36,7 @@ static graft_status defaults(cli_args *args, graft_error *err) {
     args->base[1] = gr_arena_alloc(&args->arena, sizeof(cli_model_args));
     if (!g || !s || !args->base[0] || !args->base[1]) return gr_fail_memory(err);
     g->n_return = 1;
+    g->task_id = -1;
     cli_sampling_defaults(s);
     args->base[2] = g;
     args->base[3] = s;
@@ -88,6 +90,7 @@ typedef struct work {
     graft_input_ids *prompts;
     graft_generation *out;
     const char **texts, **adapters;
+    int32_t *tasks;
     graft_prompts *records;
     char *file;
     size_t n, n_texts, n_out; /* n_texts: whose ids are ours */
@@ -109,18 +112,22 @@ static graft_status read_prompts(work *w, const generate_args *a, graft_error *e
     w->n_out = w->n * (size_t)a->n_return;
     w->texts = gr_calloc(NULL, w->n, sizeof *w->texts);
     w->adapters = gr_calloc(NULL, w->n, sizeof *w->adapters);
+    w->tasks = gr_calloc(NULL, w->n, sizeof *w->tasks);
     w->prompts = gr_calloc(NULL, w->n, sizeof *w->prompts);
     w->out = gr_calloc(NULL, w->n_out, sizeof *w->out);
-    if (!w->texts || !w->adapters || !w->prompts || !w->out) return gr_fail_memory(err);
+    if (a->task_id < -1 || a->task_id > INT32_MAX) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--task-id: expected a task from 0 on, found %lld", (long long)a->task_id);
+    if (!w->texts || !w->adapters || !w->tasks || !w->prompts || !w->out) return gr_fail_memory(err);
     for (size_t i = n_texts; i < w->n; i++) {
         graft_prompt p;
         graft_prompts_get(w->records, i - n_texts, &p);
         w->prompts[i] = (graft_input_ids){p.ids, p.n};
         w->texts[i] = p.text;
         w->adapters[i] = p.adapter;
+        w->tasks[i] = p.task_id;
     }
     for (size_t i = 0; i < n_texts; i++) {
         w->texts[i] = i < a->n_prompts ? a->prompts[i] : w->file;
+        w->tasks[i] = (int32_t)a->task_id;
         size_t len = i < a->n_prompts ? strlen(w->texts[i]) : file_len;
         int32_t *ids;
         GR_TRY(graft_prompt_fill(w->m.model, w->m.tok, w->m.adapter, w->texts[i], len, &ids, &w->prompts[i].n, err));
@@ -146,7 +153,7 @@ static void add_label(gr_buf *b, bool json, bool first, const char *name, double
 static graft_status classify(work *w, const graft_text *texts, bool json, gr_buf *b, graft_error *err) {
     const char *adapter = w->m.adapter;
     size_t n_words = graft_adapter_n_words(w->m.model, adapter), n = n_words ? n_words : graft_model_n_labels(w->m.model);
-    const graft_encode_options o = {.adapter = w->m.adapter};
+    const graft_encode_options o = {.adapter = w->m.adapter, .task_ids = w->tasks};
     float *scores = gr_calloc(NULL, w->n * n, sizeof *scores);
     graft_status st = scores ? graft_classify(w->m.model, w->m.tok, texts, w->n, &o, scores, err) : gr_fail_memory(err);
     for (size_t i = 0; st == GRAFT_OK && i < w->n; i++) {
@@ -182,8 +189,8 @@ static graft_status add_word(work *w, const graft_fill *f, bool json, bool first
 }
 
 static graft_status fill_masks(work *w, const graft_text *texts, size_t k, bool json, gr_buf *b, graft_error *err) {
-    const graft_encode_options o = {.adapter = w->m.adapter};
     for (size_t i = 0; i < w->n; i++) {
+        const graft_encode_options o = {.adapter = w->m.adapter, .task_ids = &w->tasks[i]};
         graft_fill *list;
         size_t n_masks;
         GR_TRY(graft_fill_mask(w->m.model, w->m.tok, &texts[i], k, &o, &list, &n_masks, err));
@@ -255,6 +262,7 @@ static graft_status generate(work *w, graft_context *ctx, cli_args *args, graft_
     GR_TRY(cli_sampling_finish(&w->m, args->base[3], &o, err));
     GR_TRY(graft_session_new(w->m.model, w->m.tok, &w->session, err));
     o.adapters = w->adapters;
+    o.task_ids = w->tasks;
     bool stream = w->n_out == 1 && !common->json, terminal = cli_is_terminal(stdout);
     if (stream && a->echo) fputs(w->texts[0], stdout);
     GR_TRY(graft_generate(w->session, w->prompts, w->n, (size_t)a->n_return, &o, stream ? print_piece : NULL, &terminal, w->out, err));
@@ -277,6 +285,7 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
     gr_free(NULL, w.out);
     gr_free(NULL, w.texts);
     gr_free(NULL, w.adapters);
+    gr_free(NULL, w.tasks);
     graft_prompts_free(w.records);
     gr_free(NULL, w.file);
     graft_session_free(w.session);

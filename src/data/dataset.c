@@ -14,7 +14,7 @@ typedef struct entry {
     uint32_t file, line;
     int32_t class;
     bool given;
-    int32_t adapter;
+    int32_t adapter, task;
 } entry;
 
 typedef struct other_label {
@@ -97,7 +97,7 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
     }
     memcpy(ds->ids + ds->n_ids, t->ids, t->n * sizeof *t->ids);
     ds->entries[ds->n++] = (entry){ds->n_ids, (uint32_t)file, (uint32_t)GR_MIN(line, UINT32_MAX), GRAFT_IGNORE_LABEL, t->given,
-                                   t->adapter};
+                                   t->adapter, t->task};
     ds->n_ids += t->n;
     ds->entries[ds->n] = (entry){.start = ds->n_ids};
     graft_data_stats *s = &ds->stats;
@@ -106,7 +106,7 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
     s->labels += t->n_labels;
     s->longest = GR_MAX(s->longest, t->n);
     s->fingerprint =
-        gr_hash_bytes(t->ids, t->n * sizeof *t->ids, s->fingerprint + t->n + ((uint64_t)t->n_source << 32));
+        gr_hash_bytes(t->ids, t->n * sizeof *t->ids, s->fingerprint + t->n + ((uint64_t)t->n_source << 32) + ((uint64_t)t->task << 16));
     s->fingerprint = gr_hash_bytes(t->labels, t->n * sizeof *t->labels, s->fingerprint);
     return GRAFT_OK;
 }
@@ -259,6 +259,7 @@ const int32_t *gr_dataset_ids(const graft_dataset *ds, size_t i, size_t *n) {
 
 size_t gr_dataset_n_source(const graft_dataset *ds, size_t i) { return ds->n_source ? ds->n_source[i] : 0; }
 int32_t gr_dataset_adapter(const graft_dataset *ds, size_t i) { return ds->entries[i].adapter; }
+int32_t gr_dataset_task(const graft_dataset *ds, size_t i) { return ds->entries[i].task; }
 
 void graft_dataset_get(const graft_dataset *ds, size_t i, graft_example *out) {
     graft_example e = {.path = ds->paths[ds->entries[i].file], .line = ds->entries[i].line};

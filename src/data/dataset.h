@@ -19,6 +19,7 @@ void gr_dataset_types(const graft_dataset *ds, size_t i, int32_t *out);
 size_t gr_dataset_masked_labels(const graft_dataset *ds, size_t i, int32_t *out, bool *given);
 /* The adapter that its record named, where the options have a model; -1: none. */
 int32_t gr_dataset_adapter(const graft_dataset *ds, size_t i);
+int32_t gr_dataset_task(const graft_dataset *ds, size_t i); /* 0 where there are none */
 /* The labels shifted for the engine: out[t] is what follows token t, GRAFT_IGNORE_LABEL at the last. Returns how many
  * count. */
 size_t gr_dataset_shifted_labels(const graft_dataset *ds, size_t i, int32_t *out);

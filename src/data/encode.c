@@ -1,4 +1,7 @@
 #include "data/encode.h"
+
+#include <math.h>
+
 #include "model/public.h"
 #include "text/slots.h"
 
@@ -37,6 +40,7 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
                        .truncate_start = o->truncate_start != 0,
                        .prompt_template = o->prompt_template,
                        .model = o->model,
+                       .n_tasks = o->n_tasks,
                        .adapter = -1,
                        .max_length = o->max_length == 0 ? 1024 : o->max_length < 0 ? 0 : (size_t)o->max_length,
                        .seq2seq = o->seq2seq != 0,
@@ -381,10 +385,28 @@ typedef struct owner {
     const char *name, *text;
     gr_slots slots;
     size_t n_virtual;
+    int32_t task; /* -1: there are none */
 } owner;
+
+/* Of n_tasks. */
+static graft_status find_task(gr_arena *arena, const gr_record *record, int n_tasks, int32_t *out, graft_error *err) {
+    gr_slice text = {0};
+    double task = 0;
+    *out = -1;
+    if (!n_tasks) return GRAFT_OK;
+    GR_TRY(gr_record_field(arena, record->json, "task_ids", &text, err));
+    if (!text.data && n_tasks > 1)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"task_ids\", one of the adapter's tasks 0 to %d, found none", n_tasks - 1);
+    if (text.data && (!gr_parse_double(text.data, text.len, &task) || task != floor(task) || task < 0 || task >= n_tasks))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "\"task_ids\": expected one of the adapter's tasks 0 to %d, found %.*s", n_tasks - 1,
+                       (int)GR_MIN(text.len, (size_t)40), text.data);
+    *out = (int32_t)task;
+    return GRAFT_OK;
+}
 
 static graft_status find_owner(const gr_encoder *e, gr_arena *arena, const gr_record *record, owner *o, graft_error *err) {
     gr_slice name = {0};
+    int n_tasks = e->n_tasks;
     *o = (owner){.adapter = e->adapter, .text = e->prompt_template};
     if (e->model) {
         const gr_hooks *h = e->model->hooks;
@@ -398,15 +420,17 @@ static graft_status find_owner(const gr_encoder *e, gr_arena *arena, const gr_re
             o->text = h->prompt_template(h->self, o->adapter);
             o->n_virtual = (size_t)h->n_virtual(h->self, o->adapter);
         }
+        n_tasks = o->adapter >= 0 ? h->n_tasks(h->self, o->adapter) : 0;
     }
+    GR_TRY(find_task(arena, record, n_tasks, &o->task, err));
     return o->text ? gr_slots_parse(arena, "template", o->text, &o->slots, err) : GRAFT_OK;
 }
 
-static graft_status put_in_front(gr_arena *arena, size_t n, gr_tokens *t, graft_error *err) {
+static graft_status put_in_front(gr_arena *arena, size_t n, int32_t task, gr_tokens *t, graft_error *err) {
     int32_t *ids = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *ids), *labels = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *labels);
     if (!ids || !labels) return gr_fail_memory(err);
     for (size_t i = 0; i < n; i++) {
-        ids[i] = -1 - (int32_t)i;
+        ids[i] = -1 - task * (int32_t)n - (int32_t)i;
         labels[i] = GRAFT_IGNORE_LABEL;
     }
     if (t->n) memcpy(ids + n, t->ids, t->n * sizeof *ids);
@@ -435,6 +459,8 @@ graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_rec
                 : e->prompt_template                  ? encode_filled
                 : e->learn == GRAFT_LEARN_MASKED ? encode_masked
                                                  : encode_classified)(e, arena, record, &t, err));
+        GR_TRY(find_task(arena, record, e->n_tasks, &t.task, err));
+        t.task = GR_MAX(t.task, 0);
         t.adapter = -1;
         *out = t;
         return GRAFT_OK;
@@ -445,6 +471,7 @@ graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_rec
     else
         GR_TRY(encode_kind(e, arena, record, &t, err));
     t.adapter = o.adapter;
+    t.task = GR_MAX(o.task, 0);
     if (!o.text && e->max_length && t.n > e->max_length) {
         size_t drop = e->truncate_start ? t.n - e->max_length : 0;
         t.ids += drop;
@@ -453,7 +480,7 @@ graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_rec
         t.truncated = true;
     }
     for (size_t i = 1; i < t.n; i++) t.n_labels += t.labels[i] != GRAFT_IGNORE_LABEL;
-    if (o.n_virtual) GR_TRY(put_in_front(arena, o.n_virtual, &t, err));
+    if (o.n_virtual) GR_TRY(put_in_front(arena, o.n_virtual, t.task, &t, err));
     *out = t;
     return GRAFT_OK;
 }
@@ -474,6 +501,7 @@ graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_r
     owner o;
     GR_TRY(find_owner(e, arena, record, &o, err));
     q.adapter = o.name;
+    q.task = o.task;
     if (o.text) {
         GR_TRY(gr_fill_question(e, arena, record, &o.slots, &q, err));
         *out = q;

@@ -19,6 +19,7 @@ typedef struct gr_encoder {
     size_t positions;               /* tokens that the model can take, of encoders with a template; 0: no matter */
     const struct graft_model *model;
     int32_t adapter;                /* index; -1: none */
+    int n_tasks;                    /* where no adapter is known: see graft_data_options */
 } gr_encoder;
 
 /* From the options, with everything checked. The tokenizer and ctx must outlive it. */
@@ -36,6 +37,7 @@ typedef struct gr_tokens {
     int32_t *types; /* token types; NULL: all 0 */
     bool given;     /* masked: labels are the record's own, nothing is to be hidden */
     int32_t adapter; /* index, -1: none or the caller's affair */
+    int32_t task;    /* 0 where there are none */
 } gr_tokens;
 
 /* The arrays are borrowed from the arena and the record. Errors name no place: the caller does. */
@@ -52,6 +54,7 @@ typedef struct gr_question {
     int32_t *ids;
     size_t n;
     const char *adapter; /* name, NULL: none or the caller's affair */
+    int32_t task;        /* -1: none */
     bool filled;         /* by a template */
     size_t long_at, long_n; /* of that the longest text, where it may be cut */
 } gr_question;

@@ -220,8 +220,8 @@ graft_status gr_fill_question(const gr_encoder *e, gr_arena *arena, const gr_rec
     fill f = begin_fill(e, arena, record);
     graft_status st = add_slots(&f, slots, &out->reference, false, err);
     bool truncated;
-    *out = (gr_question){.reference = out->reference, .adapter = out->adapter, .ids = f.ids, .n = f.n, .filled = true, .long_at = f.long_at,
-                         .long_n = f.long_n};
+    *out = (gr_question){.reference = out->reference, .adapter = out->adapter, .task = out->task, .ids = f.ids, .n = f.n, .filled = true,
+                         .long_at = f.long_at, .long_n = f.long_n};
     size_t pseudo = f.n - count_tokens(f.ids, f.n);
     if (st == GRAFT_OK && e->positions && e->positions <= pseudo)
         st = gr_fail(err, GRAFT_ERR_LIMIT, "%zu pseudo-tokens, expected fewer than the model's %zu positions", pseudo, e->positions);

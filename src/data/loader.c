@@ -151,11 +151,15 @@ size_t gr_loader_batches(const gr_loader *l) { return (l->n_rows + l->o.batch_si
 
 size_t gr_loader_max_tokens(const gr_loader *l) { return l->max_tokens; }
 
+static int32_t virtual_id(const gr_loader *l, size_t example, int v) {
+    return -1 - gr_dataset_task(l->ds, example) * l->o.n_virtual - v;
+}
+
 /* Virtual tokens in front of an example: the last one is followed by the example's first token. */
 static void add_virtual(gr_loader *l, size_t example, gr_data_batch *b) {
     for (int v = 0; v < l->o.n_virtual; v++) {
         bool last = v == l->o.n_virtual - 1 && gr_dataset_learn(l->ds) == GRAFT_LEARN_TEXT;
-        l->ids[b->n_tokens] = -1 - v;
+        l->ids[b->n_tokens] = virtual_id(l, example, v);
         l->labels[b->n_tokens] = last ? gr_dataset_first_label(l->ds, example) : GRAFT_IGNORE_LABEL;
         b->n_labels += l->labels[b->n_tokens++] != GRAFT_IGNORE_LABEL;
     }
@@ -174,7 +178,7 @@ static graft_status add_pair(gr_loader *l, size_t example, gr_data_batch *b, siz
     GR_TRY(gr_grow(a, (void **)&l->ids, &l->ids_cap, b->n_tokens + target, sizeof *l->ids, err));
     GR_TRY(gr_grow(a, (void **)&l->labels, &l->labels_cap, b->n_tokens + target, sizeof *l->labels, err));
     l->source_bounds[0] = 0;
-    for (int v = 0; v < l->o.n_virtual; v++) l->source_ids[at++] = -1 - v;
+    for (int v = 0; v < l->o.n_virtual; v++) l->source_ids[at++] = virtual_id(l, example, v);
     memcpy(l->source_ids + at, ids, source * sizeof *ids);
     *n_source_tokens = at + source;
     l->source_bounds[b->n_seqs + 1] = (int32_t)*n_source_tokens;

@@ -8,6 +8,7 @@
 typedef struct item {
     size_t text, text_len, reference, reference_len; /* in chars; reference SIZE_MAX: none */
     size_t ids, n, adapter; /* name in chars; SIZE_MAX: none */
+    int32_t task;
     uint32_t file;
     size_t line;
 } item;
@@ -66,7 +67,7 @@ static graft_status load_record(void *user, gr_arena *arena, const gr_scan_place
     GR_TRY(gr_grow(ps->a, (void **)&ps->items, &ps->item_cap, ps->n + 1, sizeof *ps->items, err));
     GR_TRY(gr_grow(ps->a, (void **)&ps->ids, &ps->id_cap, ps->n_ids + q.n, sizeof *ps->ids, err));
     item made = {.ids = ps->n_ids, .n = q.n, .file = (uint32_t)place->file, .line = place->line,
-                 .text_len = q.text.len, .reference = SIZE_MAX, .adapter = SIZE_MAX, .reference_len = q.reference.len};
+                 .text_len = q.text.len, .reference = SIZE_MAX, .adapter = SIZE_MAX, .task = q.task, .reference_len = q.reference.len};
     made.text = add_text(&ps->chars, q.text);
     if (q.reference.data) made.reference = add_text(&ps->chars, q.reference);
     if (q.adapter) made.adapter = add_text(&ps->chars, (gr_slice){q.adapter, strlen(q.adapter)});
@@ -122,6 +123,7 @@ void graft_prompts_get(const graft_prompts *ps, size_t i, graft_prompt *out) {
                           .text_len = it->text_len,
                           .reference = reference ? ps->chars.data + it->reference : NULL,
                           .adapter = it->adapter == SIZE_MAX ? NULL : ps->chars.data + it->adapter,
+                          .task_id = it->task,
                           .reference_len = reference ? it->reference_len : 0,
                           .path = ps->paths[it->file],
                           .line = it->line};

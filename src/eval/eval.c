@@ -30,6 +30,7 @@ static graft_data_options data_options(const graft_model *m, const graft_eval_op
     graft_data_options d = o->data;
     d.seq2seq = gr_model_get_config(m->model)->n_encoder_layers > 0;
     if (name) d.prompt_template = h->prompt_template(h->self, h->find(h->self, name)); /* the name was checked */
+    if (name) d.n_tasks = h->n_tasks(h->self, h->find(h->self, name));
     return d;
 }
 
@@ -206,13 +207,16 @@ static graft_status answer_some(graft_model *m, graft_session *session, const gr
     graft_input_ids *ids = gr_calloc(a, n, sizeof *ids);
     graft_generation *g = gr_calloc(a, n, sizeof *g);
     const char **adapters = gr_calloc(a, n, sizeof *adapters);
+    int32_t *tasks = gr_calloc(a, n, sizeof *tasks);
     graft_generate_options generate = o->generate;
     generate.adapters = adapters;
-    graft_status st = p && ids && g && adapters ? GRAFT_OK : gr_fail_memory(err);
+    generate.task_ids = tasks;
+    graft_status st = p && ids && g && adapters && tasks ? GRAFT_OK : gr_fail_memory(err);
     for (size_t i = 0; st == GRAFT_OK && i < n; i++) {
         graft_prompts_get(ps, from + i, &p[i]);
         ids[i] = (graft_input_ids){.ids = p[i].ids, .n = p[i].n};
         adapters[i] = p[i].adapter;
+        tasks[i] = p[i].task_id;
         if (!p[i].reference) st = gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: expected an answer to compare with, found none", p[i].path, p[i].line);
     }
     if (st == GRAFT_OK) st = graft_generate(session, ids, n, 1, &generate, NULL, NULL, g, err);
@@ -222,6 +226,7 @@ static graft_status answer_some(graft_model *m, graft_session *session, const gr
     gr_free(a, ids);
     gr_free(a, g);
     gr_free(a, adapters);
+    gr_free(a, tasks);
     return st;
 }
 

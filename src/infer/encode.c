@@ -16,7 +16,8 @@ typedef struct encoding {
     int32_t adapter;
     const char *adapter_name;
     bool filled; /* the adapter has a template */
-    int n_virtual;
+    int n_virtual, n_tasks;
+    const int32_t *task_ids; /* of the texts; NULL: none */
     gr_pool *pool;
     gr_tape *tape;
     gr_pass *pass;
@@ -44,6 +45,8 @@ static graft_status open_encoding(encoding *e, graft_model *m, const graft_encod
     e->adapter_name = o ? o->adapter : NULL;
     e->filled = e->adapter >= 0 && m->hooks->prompt_template(m->hooks->self, e->adapter);
     e->n_virtual = m->hooks->n_virtual(m->hooks->self, e->adapter);
+    e->n_tasks = m->hooks->n_tasks(m->hooks->self, e->adapter);
+    e->task_ids = o ? o->task_ids : NULL;
     GR_TRY(gr_pool_new(e->a, 0, false, &e->pool, err));
     GR_TRY(gr_tape_new(gr_model_device(m->model), e->pool, &tape, &e->tape, err));
     return gr_pass_new(m->model, &e->pass, err);
@@ -76,12 +79,23 @@ static graft_status encode_text(const encoding *e, const graft_tokenizer *tok, c
     return GRAFT_OK;
 }
 
+static graft_status task_of(const encoding *e, size_t text, int32_t *out, graft_error *err) {
+    const int32_t task = e->task_ids ? e->task_ids[text] : -1;
+    if (task >= e->n_tasks || (e->n_tasks > 1 && task < 0))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, e->n_tasks ? "expected one of the adapter's %d tasks (task_ids), found %d"
+                                                           : "the adapter has %d tasks, found task %d", e->n_tasks, task);
+    *out = GR_MAX(task, 0);
+    return GRAFT_OK;
+}
+
 /* Adds a text to the batch in flight; *full where it did not fit any more. */
-static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t max, bool *full,
+static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t at, size_t max, bool *full,
                              graft_error *err) {
     int32_t *ids, *types;
     size_t n, first = e->n_tokens, ahead = (size_t)e->n_virtual;
+    int32_t task;
     *full = false;
+    GR_TRY(task_of(e, at, &task, err));
     GR_TRY(encode_text(e, tok, t, max, &ids, &types, &n, err));
     graft_status st = GRAFT_OK;
     if (e->n_seqs && first + ahead + n > BATCH_TOKENS) *full = true;
@@ -93,7 +107,7 @@ static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graf
     if (!*full && st == GRAFT_OK && ahead + n == 0) st = gr_fail(err, GRAFT_ERR_ARGUMENT, "a text without any token");
     if (!*full && st == GRAFT_OK) {
         for (size_t i = 0; i < ahead; i++) {
-            e->ids[first + i] = -1 - (int32_t)i;
+            e->ids[first + i] = -1 - task * e->n_virtual - (int32_t)i;
             e->types[first + i] = 0;
         }
         memcpy(e->ids + first + ahead, ids, n * sizeof *ids);
@@ -123,7 +137,7 @@ static graft_status each_batch(encoding *e, const graft_tokenizer *tok, const gr
         e->n_seqs = 0;
         GR_TRY(gr_check_cancel(e->m->ctx, err));
         for (; i < n && !full; i += !full) {
-            graft_status st = add_text(e, tok, &texts[i], max, &full, err);
+            graft_status st = add_text(e, tok, &texts[i], i, max, &full, err);
             if (st != GRAFT_OK) return gr_error_prefix(err, st, "text %zu", i);
         }
         GR_TRY(fn(e, done, arg, err));
@@ -318,7 +332,7 @@ graft_status graft_fill_mask(graft_model *m, const graft_tokenizer *tok, const g
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected 1 to %lld words a mask, found %zu",
                        (long long)gr_model_get_config(m->model)->vocab_size, k);
     graft_status st = open_encoding(&e, m, options, err);
-    if (st == GRAFT_OK) st = add_text(&e, tok, text, room_of(&e, options, 0), &full, err);
+    if (st == GRAFT_OK) st = add_text(&e, tok, text, 0, room_of(&e, options, 0), &full, err);
     if (st == GRAFT_OK) st = fill_masks(&e, mask, k, out, n_masks, err);
     close_encoding(&e);
     return st;

@@ -340,6 +340,10 @@ static graft_status check_prompt(const gr_job *j, size_t i, graft_error *err) {
     int32_t adapter = name ? h->find(h->self, name) : -1;
     int64_t vocab = j->s->sampler.vocab, most = gr_job_positions(j->s, adapter);
     int64_t rows = h->prompt_template && h->prompt_template(h->self, adapter) ? h->n_rows(h->self, adapter) : 0;
+    const int n_tasks = h->n_tasks ? h->n_tasks(h->self, adapter) : 0, task = j->o->task_ids ? j->o->task_ids[i] : -1;
+    if (task >= n_tasks || (n_tasks > 1 && task < 0))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, n_tasks ? "prompt %zu: expected one of the adapter's %d tasks (task_ids), found %d"
+                                                        : "prompt %zu: the adapter has %d tasks, found task %d", i + 1, n_tasks, task);
     if (!p->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: expected at least one token, found none", i + 1);
     for (size_t k = 0; k < p->n; k++)
         if (p->ids[k] < -rows || p->ids[k] >= vocab)

@@ -35,7 +35,7 @@ void gr_source_drop(graft_session *s, gr_source *x) {
     gr_free(s->a, x);
 }
 
-static graft_status new_source(gr_job *j, size_t ahead, const int32_t *ids, size_t n, gr_source **out,
+static graft_status new_source(gr_job *j, size_t ahead, int32_t task, const int32_t *ids, size_t n, gr_source **out,
                                graft_error *err) {
     const graft_allocator *a = j->s->a;
     gr_source *x = gr_calloc(a, 1, sizeof *x);
@@ -46,33 +46,33 @@ static graft_status new_source(gr_job *j, size_t ahead, const int32_t *ids, size
         gr_source_drop(j->s, x);
         return gr_fail_memory(err);
     }
-    for (size_t i = 0; i < ahead; i++) x->ids[i] = -1 - (int32_t)i;
+    for (size_t i = 0; i < ahead; i++) x->ids[i] = -1 - task * (int32_t)ahead - (int32_t)i;
     memcpy(x->ids + ahead, ids, n * sizeof *ids);
     *out = x;
     return GRAFT_OK;
 }
 
 /* The source, and the token that a target begins with in place of the prompt. */
-static graft_status begin_target(gr_job *j, gr_row *r, size_t ahead, const int32_t *ids, size_t n, const gr_row *from,
+static graft_status begin_target(gr_job *j, gr_row *r, size_t ahead, int32_t task, const int32_t *ids, size_t n, const gr_row *from,
                                  graft_error *err) {
     if (from) {
         r->source = from->source;
         r->source->users++;
     } else
-        GR_TRY(new_source(j, ahead, ids, n, &r->source, err));
+        GR_TRY(new_source(j, ahead, task, ids, n, &r->source, err));
     r->ids[0] = (int32_t)gr_model_get_config(j->s->m->model)->decoder_start_token_id;
     r->n = r->n_prompt = 1;
     return GRAFT_OK;
 }
 
-static graft_status begin(gr_job *j, gr_row *r, size_t ahead, const int32_t *ids, size_t n, const gr_row *from,
+static graft_status begin(gr_job *j, gr_row *r, size_t ahead, int32_t task, const int32_t *ids, size_t n, const gr_row *from,
                           graft_error *err) {
     graft_session *s = j->s;
     GR_TRY(gr_grow(s->a, (void **)&r->ids, &r->cap, ahead + n + 1, sizeof *r->ids, err));
     if (gr_model_get_config(s->m->model)->n_encoder_layers)
-        GR_TRY(begin_target(j, r, ahead, ids, n, from, err));
+        GR_TRY(begin_target(j, r, ahead, task, ids, n, from, err));
     else {
-        for (size_t i = 0; i < ahead; i++) r->ids[i] = -1 - (int32_t)i;
+        for (size_t i = 0; i < ahead; i++) r->ids[i] = -1 - task * (int32_t)ahead - (int32_t)i;
         memcpy(r->ids + ahead, ids, n * sizeof *ids);
         r->n = r->n_prompt = ahead + n;
         r->n_virtual = ahead;
@@ -90,7 +90,8 @@ graft_status gr_row_init(gr_job *j, gr_row *r, size_t number, const int32_t *ids
     r->limit = limit_of(j, adapter, gr_model_get_config(s->m->model)->n_encoder_layers ? 1 : n);
     gr_kv_seq_init(&r->kv, s->store);
     r->text.text.a = s->a;
-    graft_status st = begin(j, r, (size_t)h->n_virtual(h->self, adapter), ids, n, from, err);
+    int32_t task = j->o->task_ids ? GR_MAX(j->o->task_ids[number / j->n_return], 0) : 0;
+    graft_status st = begin(j, r, (size_t)h->n_virtual(h->self, adapter), task, ids, n, from, err);
     if (st != GRAFT_OK) gr_row_free(s, r);
     return st;
 }

@@ -162,6 +162,8 @@ typedef struct gr_hooks {
      * there), and how many key/value rows stand in front of it; its positions count from behind these. */
     int (*n_virtual)(void *self, int adapter);
     int (*n_prefix)(void *self, int adapter);
+    /* Tasks that have virtual input rows of their own: those of task t are -1 - t * n_virtual and on. 0: none, all are alike. */
+    int (*n_tasks)(void *self, int adapter);
     /* How many rows stand behind negative ids at all, and the template that says where in a record they stand (text/slots.h;
      * NULL: in front, as n_virtual has it). Either hook may be NULL: n_virtual, none. */
     int (*n_rows)(void *self, int adapter);

@@ -135,6 +135,20 @@ static void add_prompt_tuning(gr_buf *b, const graft_sft_options *o, int n_layer
     gr_buf_add_char(b, '}');
 }
 
+static void add_multitask(gr_buf *b, const graft_sft_options *o, int n_layers) {
+    const graft_method_options *m = &o->methods;
+    (void)n_layers;
+    add_prompt(b, "MULTITASK_PROMPT_TUNING", m);
+    if (m->num_tasks) add_int(b, "num_tasks", m->num_tasks);
+    if (m->num_ranks) add_int(b, "num_ranks", m->num_ranks);
+    if (m->prompt_tuning_init) add_text(b, "prompt_tuning_init", m->prompt_tuning_init);
+    if (m->prompt_tuning_init_text) add_text(b, "prompt_tuning_init_text", m->prompt_tuning_init_text);
+    if (m->tokenizer_name_or_path) add_text(b, "tokenizer_name_or_path", m->tokenizer_name_or_path);
+    if (m->prompt_tuning_init_state_dict_path) add_text(b, "prompt_tuning_init_state_dict_path", m->prompt_tuning_init_state_dict_path);
+    if (m->prompt_tuning_init_task) add_int(b, "prompt_tuning_init_task", m->prompt_tuning_init_task);
+    gr_buf_add_char(b, '}');
+}
+
 static void add_prefix_tuning(gr_buf *b, const graft_sft_options *o, int n_layers) {
     (void)n_layers;
     const graft_method_options *m = &o->methods;
@@ -274,7 +288,7 @@ static const struct {
 } methods[] = {{"lora", add_lora_of}, {"adalora", add_adalora}, {"full", add_full}, {"ia3", add_ia3}, {"prompt-tuning", add_prompt_tuning},
                {"prefix-tuning", add_prefix_tuning}, {"p-tuning", add_p_tuning}, {"llama-adapter", add_llama_adapter},
                {"ln-tuning", add_ln_tuning}, {"bitfit", add_bitfit},
-               {"vera", add_vera}, {"loha", add_loha}, {"lokr", add_lokr}, {"oft", add_oft}};
+               {"vera", add_vera}, {"loha", add_loha}, {"lokr", add_lokr}, {"oft", add_oft}, {"multitask-prompt-tuning", add_multitask}};
 
 /* --- Options of other methods -------------------------------------------------------------------------------------------- */
 
@@ -304,11 +318,11 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"loraplus_lr_embedding", l->loraplus_lr_embedding != 0, " lora "},
         {"init_lora_weights", l->init_lora_weights != NULL, " lora adalora "},
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
-        {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning "},
+        {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning multitask-prompt-tuning "},
         {"prompt_template", m->prompt_template != NULL, " prompt-tuning p-tuning "},
-        {"prompt_tuning_init", m->prompt_tuning_init != NULL, " prompt-tuning prefix-tuning "},
-        {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning prefix-tuning "},
-        {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning prefix-tuning "},
+        {"prompt_tuning_init", m->prompt_tuning_init != NULL, " prompt-tuning prefix-tuning multitask-prompt-tuning "},
+        {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning prefix-tuning multitask-prompt-tuning "},
+        {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning prefix-tuning multitask-prompt-tuning "},
         {"prefix_projection", m->prefix_projection != 0, " prefix-tuning "},
         {"init_weights", m->init_weights != NULL, " prefix-tuning vera loha lokr oft "},
         {"encoder_reparameterization_type", m->encoder_reparameterization_type != NULL, " p-tuning "},
@@ -336,6 +350,10 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"block_share", m->block_share != 0, " oft "},
         {"no_use_cayley_neumann", m->no_use_cayley_neumann != 0, " oft "},
         {"num_cayley_neumann_terms", m->num_cayley_neumann_terms != 0, " oft "},
+        {"num_tasks", m->num_tasks != 0, " multitask-prompt-tuning "},
+        {"num_ranks", m->num_ranks != 0, " multitask-prompt-tuning "},
+        {"prompt_tuning_init_state_dict_path", m->prompt_tuning_init_state_dict_path != NULL, " multitask-prompt-tuning "},
+        {"prompt_tuning_init_task", m->prompt_tuning_init_task != 0, " multitask-prompt-tuning "},
         {"decompose_both", m->decompose_both != 0, " lokr "},
         {"decompose_factor", m->decompose_factor != 0, " lokr "},
         {"adapter_len", m->adapter_len != 0, " llama-adapter "},
@@ -379,7 +397,7 @@ graft_status gr_method_config(const gr_trainer *t, gr_buf *out, graft_error *err
     enum { MOST = 64 };
     const gr_model_config *c = gr_model_get_config(t->model);
     const char *method = t->o->method ? t->o->method : "lora", *names[MOST];
-    const bool prompt = strstr(" prompt-tuning prefix-tuning p-tuning ", method) != NULL;
+    const bool prompt = strstr(" prompt-tuning prefix-tuning p-tuning multitask-prompt-tuning ", method) != NULL;
     graft_sft_options o = *t->o;
     graft_texts whole;
     GR_TRY(gr_trainer_whole_modules(t, names, MOST, &whole, err));

@@ -15,6 +15,7 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
                             .n_paths = paths.n,
                             .chat_template = template,
                             .prompt_template = gr_adapter_prompt_template(t->set, t->adapter),
+                            .n_tasks = gr_adapter_n_tasks(t->set, t->adapter),
                             .max_length = o->max_length > 0 ? o->max_length : -1,
                             .seq2seq = is_seq2seq(t),
                             .max_target_length = o->max_target_length < 0 ? 0

@@ -183,7 +183,7 @@ static size_t prompt_of(graft_model *m, const gr_tensor_list *want, int64_t row,
 /* Greedy tokens for rows 0 and 2. Between virtual tokens and those of row 2 an encoder's golden has pads, which count
  * as distance. */
 static void compare_generated(const char *name, graft_context *ctx, graft_model *m, const gr_tensor_list *want) {
-    const gr_named_tensor *golden = gr_tensor_list_find(want, "generated");
+    const gr_named_tensor *golden = gr_tensor_list_find(want, "generated"), *tasks = gr_tensor_list_find(want, "task_ids");
     graft_tokenizer *tok;
     graft_session *session;
     if (!golden) return;
@@ -196,7 +196,11 @@ static void compare_generated(const char *name, graft_context *ctx, graft_model 
         graft_generation g;
         graft_generate_options o = graft_generate_options_default();
         graft_input_ids in = {prompt, prompt_of(m, want, 2 * r, prompt, GR_COUNT(prompt))};
+        int64_t task = -1;
+        if (tasks) memcpy(&task, (const char *)tasks->view.data + 8 * 2 * r, 8);
+        int32_t task_id = (int32_t)task;
         o.adapter = "a";
+        o.task_ids = tasks ? &task_id : NULL;
         o.max_new_tokens = n_new;
         o.ignore_eos = 1;
         assert_ok(graft_generate(session, &in, 1, 1, &o, NULL, NULL, &g, &err));

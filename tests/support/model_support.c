@@ -71,7 +71,7 @@ double test_scalar(const gr_tensor_list *list, const char *name) {
 const char *test_write_inputs(const gr_tensor_list *golden) {
     static char path[1100];
     static const char *const inputs[] = {"input_ids", "attention_mask", "token_type_ids", "labels", "decoder_input_ids",
-                                        "decoder_attention_mask"};
+                                        "decoder_attention_mask", "task_ids"};
     gr_named_tensor t[GR_COUNT(inputs)];
     size_t n = 0;
     for (size_t i = 0; i < GR_COUNT(inputs); i++) {

@@ -36,7 +36,7 @@ static void threads_change_no_bit(void **state) {
 }
 
 static const char *const methods[] = {"lora", "full", "ia3", "prompt-tuning", "prefix-tuning", "p-tuning", "llama-adapter", "ln-tuning",
-                                      "adalora", "oft"};
+                                      "adalora", "oft", "multitask-prompt-tuning"};
 
 static void set_method(sft_case *c, const char *method) {
     c->o.method = method;
@@ -147,6 +147,43 @@ static void cancelled_runs_go_on_with_the_same_bits(void **state) {
             gr_free(NULL, x);
             gr_free(NULL, y);
         }
+    }
+}
+
+/* Records of task 1 train nothing of task 0; each says its task, or is named. */
+static void records_name_their_tasks(void **state) {
+    (void)state;
+    static const char *const ways[] = {"", ", \"task_ids\": 1", ", \"task_ids\": 2", ", \"task_ids\": \"one\""};
+    sft_case c;
+    for (size_t w = 0; w < GR_COUNT(ways); w++) {
+        char records[1024];
+        graft_error wrong = {0};
+        sft_case_init(&c, "pairs.jsonl", test_path("tasks%zu", w));
+        snprintf(c.path, sizeof c.path, "%s/tasks.jsonl", test_temp_dir());
+        int n = snprintf(records, sizeof records, "{\"prompt\": \"one \", \"completion\": \"two\"%s}\n{\"prompt\": \"a \", \"completion\": \"b\"%s}\n",
+                         ways[1], ways[w]);
+        assert_ok(gr_write_file(NULL, c.path, records, (size_t)n, &err));
+        c.o.method = "multitask-prompt-tuning";
+        c.o.methods.num_tasks = 2;
+        c.o.methods.num_virtual_tokens = 3;
+        c.o.learning_rate = 0.1;
+        c.o.max_steps = 3;
+        graft_status st = sft_run(&c, 1, NULL, &wrong);
+        if (w == 1) {
+            gr_safetensors *f;
+            assert_ok(st);
+            assert_ok(gr_safetensors_open(NULL, test_path("%s/adapter_model.safetensors", c.output), &f, &err));
+            const gr_named_tensor *t = gr_tensor_list_find(gr_safetensors_tensors(f), "prefix_task_cols");
+            double most[2] = {0, 0}; /* they begin within 0.02 or so */
+            for (size_t i = 0; i < 6; i++) {
+                float x;
+                memcpy(&x, (const char *)t->view.data + 4 * i, 4);
+                most[i / 3] = fmax(most[i / 3], fabs((double)x));
+            }
+            assert_true(most[0] < 0.08 && most[1] > 0.12);
+            gr_safetensors_close(f);
+        } else if (st == GRAFT_OK || !strstr(wrong.text, "tasks.jsonl:2") || !strstr(wrong.text, "tasks 0 to 1"))
+            fail_msg("way %zu: %s: %s", w, graft_status_text(st), wrong.text);
     }
 }
 
@@ -549,6 +586,7 @@ int main(void) {
         cmocka_unit_test(micro_batches_change_no_bit),
         cmocka_unit_test(packing_keeps_records_apart),
         cmocka_unit_test(cancelled_runs_go_on_with_the_same_bits),
+        cmocka_unit_test(records_name_their_tasks),
         cmocka_unit_test(resuming_needs_the_same_options),
         cmocka_unit_test(best_checkpoint_is_kept_and_loaded),
         cmocka_unit_test(epochs_log_evaluate_and_save),
