@@ -1,5 +1,5 @@
 /* DoRA (Liu et al. 2024): W' = m (W + s B A) / ||W + s B A||, row by row, with trained magnitudes m. Reference: peft 0.21
- * tuners/lora/dora.py, where the norm is a constant for the gradient.
+ * tuners/lora/dora.py, where the norm is a constant for the gradient. Rows are outputs: of an embedding the columns of its table.
  *
  * With c = m / ||W + s B A|| the output is c (y - b) + b of what LoRA gives, y, and the bias b: a scale of y's columns by c
  * and a shift by t = (1 - c) b. Both are the same for a whole step and are made once in front of its passes;
@@ -15,7 +15,7 @@ enum { BLOCK_ROWS = 64 };
 graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
     const gr_site *site = p->site;
     gr_shape shape = gr_shape1(site->out);
-    if (site->role == GR_ROLE_EMBED || site->role == GR_ROLE_HEAD)
+    if (site->role == GR_ROLE_HEAD)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s'", a->where,
                        site->name);
     if (a->scale != 1)
@@ -77,8 +77,53 @@ static graft_status adapted_rows(gr_adapter *a, const gr_lora_pair *p, int64_t r
     return GRAFT_OK;
 }
 
+typedef struct column_job {
+    const gr_lora_pair *p;
+    int64_t n;
+    const float *w;
+} column_job;
+
+static void add_squares(void *arg, size_t begin, size_t end, int thread) {
+    (void)thread;
+    const column_job *j = arg;
+    int64_t width = j->p->site->out;
+    for (int64_t r = 0; r < j->n; r++)
+        for (size_t c = begin; c < end; c++) j->p->norm[c] += (double)j->w[r * width + (int64_t)c] * j->w[r * width + (int64_t)c];
+}
+
+/* Rows [row, row + n) of a table, which is (W + s B A)^T. */
+static graft_status adapted_table(gr_adapter *a, const gr_lora_pair *p, int64_t row, int64_t n, float *w, graft_error *err) {
+    const gr_site *site = p->site;
+    GR_TRY(gr_model_read_tensor(a->model, site->weight_tensor, row, n, w, err));
+    if (p->a->dtype == GR_F32)
+        return gr_gemm(gr_model_device(a->model), true, true, n, site->out, p->r, p->scale, GR_F32, (const float *)p->a->value + row,
+                       site->in, p->b->value, p->r, 1, GR_F32, w, site->out, err);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t c = 0; c < site->out; c++)
+            for (int64_t k = 0; k < p->r; k++)
+                w[i * site->out + c] += (float)(p->scale * get(p->b, p->b->value, c * p->r + k) *
+                                                get(p->a, p->a->value, k * site->in + row + i));
+    return GRAFT_OK;
+}
+
+static graft_status take_table_norms(gr_adapter *a, const gr_lora_pair *p, graft_error *err) {
+    const gr_site *site = p->site;
+    float *w = gr_alloc(a->a, (size_t)(BLOCK_ROWS * site->out) * sizeof *w);
+    graft_status st = w ? GRAFT_OK : gr_fail_memory(err);
+    memset(p->norm, 0, (size_t)site->out * sizeof *p->norm);
+    for (int64_t r = 0; r < site->in && st == GRAFT_OK; r += BLOCK_ROWS) {
+        column_job j = {.p = p, .n = GR_MIN(site->in - r, (int64_t)BLOCK_ROWS), .w = w};
+        st = adapted_table(a, p, r, j.n, w, err);
+        if (st == GRAFT_OK) gr_parallel_for(gr_model_device(a->model)->team, (size_t)site->out, 64, add_squares, &j);
+    }
+    for (int64_t c = 0; st == GRAFT_OK && c < site->out; c++) p->norm[c] = sqrt(p->norm[c]);
+    gr_free(a->a, w);
+    return st;
+}
+
 static graft_status take_norms(gr_adapter *a, const gr_lora_pair *p, graft_error *err) {
     const gr_site *site = p->site;
+    if (site->role == GR_ROLE_EMBED) return take_table_norms(a, p, err);
     float *w = gr_alloc(a->a, (size_t)(BLOCK_ROWS * site->in) * sizeof *w);
     graft_status st = w ? GRAFT_OK : gr_fail_memory(err);
     for (int64_t r = 0; r < site->out && st == GRAFT_OK; r += BLOCK_ROWS) {

@@ -204,7 +204,7 @@ static graft_status embedding(gr_adapter *a, gr_run *run, const gr_run_adapter *
     GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_low_rank, in, 3, NULL, y, err));
     gr_var_drop(in[1]);
     gr_var_drop(in[2]);
-    return GRAFT_OK;
+    return s->config.dora ? gr_dora_scale(run, rows, p, 0, y, err) : GRAFT_OK;
 }
 
 /* u = s drop(x) A^T on the adapter's rows and zero on others: the LoRA op over zeros with the identity for B. */
@@ -248,9 +248,12 @@ graft_status gr_lora_merge(const gr_adapter *a, const gr_site *site, int64_t row
     if (at < 0) return GRAFT_OK;
     const gr_lora_pair *p = &s->pairs[at];
     if (p->a->dtype != GR_F32) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "merging is done in F32 or BF16 models");
-    if (site->role == GR_ROLE_EMBED) /* the table is (B A)^T: rows are columns of A */
-        return gr_gemm(gr_model_device(a->model), true, true, n, site->out, p->r, p->scale, GR_F32,
-                       (const float *)p->a->value + row, site->in, p->b->value, p->r, 1, GR_F32, w, site->out, err);
+    if (site->role == GR_ROLE_EMBED) { /* the table is (B A)^T: rows are columns of A */
+        GR_TRY(gr_gemm(gr_model_device(a->model), true, true, n, site->out, p->r, p->scale, GR_F32, (const float *)p->a->value + row,
+                       site->in, p->b->value, p->r, 1, GR_F32, w, site->out, err));
+        for (int64_t i = 0; p->factor && i < n * site->out; i++) w[i] *= ((const float *)p->factor->value)[i % site->out];
+        return GRAFT_OK;
+    }
     GR_TRY(gr_gemm(gr_model_device(a->model), false, false, n, site->in, p->r, p->scale, GR_F32,
                    (const float *)p->b->value + row * p->r, p->r, p->a->value, site->in, 1, GR_F32, w, site->in, err));
     for (int64_t i = 0; p->factor && i < n; i++)

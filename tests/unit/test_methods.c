@@ -46,6 +46,7 @@ static const method_case cases[] = {
               "\"coft\": true, \"eps\": 0.2}", true, false},
     {"llama", "{\"peft_type\": \"OFT\", \"oft_block_size\": 7, \"num_cayley_neumann_terms\": 2, \"init_weights\": false}", false, false},
     {"llama", "{\"peft_type\": \"MULTITASK_PROMPT_TUNING\", \"num_virtual_tokens\": 3, \"num_ranks\": 2}", false, false},
+    {"llama", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": [\"embed_tokens\", \"up_proj\"]}", false, false},
     {"llama", "{\"peft_type\": \"LN_TUNING\"}", true, true},
     {"llama_bias", "{\"peft_type\": \"BITFIT\"}", true, true},
     {"llama_bias", "{\"peft_type\": \"BITFIT\", \"target_modules\": [\"q_proj\", \"up_proj\"]}", true, true},

@@ -201,6 +201,7 @@ CASES = {  # name: (base, task type, configuration class, settings[, inputs othe
     "llama_oft": (LLAMA, C, peft.OFTConfig, dict(oft_block_size=8, target_modules=["q_proj", "v_proj", "down_proj"])),
     "llama_oft_cayley": (LLAMA, C, peft.OFTConfig, dict(r=2, oft_block_size=0, use_cayley_neumann=False, coft=False,
                                                         block_share=True, target_modules=["k_proj", "o_proj"])),
+    "llama_dora_embed": (LLAMA, C, LORA, dict(r=3, use_dora=True, target_modules=["embed_tokens", "q_proj"])),
     "llama_oft_coft": (LLAMA, C, peft.OFTConfig, dict(oft_block_size=16, coft=True, eps=0.6, num_cayley_neumann_terms=3,
                                                       target_modules=["q_proj", "up_proj"])),
     "bert_cls_oft": ("families/bert_cls", S, peft.OFTConfig, dict(oft_block_size=7)),
