@@ -116,17 +116,22 @@ static graft_status plan_crew(jobs *s, gr_crew *crew, size_t *bytes, graft_error
 
 /* What all jobs take together must stay within the smallest limit that one of them names. */
 static graft_status check_memory(const jobs *s, size_t pool, graft_error *err) {
-    size_t own = 0, limit = 0, shared = 0;
+    size_t own = 0, limit = 0, shared = 0, window = 0;
     for (size_t i = 0; i < s->n; i++) {
         const run *r = &s->runs[i];
         const graft_train_plan *p = &r->plan;
         if (!r->active) continue;
-        own += p->parameters + p->gradients + p->optimizer + p->data + p->trunk;
+        own += p->parameters + p->gradients + p->data + p->trunk;
+        /* Paged moments leave memory with a job's update, before the next one's. */
+        if (p->optimizer_paged)
+            window = GR_MAX(window, p->optimizer);
+        else
+            own += p->optimizer;
         shared = GR_MAX(shared, p->program + p->tokenizer + p->model_mapped + p->model_packed);
         size_t m = (size_t)r->t.o->memory;
         if (m) limit = limit ? GR_MIN(limit, m) : m;
     }
-    size_t peak = own + shared + pool;
+    size_t peak = own + shared + window + pool;
     if (!limit || peak <= limit) return GRAFT_OK;
     return gr_fail(err, GRAFT_ERR_LIMIT, "memory: expected at most %.1f MiB, found %.1f MiB for the jobs together: fewer at a time would need less",
                    (double)limit / 1048576, (double)peak / 1048576);
