@@ -27,6 +27,11 @@ typedef struct graft_model_options {
     const char *bnb_4bit_quant_type; /* "nf4" (NULL) or "fp4" */
     int bnb_4bit_use_double_quant;
     int bnb_4bit_blocksize; /* elements that share a scale: 32, 64 (0), 128 .. 4096 */
+    /* What activations of products are computed in: "float" (NULL), the compute type, or "int8": made on the fly where the weights are
+     * in int8 or in a block format of GGUF, with sums of integers (docs/quantisation.md). Of weights in int8 elements of at least
+     * llm_int8_threshold are left out: 0: as quantization_config says, 6 where it says nothing; negative: none. */
+    const char *activations;
+    double llm_int8_threshold;
     /* What stands on top, by peft's names: "CAUSAL_LM", "SEQ_CLS", "FEATURE_EXTRACTION", and "MASKED_LM". NULL: what config.json's
      * architectures name, or what the adapter needs. Parts of a head that the files lack begin with initial values. */
     const char *task_type;

@@ -218,6 +218,8 @@ graft_status graft_forward(graft_model *m, const graft_forward_options *o, graft
     int temporary = -1;
     if (!o->input || !o->output) return gr_fail(err, GRAFT_ERR_ARGUMENT, "a forward pass needs an input and an output file");
     GR_TRY(gr_model_choose_adapter(m, o->adapter, &j.adapter, err));
+    if (j.backward && j.adapter < 0 && gr_model_is_integer(m->model))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "activations int8: expected an adapter to train, found none: trained weights are not in 8 bits");
     if (j.backward && j.adapter < 0) {
         GR_TRY(gr_adapter_set_create(j.set, "all tensors", everything, strlen(everything), 0, &temporary, err));
         j.adapter = temporary;

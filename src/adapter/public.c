@@ -55,6 +55,7 @@ static graft_status load(graft_model *m, const char *path, const graft_model_opt
     if (options)
         GR_TRY(gr_quantize_options(options->load_in_4bit, options->load_in_8bit, options->bnb_4bit_quant_type,
                                    options->bnb_4bit_use_double_quant, options->bnb_4bit_blocksize, &o.quantize, err));
+    if (options) GR_TRY(gr_activation_options(options->activations, options->llm_int8_threshold, &o.activations, err));
     if (o.has_dtype) o.dtype = options->dtype == GRAFT_DTYPE_BF16 ? GR_BF16 : options->dtype == GRAFT_DTYPE_F32 ? GR_F32 : GR_F16;
     gr_arena_init(&arena, gr_allocator(m->ctx), 0);
     graft_status st = choose_head(m, options, &arena, &o, err);

@@ -124,6 +124,8 @@ typedef struct cli_model_args {
     int load_in_4bit, load_in_8bit;
     const char *bnb_4bit_quant_type;
     int bnb_4bit_use_double_quant;
+    const char *activations;
+    double llm_int8_threshold;
     bool trainable; /* no option: adapters are loaded with gradients */
 } cli_model_args;
 extern const cli_group cli_model_group;

@@ -91,6 +91,7 @@ static graft_status check(const merge_args *a, const cli_model_args *model, bool
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "--adapter: expected an adapter to merge, found none");
     if (!combine && (a->svd_rank || a->density != 0 || a->sign || a->seed))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --combination-type beside its settings, found none");
+    if (model->activations) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--activations: merging computes no activations");
     if (a->as_adapter && a->type) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--outtype: an adapter is written in float32");
     if (a->as_adapter && a->report) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--report: expected a model to be written");
     if (a->n_data && !a->report)

@@ -39,7 +39,14 @@ graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model
                              .load_in_4bit = a->load_in_4bit,
                              .load_in_8bit = a->load_in_8bit,
                              .bnb_4bit_quant_type = a->bnb_4bit_quant_type,
-                             .bnb_4bit_use_double_quant = a->bnb_4bit_use_double_quant};
+                             .bnb_4bit_use_double_quant = a->bnb_4bit_use_double_quant,
+                             .activations = a->activations,
+                             .llm_int8_threshold = a->llm_int8_threshold};
+    if (cli_given(args, "llm-int8-threshold")) {
+        if (!(a->llm_int8_threshold >= 0))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "--llm-int8-threshold: expected 0 or more, found %g", a->llm_int8_threshold);
+        if (a->llm_int8_threshold == 0) o.llm_int8_threshold = -1;
+    }
     const char *first;
     double factor;
     if (a->n_adapters) GR_TRY(split_adapter(args, a->adapters[0], 0, &first, &o.adapter_dir, &factor, err));

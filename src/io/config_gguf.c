@@ -246,7 +246,7 @@ static void read_features(source *s, gr_model_config *c) {
 
 graft_status gr_model_config_from_gguf(const gr_gguf *g, gr_model_config *out, graft_error *err) {
     source s = {.g = g, .err = err};
-    gr_model_config c = {0};
+    gr_model_config c = {.int8_threshold = GR_INT8_THRESHOLD};
     GR_TRY(read_type(&s, &c.type));
     read_sizes(&s, &c);
     GR_TRY(s.st);

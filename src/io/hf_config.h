@@ -71,6 +71,8 @@ const char *gr_problem_name(gr_problem problem); /* "single_label_classification
 enum { GR_MAX_LABELS = 65536 };
 enum { GR_MAX_EOS = 16, GR_MAX_LAYERS = 1024, GR_MAX_HEAD_DIM = 4096 };
 
+#define GR_INT8_THRESHOLD 6.0 /* transformers' */
+
 typedef struct gr_model_config {
     gr_model_type type;
     int64_t vocab_size, hidden_size, intermediate_size;
@@ -105,6 +107,7 @@ typedef struct gr_model_config {
     int64_t bos_token_id, pad_token_id; /* -1: none */
     int n_eos;
     int64_t eos_token_ids[GR_MAX_EOS];
+    double int8_threshold; /* quantization_config's llm_int8_threshold; GR_INT8_THRESHOLD where it says nothing */
     gr_dtype dtype; /* of the stored weights as config.json says; F32 when it says nothing, F16 for GGUF */
     bool layer_rope[GR_MAX_LAYERS]; /* false: the layer has no position embedding (smollm3) */
 } gr_model_config;

@@ -4,11 +4,23 @@
 
 #include "kernel/cpu/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+
+/* Leaf 7, ECX bit 11: not all that have AVX-512 have it, and where it is missing AVX2 serves. */
+static bool has_avx512vnni(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ecx >> 11 & 1);
+}
+#endif
+
 static void fill(gr_cpu_kernels *k, gr_cpu_level level) {
     gr_cpu_fill_generic(k);
 #if defined(__x86_64__)
     if (level >= GR_CPU_AVX2) gr_cpu_fill_avx2(k);
     if (level >= GR_CPU_AVX512) gr_cpu_fill_avx512(k);
+    if (level >= GR_CPU_AVX512 && has_avx512vnni()) gr_cpu_fill_avx512vnni_integer(k);
     if (level >= GR_CPU_AVX512BF16) gr_cpu_fill_avx512bf16(k);
     if (level >= GR_CPU_AMX) gr_cpu_fill_amx(k);
 #else
@@ -21,8 +33,6 @@ static const char *const level_names[GR_CPU_LEVEL_COUNT] = {"generic", "avx2", "
 const char *gr_cpu_level_name(gr_cpu_level level) { return level_names[level]; }
 
 #if defined(__x86_64__)
-#include <cpuid.h>
-#include <sys/syscall.h>
 
 /* Leaf 7, sub-leaf 1, EAX bit 5. Read directly: __builtin_cpu_supports does not know the name in every compiler that
  * graft is built with. Whether the system saves the registers is what its check of avx512f has asked already. */

@@ -250,7 +250,13 @@ typedef struct gr_matrix_spec {
     int n_parts;
     gr_matrix_part part[GR_MATRIX_PARTS];
     gr_dtype dt; /* compute type */
+    /* y = x W^T with x in 8 bits and sums of integers (cpu/integer.h), where gr_can_multiply_integers says so of all parts and dt
+     * is F32 or BF16; dx = dy W is the same either way. */
+    bool integer;
+    float outliers; /* of INT8: elements of x of at least this size are left out of the integers; 0: none */
 } gr_matrix_spec;
+/* Whether integer products exist for a stored format. */
+bool gr_can_multiply_integers(gr_dtype stored);
 
 typedef struct gr_matrix gr_matrix;
 
@@ -260,6 +266,8 @@ void gr_matrix_free(gr_matrix *w);
 int64_t gr_matrix_out(const gr_matrix *w);
 int64_t gr_matrix_in(const gr_matrix *w);
 gr_dtype gr_matrix_dtype(const gr_matrix *w);
+bool gr_matrix_is_integer(const gr_matrix *w);
+gr_dtype gr_matrix_stored(const gr_matrix *w); /* of its first part */
 /* y (rows, out) = x W^T, or += when add. y_dt is dt or F32. */
 graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_t x_ld, gr_dtype y_dt, void *y,
                                int64_t y_ld, bool add, graft_error *err);

@@ -127,8 +127,13 @@ static graft_status new_vector(gr_model *m, int64_t n, void **out, graft_error *
 }
 
 static graft_status new_matrix(gr_model *m, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err) {
+    gr_matrix_spec made = *spec;
+    made.integer = m->activations.integer;
+    made.outliers = m->activations.threshold > 0 ? (float)m->activations.threshold : 0;
+    for (int i = 0; i < spec->n_parts; i++)
+        made.integer = made.integer && gr_can_multiply_integers(spec->part[i].view.dtype) && !spec->part[i].transposed;
     GR_TRY(gr_grow(m->a, (void **)&m->matrices, &m->cap_matrices, m->n_matrices + 1, sizeof *m->matrices, err));
-    GR_TRY(gr_matrix_new(m->dev, spec, &m->matrices[m->n_matrices], err));
+    GR_TRY(gr_matrix_new(m->dev, &made, &m->matrices[m->n_matrices], err));
     *out = m->matrices[m->n_matrices++];
     return GRAFT_OK;
 }

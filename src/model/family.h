@@ -101,6 +101,7 @@ struct gr_model {
     bool has_layers;
     gr_dtype dtype, param_dtype;
     gr_quantize_spec quantize;
+    gr_activation_spec activations;
     gr_modules modules; /* norms and fused biases are owned, see `vectors` */
     gr_site **sites;    /* in `names` */
     size_t n_sites, cap_sites;

@@ -150,18 +150,38 @@ static void warn_fresh(const gr_model *m) {
                m->fresh[i].name);
 }
 
+/* What was asked for must change something. */
+static graft_status check_integers(const gr_model *m, const gr_model_options *o, graft_error *err) {
+    bool any = m->modules.head.matrix && gr_matrix_is_integer(m->modules.head.matrix), whole = false;
+    for (int i = 0; i < m->modules.n_linears; i++) {
+        const gr_linear *l = &m->modules.linears[i];
+        if (!gr_matrix_is_integer(l->matrix)) continue;
+        any = true;
+        whole |= gr_matrix_stored(l->matrix) == GR_INT8;
+    }
+    if (!any)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: activations int8: expected weights in int8 or in a block format of GGUF, found none",
+                       gr_model_path(m));
+    if (o->activations.threshold != 0 && !whole)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: llm_int8_threshold: expected weights in int8, found none", gr_model_path(m));
+    return GRAFT_OK;
+}
+
 static graft_status open_model(gr_model *m, const char *path, const gr_model_options *o, graft_error *err) {
     GR_TRY(gr_device_get(m->ctx, &m->dev, err));
     GR_TRY(choose_dtype(m, o, err));
     if (o) m->quantize = o->quantize;
+    if (o) m->activations = o->activations;
     GR_TRY(refuse_adapter(m->a, path, err));
     GR_TRY((m->is_shape ? gr_weights_open_none : gr_weights_open)(m->a, path, &m->weights, err));
     GR_TRY(gr_model_config_of(m->a, m->weights, &m->config, err));
     GR_TRY(find_family(m, err));
     GR_TRY(choose_task(m, o, err));
+    if (!m->activations.threshold) m->activations.threshold = m->config.int8_threshold;
     m->layers = m->family->layers;
     GR_TRY(m->family->build(m, &m->config, err));
     GR_TRY(read_freq_factors(m, err));
+    if (m->activations.integer) GR_TRY(check_integers(m, o, err));
     warn_fresh(m);
     warn_unused(m);
     return GRAFT_OK;
@@ -202,6 +222,7 @@ gr_device *gr_model_device(const gr_model *m) { return m->dev; }
 const gr_model_config *gr_model_get_config(const gr_model *m) { return &m->config; }
 const gr_weights *gr_model_weights(const gr_model *m) { return m->weights; }
 const char *gr_model_path(const gr_model *m) { return gr_weights_path(m->weights); }
+bool gr_model_is_integer(const gr_model *m) { return m->activations.integer; }
 gr_dtype gr_model_dtype(const gr_model *m) { return m->dtype; }
 gr_dtype gr_model_param_dtype(const gr_model *m) { return m->param_dtype; }
 int64_t gr_model_kv_width(const gr_model *m) { return (int64_t)m->config.n_kv_heads * m->config.head_dim; }

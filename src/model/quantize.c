@@ -30,6 +30,18 @@ graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char 
     return GRAFT_OK;
 }
 
+graft_status gr_activation_options(const char *activations, double threshold, gr_activation_spec *out, graft_error *err) {
+    const bool integer = activations && strcmp(activations, "int8") == 0;
+    if (activations && !integer && strcmp(activations, "float"))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "activations: expected float or int8, found %s", activations);
+    if (!isfinite(threshold))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "llm_int8_threshold: expected a number, found %g", threshold);
+    if (threshold != 0 && !integer)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "llm_int8_threshold: expected activations int8 too, found it without");
+    *out = (gr_activation_spec){.integer = integer, .threshold = threshold};
+    return GRAFT_OK;
+}
+
 enum { ITEM_ELEMENTS = 1 << 16 };
 
 typedef struct job {

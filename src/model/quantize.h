@@ -11,6 +11,15 @@ typedef struct gr_quantize_spec {
     bool nested;    /* their absmax quantised to 8 bits */
 } gr_quantize_spec;
 
+/* What the activations of products are computed in. */
+typedef struct gr_activation_spec {
+    bool integer; /* 8 bits, where a product's weights allow (gr_can_multiply_integers) */
+    double threshold; /* LLM.int8()'s, of weights in INT8: 0: as the model's quantization_config says; negative: none */
+} gr_activation_spec;
+
+/* `activations`: "float", "int8" or NULL. GRAFT_ERR_ARGUMENT: others, and a threshold that is not finite or not asked for. */
+graft_status gr_activation_options(const char *activations, double threshold, gr_activation_spec *out, graft_error *err);
+
 /* What the options of transformers' BitsAndBytesConfig ask for. Options that contradict each other, or that would do
  * nothing, are GRAFT_ERR_ARGUMENT. */
 graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant,

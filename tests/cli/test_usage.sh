@@ -34,6 +34,13 @@ done
 for shell in bash zsh fish; do [ -n "$("$GRAFT" --completion $shell)" ] || fail "completion of $shell"; done
 bash -n <("$GRAFT" --completion bash) || fail "bash completion does not parse"
 
+int8=$SOURCE_DIR/tests/golden/quant/int8
+expect 2 'expected one of' "$GRAFT" generate -m "$int8" -p x --activations int4
+expect 2 'expected activations int8 too' "$GRAFT" generate -m "$int8" -p x --llm-int8-threshold 6
+expect 2 'expected 0 or more' "$GRAFT" generate -m "$int8" -p x --activations int8 --llm-int8-threshold -3
+expect 2 'found none' "$GRAFT" generate -m "$SOURCE_DIR/tests/golden/quant/nf4" -p x --activations int8
+expect 0 'completion_tokens' "$GRAFT" generate -m "$int8" -p x -n 2 --greedy --json --activations int8 --llm-int8-threshold 0
+expect 2 'merging computes no activations' "$GRAFT" merge -m "$int8" --adapter x -o y --activations int8
 expect 2 'nearest is --learning-rate' "$GRAFT" sft --lerning-rate 1
 expect 2 'expected a whole number' "$GRAFT" sft --max-steps many
 expect 2 'expected a number' "$GRAFT" sft --learning_rate fast

@@ -6,6 +6,7 @@
 #ifndef GR_KERNEL_CPU_H
 #define GR_KERNEL_CPU_H
 
+#include "kernel/cpu/integer.h"
 #include "kernel/kernel.h"
 #include "quant/scaled.h"
 
@@ -75,6 +76,7 @@ typedef struct gr_cpu_kernels {
     gr_dequantize_bf16_fn to_bf16[GR_DTYPE_COUNT]; /* room quant */
     gr_scaled_ops scaled[GR_DTYPE_COUNT]; /* the same of formats whose scales stand apart */
     gr_decode_tile_fn tile[GR_DTYPE_COUNT]; /* to BF16, the bits of to_bf16; NULL where there is none */
+    gr_int_kernels integer; /* products of activations in 8 bits */
     void (*convert)(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
     double (*sum_squares)(int64_t n, const float *x);
     void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, const gr_adamw_coef *c);
@@ -100,6 +102,8 @@ void gr_cpu_fill_avx512_products(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_products(gr_cpu_kernels *k);
 void gr_cpu_fill_avx2_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx2_decode(gr_cpu_kernels *k);
+void gr_cpu_fill_avx2_integer(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512vnni_integer(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_attention(gr_cpu_kernels *k);
@@ -107,6 +111,7 @@ void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k);
 #endif
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k); /* called by gr_cpu_fill_generic */
 void gr_cpu_fill_generic_products(gr_cpu_kernels *k);  /* likewise */
+void gr_cpu_fill_generic_integer(gr_cpu_kernels *k);
 
 /* Called by decoders where they begin to read `bytes` bytes: the processor's own prefetching ends with a page, which is decoded
  * in less time than memory takes to answer. Beyond the end of a matrix this fetches nothing, or some lines in vain. */

@@ -121,4 +121,5 @@ void gr_cpu_fill_generic(gr_cpu_kernels *k) {
     }
     gr_cpu_fill_generic_attention(k);
     gr_cpu_fill_generic_products(k);
+    gr_cpu_fill_generic_integer(k);
 }

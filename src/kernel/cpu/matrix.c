@@ -27,6 +27,8 @@ struct gr_matrix {
     bool transposed;
     bool direct; /* rows are of type dt and aligned: no decoding */
     bool stream; /* see mapped.h */
+    bool integer;
+    float outliers;
     int64_t block; /* elements of the longest block */
     int n_parts;
     part part[GR_MATRIX_PARTS];
@@ -58,6 +60,19 @@ static graft_status check_part(const gr_matrix_spec *spec, int i, int64_t in, gr
     return GRAFT_OK;
 }
 
+bool gr_can_multiply_integers(gr_dtype stored) { return gr_int_format_get(stored)->elements > 0; }
+
+static graft_status check_integer(const gr_matrix_spec *spec, int64_t in, graft_error *err) {
+    if (spec->dt == GR_F64 || in > GR_INT_LARGEST_K)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: integer products of %s with %lld inputs: expected F32 or BF16 and up to %d",
+                       spec->name, gr_dtype_name(spec->dt), (long long)in, GR_INT_LARGEST_K);
+    for (int i = 0; i < spec->n_parts; i++)
+        if (!gr_can_multiply_integers(spec->part[i].view.dtype) || spec->part[i].transposed)
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: there are no integer products of %s%s", spec->name,
+                           gr_dtype_name(spec->part[i].view.dtype), spec->part[i].transposed ? " stored (in, out)" : "");
+    return GRAFT_OK;
+}
+
 graft_status gr_matrix_new(gr_device *d, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err) {
     if (spec->n_parts < 1 || spec->n_parts > GR_MATRIX_PARTS)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected 1 to %d parts, found %d", spec->name, (int)GR_MATRIX_PARTS,
@@ -67,10 +82,11 @@ graft_status gr_matrix_new(gr_device *d, const gr_matrix_spec *spec, gr_matrix *
     const bool transposed = spec->part[0].transposed;
     const int64_t in = spec->part[0].view.shape.d[transposed ? 0 : 1];
     for (int i = 0; i < spec->n_parts; i++) GR_TRY(check_part(spec, i, in, err));
+    if (spec->integer) GR_TRY(check_integer(spec, in, err));
     gr_matrix *w = gr_calloc(gr_allocator(d->ctx), 1, sizeof *w);
     if (!w) return gr_fail_memory(err);
     *w = (gr_matrix){.d = d, .dt = spec->dt, .in = in, .transposed = transposed, .direct = true, .block = 1,
-                     .n_parts = spec->n_parts};
+                     .integer = spec->integer, .outliers = spec->outliers, .n_parts = spec->n_parts};
     for (int i = 0; i < spec->n_parts; i++) {
         const gr_tensor_view *v = &spec->part[i].view;
         w->part[i] = (part){.view = *v,
@@ -95,6 +111,8 @@ void gr_matrix_free(gr_matrix *w) {
 int64_t gr_matrix_out(const gr_matrix *w) { return w->out; }
 int64_t gr_matrix_in(const gr_matrix *w) { return w->in; }
 gr_dtype gr_matrix_dtype(const gr_matrix *w) { return w->dt; }
+bool gr_matrix_is_integer(const gr_matrix *w) { return w->integer; }
+gr_dtype gr_matrix_stored(const gr_matrix *w) { return w->part[0].view.dtype; }
 
 /* --- Reading stored rows ------------------------------------------------------------------------------------------ */
 
@@ -282,10 +300,47 @@ static graft_status leave(const gr_matrix *w, graft_status st) {
     return st;
 }
 
+typedef struct integer_rows {
+    const gr_matrix *w;
+    int64_t first; /* output */
+} integer_rows;
+
+static const uint8_t *integer_row(const void *owner, int64_t j) {
+    const integer_rows *r = owner;
+    int64_t row;
+    const part *p = find_row(r->w, r->first + j, &row);
+    return (const uint8_t *)p->view.data + row * p->row_bytes;
+}
+
+static float integer_scale(const void *owner, int64_t j) {
+    const integer_rows *r = owner;
+    int64_t row;
+    const part *p = find_row(r->w, r->first + j, &row);
+    return gr_scale_at(p->view.scales, row);
+}
+
+/* Parts of one format at a time. */
+static graft_status integer_forward(const gr_matrix *w, int64_t rows, const void *x, int64_t x_ld, gr_dtype y_dt, void *y,
+                                    int64_t y_ld, bool add, graft_error *err) {
+    integer_rows owner = {.w = w};
+    for (int i = 0, next; i < w->n_parts; i = next) {
+        int64_t n = 0;
+        for (next = i; next < w->n_parts && w->part[next].view.dtype == w->part[i].view.dtype; next++) n += w->part[next].rows;
+        gr_int_product p = {.d = w->d, .stored = w->part[i].view.dtype, .dt = w->dt, .m = rows, .n = n, .k = w->in, .x = x,
+                            .x_ld = x_ld, .y_dt = y_dt, .y = gr_at(y, y_dt, owner.first), .y_ld = y_ld, .add = add,
+                            .threshold = w->outliers, .owner = &owner, .row = integer_row, .row_bytes = w->part[i].row_bytes,
+                            .scale = integer_scale};
+        GR_TRY(gr_int_forward(&p, err));
+        owner.first += n;
+    }
+    return GRAFT_OK;
+}
+
 graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_t x_ld, gr_dtype y_dt, void *y,
                                int64_t y_ld, bool add, graft_error *err) {
     if (y_dt != w->dt && y_dt != GR_F32)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "product of %s with result %s", gr_dtype_name(w->dt), gr_dtype_name(y_dt));
+    if (w->integer) return leave(w, integer_forward(w, rows, x, x_ld, y_dt, y, y_ld, add, err));
     gr_product p = {.d = w->d, .dt = w->dt, .m = rows, .n = w->out, .k = w->in, .a = x, .lda = x_ld, .alpha = 1,
                     .beta = add ? 1 : 0, .c_dt = y_dt, .c = y, .ldc = y_ld};
     matrix_b b = operand(w, !w->transposed);

@@ -31,4 +31,5 @@ void gr_cpu_fill_avx2(gr_cpu_kernels *k) {
     gr_cpu_fill_avx2_products(k);
     gr_cpu_fill_avx2_attention(k);
     gr_cpu_fill_avx2_decode(k);
+    gr_cpu_fill_avx2_integer(k);
 }
