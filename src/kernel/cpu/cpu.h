@@ -104,6 +104,7 @@ void gr_cpu_fill_avx2_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx2_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx2_integer(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512vnni_integer(gr_cpu_kernels *k);
+void gr_cpu_fill_amx_integer(gr_cpu_kernels *k); /* needs VNNI too */
 void gr_cpu_fill_avx512_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_attention(gr_cpu_kernels *k);

@@ -185,7 +185,7 @@ static void quantize(const gr_int_format *f, gr_dtype dt, int64_t n, const void 
             int32_t sum = 0;
             for (int i = p * f->elements; i < (p + 1) * f->elements; i++)
                 sum += q[i] = zero ? 0 : code_of(v[i], by);
-            const int64_t at = row * to->blocks + b * parts + p;
+            const int64_t at = (b * parts + p) * to->step + row;
             to->d[at] = d;
             to->ds[at] = d * (float)sum;
             to->start[at] = -f->offset * sum;
@@ -211,7 +211,7 @@ static void multiply(const gr_int_format *f, int64_t m, int64_t block, int64_t b
         for (int lane = 0; lane < GR_INT_LANES; lane++) {
             float y = add ? c[i * GR_INT_LANES + lane] : 0;
             for (int64_t b = 0; b < blocks; b++) {
-                const int64_t at = i * a->blocks + block + b, w = b * GR_INT_LANES + lane;
+                const int64_t at = (block + b) * a->step + i, w = b * GR_INT_LANES + lane;
                 const int32_t sum = sum_of(f->elements, a->q + i * a->ld + (block + b) * f->elements,
                                            p->q + b * f->elements * GR_INT_LANES, lane, a->start[at]);
                 y = fmaf(p->d[w] * a->d[at], (float)sum, y);

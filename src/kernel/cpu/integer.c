@@ -162,13 +162,13 @@ static size_t lay_out(job *w, char *base) {
     const gr_int_product *p = w->p;
     const int64_t m = GR_MIN(p->m, (int64_t)ROWS),
                   ld = (p->k + GR_INT_BLOCK - 1) / GR_INT_BLOCK * GR_INT_BLOCK;
-    const int64_t blocks = is_whole(w) ? 0 : ld / w->f->elements;
+    const int64_t blocks = is_whole(w) ? 0 : ld / w->f->elements, step = m + GR_INT_LANES; /* not whole pages */
     const bool outliers = is_whole(w) && p->threshold > 0;
     size_t at = 0;
     const size_t pieces[] = {(size_t)(m * ld),
-                             sizeof(float) * (size_t)(m * blocks),
-                             sizeof(float) * (size_t)(m * blocks),
-                             sizeof(int32_t) * (size_t)(m * blocks),
+                             sizeof(float) * (size_t)(step * blocks),
+                             sizeof(float) * (size_t)(step * blocks),
+                             sizeof(int32_t) * (size_t)(step * blocks),
                              is_whole(w) ? sizeof(float) * (size_t)m : 0,
                              outliers ? sizeof(int32_t) * (size_t)m : 0,
                              outliers ? sizeof(int32_t) * (size_t)(m * p->k) : 0};
@@ -187,7 +187,7 @@ static size_t lay_out(job *w, char *base) {
                              .d = (float *)(void *)(base + where[1]),
                              .ds = (float *)(void *)(base + where[2]),
                              .start = (int32_t *)(void *)(base + where[3]),
-                             .blocks = blocks};
+                             .step = step};
         w->stat = (float *)(void *)(base + where[4]);
         w->n_out = outliers ? (int32_t *)(void *)(base + where[5]) : NULL;
         w->out = outliers ? (int32_t *)(void *)(base + where[6]) : NULL;

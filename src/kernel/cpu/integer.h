@@ -43,7 +43,7 @@ typedef struct gr_int_rows {
     int64_t ld;
     float *d, *ds;
     int32_t *start;
-    int64_t blocks; /* of a row */
+    int64_t step; /* from block to block; neighbours are the same block of the next row */
 } gr_int_rows;
 
 /* Sixteen outputs of at most GR_INT_STRIP elements of K: codes [K / 4][16][4], scales and minima [block][16].
@@ -72,6 +72,14 @@ typedef struct gr_int_kernels {
     void (*accumulate)(int64_t m, int64_t n, const int8_t *q, int64_t ld, const gr_int_panel *p, int32_t *c,
                        bool add);
 } gr_int_kernels;
+
+#if defined(__x86_64__)
+/* For rows that fill no tile (integer_amx.c). */
+void gr_int_multiply_avx512vnni(const gr_int_format *f, int64_t m, int64_t block, int64_t blocks, const gr_int_rows *a,
+                                const gr_int_panel *p, float *c, bool add);
+void gr_int_accumulate_avx512vnni(int64_t m, int64_t n, const int8_t *q, int64_t ld, const gr_int_panel *p, int32_t *c,
+                                  bool add);
+#endif
 
 /* What gr_matrix_forward hands over: outputs 0 .. n - 1 of one format. */
 typedef struct gr_int_product {

@@ -93,7 +93,7 @@ static inline uint32_t largest_bits(const vf x[4]) {
 static void quantize(const gr_int_format *f, gr_dtype dt, int64_t n, const void *x, const gr_int_rows *to,
                      int64_t row) {
     int8_t *q = to->q + row * to->ld;
-    int64_t at = row * to->blocks;
+    int64_t at = row;
     for (int64_t e = 0; e < n; e += GR_INT_BLOCK, q += GR_INT_BLOCK) {
         vf v[4];
         vi code[4];
@@ -114,7 +114,7 @@ static void quantize(const gr_int_format *f, gr_dtype dt, int64_t n, const void 
         int32_t sum[2] = {sum_half(_mm256_castsi256_si128(quads)),
                           sum_half(_mm256_extracti128_si256(quads, 1))};
         if (f->elements == GR_INT_BLOCK) sum[0] += sum[1];
-        for (int p = 0; p < GR_INT_BLOCK / f->elements; p++, at++) {
+        for (int p = 0; p < GR_INT_BLOCK / f->elements; p++, at += to->step) {
             to->d[at] = d;
             to->ds[at] = d * (float)sum[p];
             to->start[at] = -f->offset * sum[p];
@@ -161,15 +161,15 @@ static inline __attribute__((always_inline)) void row_times(const int quads, con
                                                             const gr_int_rows *a, int64_t row,
                                                             const gr_int_panel *p, float *c, bool add) {
     const int8_t *q = a->q + row * a->ld + block * quads * 4;
-    const int64_t at = row * a->blocks + block;
+    const int64_t at = block * a->step + row;
     for (int h = 0; h < LANES; h += VW) {
         vf y = add ? v_load(c + h) : v_zero();
         for (int64_t b = 0; b < blocks; b++) {
-            const vi start = chain == 0 ? _mm256_setzero_si256() : _mm256_set1_epi32(a->start[at + b]);
+            const vi start = chain == 0 ? _mm256_setzero_si256() : _mm256_set1_epi32(a->start[at + b * a->step]);
             const vi sum =
                 block_sum(quads, chain, start, p->q + (b * quads * LANES + h) * 4, q + b * quads * 4);
-            y = v_fma(v_mul(v_load(p->d + b * LANES + h), v_set1(a->d[at + b])), vi_float(sum), y);
-            if (mins) y = v_fma(v_load(p->m + b * LANES + h), v_set1(a->ds[at + b]), y);
+            y = v_fma(v_mul(v_load(p->d + b * LANES + h), v_set1(a->d[at + b * a->step])), vi_float(sum), y);
+            if (mins) y = v_fma(v_load(p->m + b * LANES + h), v_set1(a->ds[at + b * a->step]), y);
         }
         v_store(c + h, y);
     }

@@ -78,21 +78,16 @@ static inline __attribute__((always_inline)) void rows_times(const int m, const 
                                                              const gr_int_rows *a, int64_t row,
                                                              const gr_int_panel *p, float *c, bool add) {
     const int8_t *q[4];
-    const float *ad[4], *as[4];
-    const int32_t *start[4];
     vf y[4];
     UNROLL for (int i = 0; i < m; i++) {
-        const int64_t at = (row + i) * a->blocks + block;
         q[i] = a->q + (row + i) * a->ld + block * quads * 4;
-        ad[i] = a->d + at;
-        as[i] = a->ds + at;
-        start[i] = a->start + at;
         y[i] = add ? v_load(c + i * LANES) : v_zero();
     }
     for (int64_t b = 0; b < blocks; b++) {
+        const int64_t at = (block + b) * a->step + row;
         const uint8_t *w = p->q + b * quads * 4 * LANES;
         vi sum[4];
-        UNROLL for (int i = 0; i < m; i++) sum[i] = _mm512_set1_epi32(start[i][b]);
+        UNROLL for (int i = 0; i < m; i++) sum[i] = _mm512_set1_epi32(a->start[at + i]);
         UNROLL for (int t = 0; t < quads; t++) {
             const vi codes = _mm512_loadu_si512(w + t * 4 * LANES);
             UNROLL for (int i = 0; i < m; i++) sum[i] = _mm512_dpbusd_epi32(
@@ -100,8 +95,8 @@ static inline __attribute__((always_inline)) void rows_times(const int m, const 
         }
         const vf d = v_load(p->d + b * LANES);
         UNROLL for (int i = 0; i < m; i++) {
-            y[i] = v_fma(v_mul(d, v_set1(ad[i][b])), vi_float(sum[i]), y[i]);
-            if (mins) y[i] = v_fma(v_load(p->m + b * LANES), v_set1(as[i][b]), y[i]);
+            y[i] = v_fma(v_mul(d, v_set1(a->d[at + i])), vi_float(sum[i]), y[i]);
+            if (mins) y[i] = v_fma(v_load(p->m + b * LANES), v_set1(a->ds[at + i]), y[i]);
         }
     }
     UNROLL for (int i = 0; i < m; i++) v_store(c + i * LANES, y[i]);
@@ -111,8 +106,8 @@ static inline __attribute__((always_inline)) void rows_times(const int m, const 
     for (; i + 4 <= m; i += 4) rows_times(4, quads, mins, block, blocks, a, i, p, c + i * LANES, add);       \
     for (; i < m; i++) rows_times(1, quads, mins, block, blocks, a, i, p, c + i * LANES, add)
 
-static void multiply(const gr_int_format *f, int64_t m, int64_t block, int64_t blocks, const gr_int_rows *a,
-                     const gr_int_panel *p, float *c, bool add) {
+void gr_int_multiply_avx512vnni(const gr_int_format *f, int64_t m, int64_t block, int64_t blocks,
+                                const gr_int_rows *a, const gr_int_panel *p, float *c, bool add) {
     int64_t i = 0;
     if (f->elements == 32 && f->mins) {
         ROWS_CASE(8, true);
@@ -150,8 +145,8 @@ rows_sum(const int m, int64_t n, const int8_t *q, int64_t ld, const uint8_t *w, 
     }
 }
 
-static void accumulate(int64_t m, int64_t n, const int8_t *q, int64_t ld, const gr_int_panel *p, int32_t *c,
-                       bool add) {
+void gr_int_accumulate_avx512vnni(int64_t m, int64_t n, const int8_t *q, int64_t ld, const gr_int_panel *p,
+                                  int32_t *c, bool add) {
     int64_t i = 0;
     for (; i + 4 <= m; i += 4) rows_sum(4, n, q + i * ld, ld, p->q, c + i * LANES, add);
     for (; i < m; i++) rows_sum(1, n, q + i * ld, ld, p->q, c + i * LANES, add);
@@ -159,6 +154,6 @@ static void accumulate(int64_t m, int64_t n, const int8_t *q, int64_t ld, const 
 
 void gr_cpu_fill_avx512vnni_integer(gr_cpu_kernels *k) {
     fill_unpack(&k->integer);
-    k->integer.multiply = multiply;
-    k->integer.accumulate = accumulate;
+    k->integer.multiply = gr_int_multiply_avx512vnni;
+    k->integer.accumulate = gr_int_accumulate_avx512vnni;
 }
