@@ -8,6 +8,7 @@ shift
 here=$(cd "$(dirname "$0")" && pwd)
 
 rows="startup
+decode
 formats_q4_1 formats_q4_0 formats_q8_0 formats_bf16
 formats_1_thread
 formats_avx2
@@ -23,7 +24,7 @@ avx2() { GRAFT_CPU=avx2 GRAFT_LLAMA_CPP=${GRAFT_LLAMA_CPP_AVX2:-} "$@"; }
 
 run_row() {
     case $1 in
-    startup | train_dense | train_sft | train_qlora) python3 "$here/$1.py" ;;
+    startup | decode | train_dense | train_sft | train_qlora) python3 "$here/$1.py" ;;
     formats_q4_1) python3 "$here/inference.py" formats --types Q4_1 ;;
     formats_q4_0) python3 "$here/inference.py" formats --types Q4_0 ;;
     formats_q8_0) python3 "$here/inference.py" formats --types Q8_0 ;;
