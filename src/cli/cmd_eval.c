@@ -138,18 +138,34 @@ static void show_sample(void *user, const graft_eval_sample *s) {
     fputc('\n', to);
 }
 
-static graft_status choose_metrics(const eval_args *a, bool answers, unsigned *what, graft_error *err) {
+/* `task` NULL: not known yet. */
+static graft_status choose_metrics(const eval_args *a, const char *task, unsigned *what, graft_error *err) {
+    const bool classes = task && !strcmp(task, "SEQ_CLS"), answers = !classes && (!task || strcmp(task, "MASKED_LM") != 0);
     *what = a->n_metrics ? 0 : !answers ? GRAFT_EVAL_LOSS : GRAFT_EVAL_LOSS | GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE;
     for (size_t i = 0; i < a->n_metrics; i++) {
         const char *m = a->metrics[i];
-        if (!strcmp(m, "perplexity") || !strcmp(m, "loss") || !strcmp(m, "token_accuracy") || !strcmp(m, "accuracy")) *what |= GRAFT_EVAL_LOSS;
+        const bool loss = !strcmp(m, "loss") || !strcmp(m, "accuracy"), words = !strcmp(m, "perplexity") || !strcmp(m, "token_accuracy");
+        if (loss || (words && !classes)) *what |= GRAFT_EVAL_LOSS;
+        else if (!strcmp(m, "f1")) *what |= answers ? GRAFT_EVAL_TOKEN_F1 : GRAFT_EVAL_LOSS;
+        else if (!answers)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "--metric: expected %s for a model of the task %s, found \"%s\"",
+                           classes ? "accuracy, f1 or loss" : "perplexity, accuracy or f1", task, m);
         else if (!strcmp(m, "exact_match")) *what |= GRAFT_EVAL_EXACT;
         else if (!strncmp(m, "rouge", 5)) *what |= GRAFT_EVAL_ROUGE;
         else if (!strcmp(m, "bleu") || !strcmp(m, "sacrebleu")) *what |= GRAFT_EVAL_BLEU;
-        else if (!strcmp(m, "f1")) *what |= answers ? GRAFT_EVAL_TOKEN_F1 : GRAFT_EVAL_LOSS;
         else return gr_fail(err, GRAFT_ERR_ARGUMENT, "--metric: expected perplexity, exact_match, rouge, bleu or f1, found \"%s\"", m);
     }
     return GRAFT_OK;
+}
+
+/* What only models that answer in words have a use for. */
+static graft_status refuse_words(const cli_args *args, const char *task, graft_error *err) {
+    static const char *const names[] = {"completion-only-loss", "assistant-only-loss", "ignore-case", "ignore-punctuation", "use-stemmer",
+                                        "show", "log-samples"};
+    for (size_t i = 0; i < GR_COUNT(names); i++)
+        if (cli_given(args, names[i]))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "--%s: a model of the task %s answers in no words", names[i], task);
+    return cli_refuse_given(args, 3, NULL, task, err);
 }
 
 static void add_number(gr_buf *b, const char *key, double value) {
@@ -230,11 +246,12 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     if (a->batch_size < 1 || a->limit < 0 || a->max_length < 0 || a->max_target_length < -1 || a->show < 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show must not be negative");
     unsigned asked;
-    GR_TRY(choose_metrics(a, true, &asked, err));
+    GR_TRY(choose_metrics(a, NULL, &asked, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
     GR_TRY(cli_models_open(ctx, args, args->base[1], true, CLI_SEVERAL_ADAPTERS, m, err));
     const char *task = graft_model_task_type(m->model);
-    GR_TRY(choose_metrics(a, strcmp(task, "SEQ_CLS") != 0 && strcmp(task, "MASKED_LM") != 0, &o.what, err));
+    GR_TRY(choose_metrics(a, task, &o.what, err));
+    if (!strcmp(task, "SEQ_CLS") || !strcmp(task, "MASKED_LM")) GR_TRY(refuse_words(args, task, err));
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
     o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,

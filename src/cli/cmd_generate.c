@@ -219,16 +219,7 @@ static graft_status encode(work *w, const cli_args *args, graft_error *err) {
     if (a->n_return != 1 || a->echo)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: a model of the task %s continues no text", a->echo ? "--echo" : "--num-return-sequences",
                        graft_model_task_type(w->m.model));
-    const char *unused = sampling->do_sample || sampling->greedy ? "--do-sample and --greedy"
-                         : sampling->num_beams > 1               ? "--num-beams"
-                         : !isnan(sampling->temperature)         ? "--temperature"
-                         : sampling->n_stop                      ? "--stop"
-                         : sampling->lookup_tokens               ? "--prompt-lookup-num-tokens"
-                         : !masks && sampling->top_k != INT64_MIN ? "--top-k"
-                                                                  : NULL;
-    if (unused)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: a model of the task %s draws no tokens", unused,
-                       graft_model_task_type(w->m.model));
+    GR_TRY(cli_refuse_given(args, 3, masks ? "top-k" : NULL, graft_model_task_type(w->m.model), err));
     graft_text *texts = gr_calloc(NULL, w->n, sizeof *texts);
     if (!texts) return gr_fail_memory(err);
     for (size_t i = 0; i < w->n; i++) {

@@ -117,6 +117,14 @@ void cli_sampling_defaults(cli_sampling_args *a) {
     *a = (cli_sampling_args){.temperature = NAN, .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .top_k = INT64_MIN, .n = 256, .num_beams = 1, .length_penalty = NAN};
 }
 
+graft_status cli_refuse_given(const cli_args *args, size_t g, const char *but, const char *task, graft_error *err) {
+    const cli_group *group = args->command->groups[g];
+    for (size_t i = 0; i < group->n; i++)
+        if (args->given[g][i] && (!but || strcmp(group->options[i].name, but) != 0))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "--%s: a model of the task %s draws no tokens", group->options[i].name, task);
+    return GRAFT_OK;
+}
+
 static graft_status finish_beams(const cli_sampling_args *a, graft_generate_options *o, graft_error *err) {
     static const char *const names[] = {"false", "true", "never"};
     size_t when = 0;

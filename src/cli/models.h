@@ -35,6 +35,8 @@ typedef struct cli_sampling_args {
 } cli_sampling_args;
 extern const cli_group cli_sampling_group;
 void cli_sampling_defaults(cli_sampling_args *a);
+/* An error for the first option that was given of group `g`, but for `but` (NULL: none): a model of that task has no use for it. */
+graft_status cli_refuse_given(const cli_args *args, size_t g, const char *but, const char *task, graft_error *err);
 graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a, graft_generate_options *out, graft_error *err);
 
 #endif

@@ -95,9 +95,10 @@ graft_status gr_labels_from_json(gr_arena *arena, const char *name, const char *
     GR_TRY(default_names(arena, n_labels, &labels, err));
     const gr_json_value *map = gr_json_get(root, "id2label");
     for (const gr_json_value *v = map && map->kind == GR_JSON_OBJECT ? map->child : NULL; v; v = v->next) {
-        char *end;
-        long id = strtol(v->key, &end, 10);
-        if (end == v->key || *end || id < 0 || id >= n_labels || v->kind != GR_JSON_STRING || strlen(v->text) != v->len)
+        char plain[32];
+        long id = strtol(v->key, NULL, 10);
+        snprintf(plain, sizeof plain, "%ld", id); /* "00" would be another name of class 0 */
+        if (strcmp(plain, v->key) != 0 || id < 0 || id >= n_labels || v->kind != GR_JSON_STRING || strlen(v->text) != v->len)
             return gr_fail(err, GRAFT_ERR_FORMAT, "%s: id2label: expected names of the classes 0 to %d, found '%.60s'",
                            name, n_labels - 1, v->key);
         labels.names[id] = v->text;

@@ -29,6 +29,10 @@ static graft_status take_labels(gr_trainer *t, const char *const *names, size_t 
 
 static graft_status choose_labels(gr_trainer *t, bool in_config, graft_error *err) {
     const graft_sft_options *o = t->o;
+    for (size_t i = 1; i < o->labels.n; i++)
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(o->labels.items[i], o->labels.items[k]) == 0)
+                return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels: expected different names, found \"%.60s\" twice", o->labels.items[i]);
     if (o->labels.n) return take_labels(t, o->labels.items, o->labels.n, err);
     if (o->adapter) {
         gr_adapter_head head;

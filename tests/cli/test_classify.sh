@@ -28,6 +28,14 @@ grep -q 'negative *12 *0' "$work/out" || fail "the counts"
 grep -q '"labels": \["negative", "positive"\], "confusion": \[\[12, 0\], \[0, 12\]\]' "$work/out" || fail "the counts as JSON"
 "$GRAFT" eval -m "$work/model" --adapter "$work/adapter" --data "$work/data.jsonl" --metric rouge >"$work/out" 2>"$work/err" && fail "a classifier answers nothing"
 
+for unused in "--metric perplexity" "--num-beams 2" "--completion-only-loss" "--max-new-tokens 4" "--show 1"; do
+    "$GRAFT" eval -m "$work/model" --adapter "$work/adapter" --data "$work/data.jsonl" $unused >"$work/out" 2>"$work/err" && fail "$unused is refused"
+    grep -q SEQ_CLS "$work/err" || fail "$unused: the task is named"
+done
+"$GRAFT" generate -m "$work/model" --adapter "$work/adapter" -p x -n 4 >"$work/out" 2>"$work/err" && fail "-n is refused"
+"$GRAFT" sft -m "$work/model" --task-type SEQ_CLS --labels a,b,a --data "$work/data.jsonl" -o "$work/x" >"$work/out" 2>"$work/err" && fail "labels twice"
+grep -q '"a" twice' "$work/err" || fail "the label that stands twice is named"
+
 "$GRAFT" generate -m "$work/model" --dtype f32 --adapter "$work/adapter" -p "the film was good and funny" >"$work/out" 2>"$work/err" || fail "classify"
 head -1 "$work/out" | grep -q positive || fail "the likeliest label first"
 "$GRAFT" generate -m "$work/model" --dtype f32 --adapter "$work/adapter" -p "a very slow plot" -p "great actor" --json >"$work/out" 2>"$work/err" || fail "classify --json"
