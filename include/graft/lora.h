@@ -44,7 +44,8 @@ typedef struct graft_lora_options {
     double loraplus_lr_embedding; /* learning rate of factors of an embedding then; 0: 1e-6 */
     const char *init_lora_weights; /* "true" (NULL: A Kaiming-uniform, B zero), "gaussian", "false" (B random too); or
      * factors of the weight, which is then what is left of it: "pissa" (Meng et al. 2024, arXiv 2404.02948), "pissa_niter_N" (fast,
-     * N rounds), "olora" (Buyukakyuz 2024, arXiv 2406.01775). Such an adapter is saved as a LoRA of twice the rank. */
+     * N rounds), "olora" (Buyukakyuz 2024, arXiv 2406.01775). Such an adapter is saved as a LoRA of twice the rank. Or
+     * "loftq" (Li et al. 2024, arXiv 2310.08659): factors of what load_in_4bit or load_in_8bit takes from the weight. */
 } graft_lora_options;
 
 /* peft's defaults. */

@@ -68,7 +68,9 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, bool fresh, uin
     else {
         GR_TRY(gr_adapter_add(a, name_a, p->a, gr_adapter_depth(a->model, site), err));
         GR_TRY(gr_adapter_add(a, name_b, p->b, gr_adapter_depth(a->model, site), err));
-        if (fresh) initialise(s, p, seed);
+        bool lost = fresh && s->config.init == GR_LORA_LOFTQ && gr_model_was_quantized(a->model, site);
+        if (lost) GR_TRY(gr_loftq_fill(a, p, err));
+        else if (fresh) initialise(s, p, seed);
     }
     s->pair_of_site[site->index] = (int)s->n_pairs++;
     if (s->config.dora) GR_TRY(gr_dora_add(a, p, err));
@@ -109,6 +111,7 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     const char **tensors, **stored;
     GR_TRY(gr_lora_read_config(a, config, fresh, NULL, &s->config, err));
     GR_TRY(gr_lora_find_targets(a, &s->config, fresh, &sites, &n, err));
+    if (s->config.init == GR_LORA_LOFTQ) GR_TRY(gr_loftq_check(a, &s->config, sites, n, err));
     GR_TRY(gr_lora_alloc(a, n, err));
     for (size_t i = 0; i < n; i++) {
         GR_TRY(add_pair(a, sites[i], fresh, seed, err));

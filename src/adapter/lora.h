@@ -5,7 +5,7 @@
 #include "adapter/method.h"
 
 enum { GR_LORA_MAX_RANK = 65536 };
-typedef enum gr_lora_init { GR_LORA_KAIMING, GR_LORA_GAUSSIAN, GR_LORA_RANDOM, GR_LORA_PISSA, GR_LORA_OLORA } gr_lora_init;
+typedef enum gr_lora_init { GR_LORA_KAIMING, GR_LORA_GAUSSIAN, GR_LORA_RANDOM, GR_LORA_PISSA, GR_LORA_OLORA, GR_LORA_LOFTQ } gr_lora_init;
 typedef enum gr_lora_bias { GR_LORA_BIAS_NONE, GR_LORA_BIAS_ALL, GR_LORA_BIAS_OWN } gr_lora_bias;
 
 /* rank_pattern, alpha_pattern: the first key that matches a module decides. */
@@ -38,6 +38,7 @@ typedef struct gr_lora_config {
     gr_lora_bias bias;
     gr_lora_init init;
     const char *init_text; /* as the file had it where it is a string */
+    int64_t loftq_bits, loftq_iter; /* 0: not said */
     int64_t pissa_rounds;  /* of a subspace iteration; -1: the exact decomposition */
     gr_targets targets, exclude, modules_to_save, layers_pattern;
     bool layers_pattern_text; /* it was a string, not a list */
@@ -99,6 +100,10 @@ void gr_lora_start_loaded(gr_adapter *a, const gr_lora_pair *p);
 /* y += s B drop(x) A^T of the first half, and of the second without dropout. */
 graft_status gr_lora_start_dropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout,
                                    gr_var *x, gr_var **y, graft_error *err);
+
+/* loftq.c: whether a base can begin so; A and B of a pair. */
+graft_status gr_loftq_check(gr_adapter *a, const gr_lora_config *c, const gr_site *const *sites, size_t n, graft_error *err);
+graft_status gr_loftq_fill(gr_adapter *a, gr_lora_pair *p, graft_error *err);
 
 /* dora.c */
 graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err);

@@ -25,6 +25,18 @@ static const char *const refused[] = {"alora_invocation_tokens", "arrow_config",
                                       "lora_bias", "monteclora_config", "target_parameters", "trainable_token_indices",
                                       "use_bdlora", "use_qalora", "velora_config", NULL};
 
+static graft_status read_loftq(gr_adapter *a, const gr_json_value *json, gr_lora_config *c, graft_error *err) {
+    const gr_json_value *v = gr_json_get(json, "loftq_config");
+    if (!v || v->kind == GR_JSON_NULL) return GRAFT_OK;
+    if (v->kind != GR_JSON_OBJECT) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected 'loftq_config' to be an object", a->where);
+    GR_TRY(gr_config_int(a, v, "loftq_bits", 4, 8, &c->loftq_bits, err));
+    GR_TRY(gr_config_int(a, v, "loftq_iter", 1, 1 << 20, &c->loftq_iter, err));
+    if (c->loftq_iter > 1)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: loftq_iter %lld: only 1 is supported; more change the base too, so that the adapter "
+                       "would fit no file", a->where, (long long)c->loftq_iter);
+    return GRAFT_OK;
+}
+
 static graft_status read_init(gr_adapter *a, const gr_json_value *json, bool fresh, gr_lora_config *c, graft_error *err) {
     const gr_json_value *v = gr_json_get(json, "init_lora_weights");
     if (!v || v->kind == GR_JSON_NULL || v->kind == GR_JSON_TRUE) return GRAFT_OK;
@@ -51,11 +63,15 @@ static graft_status read_init(gr_adapter *a, const gr_json_value *json, bool fre
         c->init = *c->init_text == 'o' ? GR_LORA_OLORA : GR_LORA_PISSA;
         return GRAFT_OK;
     }
+    if (fresh && strcmp(c->init_text, "loftq") == 0) {
+        c->init = GR_LORA_LOFTQ;
+        return read_loftq(a, json, c, err);
+    }
     /* These only choose where training begins; corda, lora_ga and loftq change the base weights too. */
     bool harmless = strcmp(c->init_text, "eva") == 0 || strcmp(c->init_text, "orthogonal") == 0;
     if (!fresh && harmless) return GRAFT_OK;
     return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: init_lora_weights '%s' is not supported, expected true, false, gaussian, pissa, "
-                   "pissa_niter_N or olora", a->where, c->init_text);
+                   "pissa_niter_N, olora or (for a new adapter) loftq", a->where, c->init_text);
 }
 
 static graft_status read_bias(gr_adapter *a, const gr_json_value *json, gr_lora_config *c, graft_error *err) {
@@ -261,7 +277,7 @@ void gr_lora_write_config(const gr_lora_config *c, gr_buf *b) {
     gr_config_add_targets(b, "exclude_modules", &c->exclude);
     gr_config_add_bool(b, "fan_in_fan_out", c->fan_in_fan_out);
     gr_buf_add_text(b, "  \"inference_mode\": true,\n");
-    if (c->init_text && !twice)
+    if (c->init_text && !twice && c->init != GR_LORA_LOFTQ) /* which tells peft to change the base */
         gr_config_add_text(b, "init_lora_weights", c->init_text);
     else
         gr_config_add_bool(b, "init_lora_weights", c->init != GR_LORA_RANDOM);

@@ -123,7 +123,7 @@ static const cli_option lora_options[] = {
     {.name = "loraplus-lr-embedding", .kind = CLI_REAL, .offset = L(loraplus_lr_embedding), .metavar = "X",
      .help = "LoRA+: learning rate of factors of an embedding; 0: 1e-6"},
     {.name = "lora-bias", .kind = CLI_TEXT, .offset = L(bias), .metavar = "S", .choices = "none all lora_only", .help = "which biases are trained"},
-    {.name = "init-lora-weights", .kind = CLI_TEXT, .offset = L(init_lora_weights), .metavar = "S", .help = "true, gaussian, false, or from the weight itself: pissa, pissa_niter_N, olora"},
+    {.name = "init-lora-weights", .kind = CLI_TEXT, .offset = L(init_lora_weights), .metavar = "S", .help = "true, gaussian, false, or from the weight itself: pissa, pissa_niter_N, olora; from what --load-in-4bit or --load-in-8bit loses: loftq"},
 };
 const cli_group cli_train_lora_group = {"LoRA, and modules of other methods", lora_options, GR_COUNT(lora_options)};
 

@@ -219,6 +219,8 @@ graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_
     w->owned = o;
     w->owned_bytes += bytes;
     gr_weight *item = &w->items[which - w->items];
+    item->file_view = item->view;
+    item->file_permuted_heads = item->permuted_heads;
     item->view = *view;
     item->permuted_heads = 0;
     return GRAFT_OK;

@@ -17,7 +17,19 @@ typedef struct gr_weight {
     int permuted_heads;
     /* The view is the transpose of Hugging Face's matrix: (out, in) where that is (in, out) (gpt2 in GGUF files). */
     bool turned;
+    /* Where gr_weights_replace gave it other storage: what the file has, as above. NULL data: it has that. */
+    gr_tensor_view file_view;
+    int file_permuted_heads;
 } gr_weight;
+
+/* As the file has it. */
+static inline gr_weight gr_weight_in_file(const gr_weight *w) {
+    gr_weight x = *w;
+    if (!w->file_view.data) return x;
+    x.view = w->file_view;
+    x.permuted_heads = w->file_permuted_heads;
+    return x;
+}
 
 /* llama.cpp's converter stores each head of D rows as (2, D/2) transposed: halves become interleaved pairs. */
 static inline int64_t gr_weight_row(const gr_weight *w, int64_t row) {

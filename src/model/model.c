@@ -320,6 +320,20 @@ graft_status gr_model_read_tensor(const gr_model *m, const char *name, int64_t r
     return gr_weight_decode(w, row, n, out, err);
 }
 
+gr_quantize_spec gr_model_quantized(const gr_model *m) { return m->quantize; }
+
+bool gr_model_was_quantized(const gr_model *m, const gr_site *s) {
+    const gr_weight *w;
+    return gr_model_get_weight(m, s->weight_tensor, &w, NULL) == GRAFT_OK && w->file_view.data;
+}
+
+graft_status gr_model_read_file_outputs(const gr_model *m, const gr_site *s, float *out, graft_error *err) {
+    const gr_weight *w;
+    GR_TRY(gr_model_get_weight(m, s->weight_tensor, &w, err));
+    const gr_weight in_file = gr_weight_in_file(w);
+    return gr_weight_decode_outputs(&in_file, s->transposed, 0, s->out, out, err);
+}
+
 graft_status gr_model_read_outputs(const gr_model *m, const gr_site *s, int64_t row, int64_t n, float *out,
                                    graft_error *err) {
     char name[300];

@@ -96,6 +96,11 @@ const char *gr_model_tensor_name(const gr_model *m, size_t i);
 /* Decodes a tensor of the model into F32 in Hugging Face's layout: rows [row, row + n) of the first dimension. */
 graft_status gr_model_read_tensor(const gr_model *m, const char *name, int64_t row, int64_t n, float *out,
                                   graft_error *err);
+/* What the products' weights were turned into as the model was opened, whether this module's was, and what its file holds, as by
+ * gr_model_read_outputs: (out, in). */
+gr_quantize_spec gr_model_quantized(const gr_model *m);
+bool gr_model_was_quantized(const gr_model *m, const gr_site *s);
+graft_status gr_model_read_file_outputs(const gr_model *m, const gr_site *s, float *out, graft_error *err);
 /* The same of a module's weight, rows along its output whichever way it is stored: (n, in). */
 graft_status gr_model_read_outputs(const gr_model *m, const gr_site *s, int64_t row, int64_t n, float *out,
                                    graft_error *err);

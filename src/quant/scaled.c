@@ -194,7 +194,7 @@ void gr_quantize_absmax(const float *absmax, int64_t n, uint8_t *codes, float *n
 float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes) {
     float most = 0;
     for (int64_t i = 0; i < n; i++) most = fmaxf(most, fabsf(gr_f16_to_f32(gr_f32_to_f16(x[i]))));
-    const float inverse = 127.0f / most;
+    const float inverse = 1.0f / most * 127.0f; /* rounded twice, as torch divides a number by a tensor */
     for (int64_t i = 0; i < n; i++)
         codes[i] = most > 0 ? (int8_t)nearbyintf(gr_f16_to_f32(gr_f32_to_f16(x[i])) * inverse) : 0;
     return most;

@@ -173,4 +173,5 @@ def main():
             {"bitsandbytes": bitsandbytes, "models": models}[what]()
 
 
-main()
+if __name__ == "__main__":
+    main()
