@@ -69,15 +69,15 @@ enum { ROWS = 64 }; /* at once: columns of a matrix that stands turned are decod
 static graft_status read_rows(const reporter *s, const char *name, const gr_weight *w, bool stored, int64_t row, int64_t n,
                               float *x, graft_error *err) {
     const int64_t columns = gr_tensor_row_size(&w->view);
+    if (gr_turned_site(s->m, name) && (!stored || !w->turned)) return gr_merged_outputs(s->m, NULL, name, row, n, x, err);
     if (!stored) return gr_weight_decode(w, row, n, x, err);
-    if (!w->turned && gr_turned_site(s->m, name)) return gr_merged_outputs(s->m, NULL, name, row, n, x, err);
     return gr_view_decode(&w->view, row * columns, n * columns, x, err);
 }
 
 /* `there`: the tensor in its new form, NULL: encoded row by row, as a GGUF file has them, as `type`. */
 static graft_status measure(const reporter *s, const char *name, const gr_weight *w, gr_dtype type,
                             const gr_tensor_view *there, gr_cost *out, graft_error *err) {
-    const bool turned = !there && !w->turned && gr_turned_site(s->m, name);
+    const bool turned = !w->turned && gr_turned_site(s->m, name);
     const int64_t rows = w->view.shape.d[turned], columns = w->view.shape.d[!turned];
     float *x = gr_alloc(s->a, 2 * (size_t)(ROWS * columns) * sizeof *x), *y = x ? x + ROWS * columns : NULL;
     char *bytes = gr_alloc(s->a, (size_t)columns * sizeof *x + 512);
@@ -113,7 +113,7 @@ static graft_status report_one(const reporter *s, size_t i, const gr_quantize_sp
         size_t bytes;
         if (!site || !gr_model_linear(s->m, site) || site->role == GR_ROLE_EMBED || site->role == GR_ROLE_HEAD)
             return GRAFT_OK;
-        GR_TRY(gr_quantize_weight(s->dev, w, spec, &view, &memory, &bytes, err));
+        GR_TRY(gr_quantize_weight(s->dev, w, site->transposed, spec, &view, &memory, &bytes, err));
         graft_status st = measure(s, name, w, type, &view, &c, err);
         gr_free_aligned(s->a, memory);
         GR_TRY(st);

@@ -242,7 +242,7 @@ static graft_status weigh(const merge_job *j, const char *name, const float *wan
     float *base = gr_alloc(a, 2 * (size_t)columns * sizeof *base);
     graft_status st = base ? GRAFT_OK : gr_fail_memory(err);
     for (int64_t r = 0; r < v->shape.d[0] && st == GRAFT_OK; r++) {
-        st = gr_merged_rows(j->m, NULL, name, r, 1, base, err);
+        st = gr_merged_outputs(j->m, NULL, name, r, 1, base, err);
         if (st == GRAFT_OK) st = gr_view_decode(v, r * columns, columns, base + columns, err);
         if (st == GRAFT_OK) gr_cost_add(&cost, wanted + r * columns, base + columns, base, columns);
     }
@@ -265,10 +265,10 @@ static graft_status encode_again(merge_job *j, const char *name, const gr_weight
     void *memory = NULL;
     float *wanted = gr_alloc_aligned(a, n * sizeof *wanted);
     gr_weight sum = {.name = name, .stored_name = name, .file = w->file, .view = {GR_F32, *shape, wanted, n * sizeof *wanted, NULL}};
-    graft_status st = wanted ? gr_merged_rows(j->m, j->a, name, 0, shape->d[0], wanted, err) : gr_fail_memory(err);
+    graft_status st = wanted ? gr_merged_outputs(j->m, j->a, name, 0, shape->d[0], wanted, err) : gr_fail_memory(err);
     if (st == GRAFT_OK)
         st = gr_grow(a, (void **)&j->encoded, &j->cap_encoded, j->n_encoded + 1, sizeof *j->encoded, err);
-    if (st == GRAFT_OK) st = gr_quantize_weight(gr_model_device(j->m), &sum, &spec, view, &memory, &bytes, err);
+    if (st == GRAFT_OK) st = gr_quantize_weight(gr_model_device(j->m), &sum, false, &spec, view, &memory, &bytes, err);
     if (st == GRAFT_OK) j->encoded[j->n_encoded++] = memory;
     if (st == GRAFT_OK && j->report) st = weigh(j, name, wanted, view, err);
     gr_free_aligned(a, wanted);

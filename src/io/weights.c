@@ -211,8 +211,8 @@ const gr_weight *gr_weights_find(const gr_weights *w, const char *name) {
     return w->n ? bsearch(&key, w->items, w->n, sizeof key, by_name) : NULL;
 }
 
-graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_tensor_view *view, void *memory, size_t bytes,
-                                graft_error *err) {
+graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_tensor_view *view, bool turned, void *memory,
+                                size_t bytes, graft_error *err) {
     struct owned *o = gr_arena_alloc(&w->arena, sizeof *o);
     if (!o) return gr_fail_memory(err);
     *o = (struct owned){w->owned, memory};
@@ -221,10 +221,14 @@ graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_
     gr_weight *item = &w->items[which - w->items];
     item->file_view = item->view;
     item->file_permuted_heads = item->permuted_heads;
+    item->file_turned = item->turned;
+    item->turned = turned;
     item->view = *view;
     item->permuted_heads = 0;
     return GRAFT_OK;
 }
+
+void gr_weights_set_turned(gr_weights *w, const gr_weight *which) { w->items[which - w->items].turned = true; }
 
 size_t gr_weights_owned_bytes(const gr_weights *w) { return w->owned_bytes; }
 

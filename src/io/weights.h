@@ -20,6 +20,7 @@ typedef struct gr_weight {
     /* Where gr_weights_replace gave it other storage: what the file has, as above. NULL data: it has that. */
     gr_tensor_view file_view;
     int file_permuted_heads;
+    bool file_turned;
 } gr_weight;
 
 /* As the file has it. */
@@ -28,6 +29,7 @@ static inline gr_weight gr_weight_in_file(const gr_weight *w) {
     if (!w->file_view.data) return x;
     x.view = w->file_view;
     x.permuted_heads = w->file_permuted_heads;
+    x.turned = w->file_turned;
     return x;
 }
 
@@ -60,10 +62,12 @@ graft_status gr_weights_get(const gr_weights *w, const char *name, const gr_shap
 graft_status gr_weights_check(const gr_weights *w, const char *name, const gr_weight *found, const gr_shape *shape,
                               const gr_weight **out, graft_error *err);
 
-/* Gives a weight other storage, in Hugging Face's order of rows: `memory` (gr_alloc_aligned, `bytes` long) holds what `view`
- * points to; it belongs to the weights from then on. */
-graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_tensor_view *view, void *memory, size_t bytes,
-                                graft_error *err);
+/* Gives a weight other storage, in Hugging Face's order of rows or (`turned`) as its transpose: `memory` (gr_alloc_aligned, `bytes`
+ * long) holds what `view` points to; it belongs to the weights from then on. */
+graft_status gr_weights_replace(gr_weights *w, const gr_weight *which, const gr_tensor_view *view, bool turned, void *memory,
+                                size_t bytes, graft_error *err);
+/* Says that a weight's view is the transpose of Hugging Face's matrix, which its file does not say. */
+void gr_weights_set_turned(gr_weights *w, const gr_weight *which);
 /* Bytes that were given so. */
 size_t gr_weights_owned_bytes(const gr_weights *w);
 

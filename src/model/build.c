@@ -192,11 +192,11 @@ static graft_status quantize(gr_model *m, const gr_site *s, const gr_weight *w, 
     if (gr_scaled_get(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s is %s already: the model is used as it is, without load_in_4bit or load_in_8bit", w->file,
                        w->stored_name, gr_dtype_name(w->view.dtype));
-    if (m->is_shape) return gr_shape_quantize(m, w, err);
+    if (m->is_shape) return gr_shape_quantize(m, w, s->transposed, err);
     GR_TRY(gr_check_cancel(m->ctx, err));
-    GR_TRY(gr_quantize_weight(m->dev, w, &m->quantize, &view, &memory, &bytes, err));
+    GR_TRY(gr_quantize_weight(m->dev, w, s->transposed, &m->quantize, &view, &memory, &bytes, err));
     gr_release_mapped(w->view.data, w->view.bytes);
-    graft_status st = gr_weights_replace(m->weights, w, &view, memory, bytes, err);
+    graft_status st = gr_weights_replace(m->weights, w, &view, s->transposed, memory, bytes, err);
     if (st != GRAFT_OK) gr_free_aligned(m->a, memory);
     return st;
 }
@@ -207,6 +207,10 @@ static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *pa
     const gr_weight *w;
     gr_shape shape = s->transposed ? gr_shape2(s->in, s->out) : gr_shape2(s->out, s->in);
     GR_TRY(add_tensor(m, s, ".weight", &name, err));
+    if (s->transposed && weight_in_file(m, name)) {
+        GR_TRY(gr_model_file_weight(m, name, NULL, &w, err));
+        if (w->view.scales && !w->turned) gr_weights_set_turned(m->weights, w); /* so transformers hands them to bitsandbytes */
+    }
     GR_TRY(find_weight(m, name, &shape, &w, err));
     GR_TRY(quantize(m, s, w, err));
     *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,

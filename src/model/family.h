@@ -79,7 +79,7 @@ typedef struct gr_region {
 
 /* shape.c */
 graft_status gr_shape_weight(gr_model *m, const char *name, const gr_shape *shape, graft_error *err);
-graft_status gr_shape_quantize(gr_model *m, const gr_weight *w, graft_error *err);
+graft_status gr_shape_quantize(gr_model *m, const gr_weight *w, bool transposed, graft_error *err);
 void gr_shape_free(gr_model *m);
 
 struct gr_model {

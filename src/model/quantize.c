@@ -46,6 +46,7 @@ enum { ITEM_ELEMENTS = 1 << 16 };
 
 typedef struct job {
     const gr_weight *w;
+    bool transposed;
     const gr_quantize_spec *spec;
     int64_t rows, columns, block;
     int64_t step; /* rows of an item: whole blocks, whole bytes */
@@ -62,7 +63,7 @@ static bool is_finite(const float *x, int64_t n) {
 }
 
 static void encode_rows(job *j, int64_t row, int64_t n, float *x) {
-    if (gr_weight_decode(j->w, row, n, x, NULL) != GRAFT_OK || !is_finite(x, n * j->columns)) {
+    if (gr_weight_decode_outputs(j->w, j->transposed, row, n, x, NULL) != GRAFT_OK || !is_finite(x, n * j->columns)) {
         atomic_store(&j->bad, row);
         return;
     }
@@ -144,15 +145,16 @@ size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t co
     return layout_of(spec, rows, columns).total;
 }
 
-graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view,
-                                void **memory, size_t *bytes, graft_error *err) {
+graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, bool transposed, const gr_quantize_spec *spec,
+                                gr_tensor_view *view, void **memory, size_t *bytes, graft_error *err) {
     const graft_allocator *a = gr_allocator(d->ctx);
     const bool four = spec->dtype != GR_INT8;
-    job j = {.w = w, .spec = spec, .rows = w->view.shape.d[0], .columns = w->view.shape.d[1], .bad = -1};
-    if (w->view.shape.n != 2 || j.rows < 1 || j.columns < 1 || w->turned || (four && j.columns % 2))
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
-                       "%s: tensor %s: expected a matrix%s stored (out, in), to be held as %s", w->file, w->stored_name,
-                       four ? " with rows of even length," : "", gr_dtype_name(spec->dtype));
+    const bool across = transposed && !w->turned; /* rows along the output are columns of what is stored */
+    const gr_shape shape = across ? gr_shape2(w->view.shape.d[1], w->view.shape.d[0]) : w->view.shape;
+    job j = {.w = w, .transposed = transposed, .spec = spec, .rows = shape.d[0], .columns = shape.d[1], .bad = -1};
+    if (w->view.shape.n != 2 || j.rows < 1 || j.columns < 1 || (w->turned && !transposed) || (four && j.columns % 2))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: tensor %s: expected a matrix%s, to be held as %s", w->file,
+                       w->stored_name, four ? " with an even number of inputs" : "", gr_dtype_name(spec->dtype));
     const layout l = layout_of(spec, j.rows, j.columns);
     j.block = l.block;
     j.step = rows_of_item(j.columns, j.block);
@@ -167,7 +169,7 @@ graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quant
         st = run(d, &j, err);
         if (st == GRAFT_OK && apart) nest(apart, l.n, s, (uint8_t *)at + l.head + l.codes);
         if (st == GRAFT_OK) {
-            *view = (gr_tensor_view){spec->dtype, w->view.shape, j.codes,
+            *view = (gr_tensor_view){spec->dtype, shape, j.codes,
                                      gr_dtype_bytes(spec->dtype, (size_t)(j.rows * j.columns)), s};
             *memory = at;
             *bytes = l.total;

@@ -25,11 +25,12 @@ graft_status gr_activation_options(const char *activations, double threshold, gr
 graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char *quant_type, int double_quant,
                                  int block, gr_quantize_spec *out, graft_error *err);
 
-/* Encodes a matrix, row by row in Hugging Face's order. `memory` (gr_alloc_aligned, *bytes long) holds the codes and
+/* Encodes a matrix, row by row along its output: in Hugging Face's order, or where that is (in, out) (`transposed`) its transpose,
+ * as transformers does it before it hands GPT-2's matrices to bitsandbytes; `view` is (out, in). `memory` (gr_alloc_aligned, *bytes long) holds the codes and
  * the scales that `view` points to. An element that is not finite, or a row of odd length in 4 bits, is an error that
  * names file and tensor. */
-graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, const gr_quantize_spec *spec, gr_tensor_view *view,
-                                void **memory, size_t *bytes, graft_error *err);
+graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, bool transposed, const gr_quantize_spec *spec,
+                                gr_tensor_view *view, void **memory, size_t *bytes, graft_error *err);
 
 /* Bytes of that memory for a matrix. */
 size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t columns);

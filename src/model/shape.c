@@ -75,10 +75,10 @@ graft_status gr_shape_weight(gr_model *m, const char *name, const gr_shape *shap
     return GRAFT_OK;
 }
 
-graft_status gr_shape_quantize(gr_model *m, const gr_weight *w, graft_error *err) {
+graft_status gr_shape_quantize(gr_model *m, const gr_weight *w, bool transposed, graft_error *err) {
     gr_weight *own = &m->fresh[w - m->fresh];
     gr_scales *s = gr_arena_alloc(&m->names, sizeof *s);
-    const int64_t rows = w->view.shape.d[0], columns = w->view.shape.d[1];
+    const int64_t rows = w->view.shape.d[transposed], columns = w->view.shape.d[!transposed];
     const bool four = m->quantize.dtype != GR_INT8;
     if (!s) return gr_fail_memory(err);
     const char *zeros = w->view.data;
@@ -92,6 +92,8 @@ graft_status gr_shape_quantize(gr_model *m, const gr_weight *w, graft_error *err
         s->absmax = (const float *)(const void *)zeros;
     m->shape_mapped -= w->view.bytes;
     m->shape_made += gr_quantized_bytes(&m->quantize, rows, columns);
+    own->view.shape = gr_shape2(rows, columns);
+    own->turned = transposed;
     own->view.dtype = m->quantize.dtype;
     own->view.bytes = gr_dtype_bytes(m->quantize.dtype, (size_t)(rows * columns));
     own->view.scales = s;

@@ -205,7 +205,7 @@ static void assert_encoded_again(const graft_model *from, const graft_model *to)
         gr_tensor_view view;
         void *memory;
         size_t bytes;
-        assert_ok(gr_quantize_weight(gr_model_device(from->model), &plain, &spec, &view, &memory, &bytes, &err));
+        assert_ok(gr_quantize_weight(gr_model_device(from->model), &plain, false, &spec, &view, &memory, &bytes, &err));
         assert_memory_equal(view.data, x->view.data, view.bytes);
         assert_ok(gr_view_decode(&view, 0, n, sum, &err));
         gr_free_aligned(gr_allocator(gr_model_context(from->model)), memory);
