@@ -13,7 +13,8 @@ typedef enum gr_rng_purpose {
     GR_RNG_DROPOUT,  /* identity is the op's name hash; index counts from (step, record, position) */
     GR_RNG_SAMPLE,   /* token sampling: identity is the request */
     GR_RNG_TEST,
-    GR_RNG_MASK      /* tokens that are hidden: identity is the epoch; index counts from (example, place) */
+    GR_RNG_MASK,     /* tokens that are hidden: identity is the epoch; index counts from (example, place) */
+    GR_RNG_ATTENTION /* dropout of attention weights: identity is the attention's place; index as of DROPOUT */
 } gr_rng_purpose;
 
 uint64_t gr_rng_stream(gr_rng_purpose purpose, uint64_t identity);

@@ -85,6 +85,14 @@ enum { GR_BIAS_DISTANCE = 65536 };
 /* As transformers 5.23, T5Attention._relative_position_bucket, in float as there. */
 int gr_position_bucket(const gr_position_bias *b, int64_t distance);
 
+/* Dropout of probabilities (Srivastava et al. 2014) where p > 0: those of key j of a sequence, counted through its segments, are 0
+ * or divided by 1 - p, as a function of (seed, stream, head, key[row], j). */
+typedef struct gr_attention_dropout {
+    double p; /* < 1 */
+    uint64_t seed, stream;
+    const uint64_t *key; /* identity of each row of q; NULL: its number */
+} gr_attention_dropout;
+
 typedef struct gr_attention {
     gr_dtype dt;
     int n_heads, n_kv_heads, head_dim;
@@ -92,6 +100,7 @@ typedef struct gr_attention {
     bool causal;      /* key position <= query position */
     int64_t window;   /* > 0: query position - key position < window */
     gr_position_bias bias;
+    gr_attention_dropout drop;
     const void *q;
     int64_t q_ld;
     void *out;        /* (rows, n_heads * head_dim) */

@@ -120,7 +120,7 @@ static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_err
     gr_var *qkv, *y;
     GR_TRY(gr_nn_linear(run, &linears[QKV], x, &qkv, err));
     gr_nn_attention a = {.layer = l, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                         .scale = 1 / sqrt(c->head_dim)};
+                         .scale = 1 / sqrt(c->head_dim), .dropout = c->attention_dropout};
     gr_pass_attention(p, l, &a);
     GR_TRY(gr_nn_attend(run, &a, &qkv, &y, err));
     if (l == c->n_layers - 1) {

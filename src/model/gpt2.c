@@ -60,7 +60,8 @@ static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_err
     GR_TRY(gr_nn_linear(run, &linears[QKV], h, &qkv, err));
     gr_var_drop(h);
     gr_nn_attention a = {.layer = l, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                         .scale = c->scale_attention ? 1 / sqrt(c->head_dim) : 1, .causal = true, .gated = &gated};
+                         .scale = c->scale_attention ? 1 / sqrt(c->head_dim) : 1, .causal = true, .gated = &gated,
+                         .dropout = c->attention_dropout};
     if (c->scale_attention_by_layer) a.scale /= l + 1;
     gr_pass_attention(p, l, &a);
     GR_TRY(gr_nn_attend(run, &a, &qkv, &y, err));

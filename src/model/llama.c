@@ -62,7 +62,8 @@ static graft_status attend(gr_pass *p, int l, gr_var *x, gr_var **out, graft_err
     gr_var_drop(h);
     gr_nn_attention a = {.layer = l, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
                          .scale = 1 / sqrt(c->head_dim), .causal = true,
-                         .window = c->layer_sliding[l] ? c->sliding_window : 0, .eps = c->rms_norm_eps};
+                         .window = c->layer_sliding[l] ? c->sliding_window : 0, .eps = c->rms_norm_eps,
+                         .dropout = c->attention_dropout};
     if (c->qk_norm) {
         a.q_norm = &norms[Q_NORM];
         a.k_norm = &norms[K_NORM];

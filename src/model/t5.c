@@ -120,7 +120,8 @@ static layer_modules modules_of(gr_pass *p, int l) {
 static gr_nn_attention attention_of(gr_pass *p, int layer) {
     const gr_model_config *c = &gr_pass_model(p)->config;
     return (gr_nn_attention){
-        .layer = layer, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .scale = 1};
+        .layer = layer, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .scale = 1,
+        .dropout = c->attention_dropout};
 }
 
 static graft_status embed(gr_pass *p, gr_run *run, int drop, gr_var **out, graft_error *err) {

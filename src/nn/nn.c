@@ -262,6 +262,16 @@ static graft_status bias_table(gr_run *run, const gr_nn_attention *a, gr_dtype d
     return gr_tape_leaf(run->tape, &table, p ? gr_param_grad(p, a->layer) : NULL, out, err);
 }
 
+/* Dropout of a's weights; the source's layers, the targets' and those across have streams of their own. */
+static void set_dropout(const gr_run *run, const gr_nn_attention *a, bool across, gr_attention_params *p) {
+    if (!run->batch->training || !(a->dropout > 0)) return;
+    const uint64_t place = (uint64_t)a->layer * 4 + (uint64_t)run->is_source + 2 * (uint64_t)across;
+    p->dropout = a->dropout;
+    p->seed = run->batch->seed;
+    p->stream = gr_rng_stream(GR_RNG_ATTENTION, place);
+    p->key = run->dropout_key;
+}
+
 graft_status gr_nn_attend_across(gr_run *run, const gr_nn_attention *a, gr_var **q, gr_var *kv, gr_var **out,
                                  graft_error *err) {
     gr_var *rows = kv ? kv : *q; /* without rows to look at any will do */
@@ -269,6 +279,7 @@ graft_status gr_nn_attend_across(gr_run *run, const gr_nn_attention *a, gr_var *
     gr_attention_params params = {.n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
                                   .v_column = kv ? (int64_t)a->n_kv_heads * a->head_dim : 0, .scale = a->scale,
                                   .n_seqs = run->batch->n_seqs, .seqs = a->seqs};
+    set_dropout(run, a, true, &params);
     GR_TRY(gr_tape_apply(run->tape, &gr_op_attention, in, 3, &params, out, err));
     gr_var_drop(*q);
     *q = NULL;
@@ -302,6 +313,7 @@ graft_status gr_nn_attend(gr_run *run, const gr_nn_attention *a, gr_var **qkv, g
                                   .window = a->window, .bias_bidirectional = a->bias_bidirectional,
                                   .bias_max_distance = a->bias_max_distance, .n_seqs = run->batch->n_seqs,
                                   .seqs = a->seqs};
+    set_dropout(run, a, false, &params);
     GR_TRY(gr_tape_apply(t, &gr_op_attention, in, in[5] ? 6 : in[3] ? 5 : 3, &params, &y, err));
     for (int i = 3; i < 6; i++) gr_var_drop(in[i]);
     if (a->gated) *a->gated = NULL;

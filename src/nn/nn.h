@@ -101,6 +101,7 @@ struct gr_nn_attention {
     double eps;
     const void *cos_sin;           /* NULL: no rotation */
     const gr_attention_rows *seqs; /* of the batch in this layer */
+    double dropout;                /* of the weights while training */
     /* Where what the gated attention gives is added behind the output product (as the reference has it for gpt2): it is put
      * here, NULL where there is none. NULL: it is added in front of that product. */
     gr_var **gated;

@@ -67,6 +67,8 @@ static graft_status shape(gr_op_call *c, graft_error *err) {
     if (p->n_heads < 1 || p->n_kv_heads < 1 || p->head_dim < 1 || p->n_heads % p->n_kv_heads)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%d query heads do not share %d key heads of %d evenly", p->n_heads,
                        p->n_kv_heads, p->head_dim);
+    if (!(p->dropout >= 0 && p->dropout < 1))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "dropout of attention weights: expected 0 to below 1, found %g", p->dropout);
     sizes z = measure(p);
     GR_TRY(gr_op_want(c, 0, "q", gr_shape2(-1, -1), err));
     GR_TRY(gr_op_want_activation(c, 0, "q", err));
@@ -96,7 +98,8 @@ static graft_status shape(gr_op_call *c, graft_error *err) {
 static gr_attention describe(const gr_op_call *c) {
     const gr_attention_params *p = c->params;
     gr_attention a = {.dt = c->in[0].dtype, .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads,
-                      .head_dim = p->head_dim, .scale = p->scale, .causal = p->causal, .window = p->window};
+                      .head_dim = p->head_dim, .scale = p->scale, .causal = p->causal, .window = p->window,
+                      .drop = {p->dropout, p->seed, p->stream, p->key}};
     if (gr_op_has(c, 5))
         a.bias = (gr_position_bias){.table = c->in[5].data, .buckets = (int)gr_rows(&c->in[5]),
                                     .max_distance = p->bias_max_distance, .bidirectional = p->bias_bidirectional};

@@ -95,6 +95,9 @@ typedef struct gr_attention_params {
     int64_t window; /* > 0: query position - key position < window */
     bool bias_bidirectional; /* of in 5 */
     int bias_max_distance;
+    double dropout;      /* of the probabilities, 0: none; see gr_attention_dropout */
+    uint64_t seed, stream;
+    const uint64_t *key; /* identity of each row of q; NULL: its number */
     int n_seqs;
     const gr_attention_rows *seqs; /* needed in a dry tape too */
 } gr_attention_params;

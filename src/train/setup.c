@@ -127,10 +127,6 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     GR_TRY(gr_trainer_check_base(t, &mo, err));
     if (!t->base || !t->base->set) GR_TRY(gr_adapter_set_new(t->model, t->base ? &t->base->set : &t->set, err));
     if (t->base) t->set = t->base->set;
-    const gr_model_config *c = gr_model_get_config(t->model);
-    if (c->attention_dropout > 0)
-        gr_log(t->ctx, GRAFT_LOG_WARNING, "%s: dropout of attention weights (%g) is not applied in training", o->model,
-               c->attention_dropout);
     return GRAFT_OK;
 }
 
@@ -224,10 +220,13 @@ static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
     if (c->n_encoder_layers)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "cache_trunk: %s is an encoder-decoder, of which no layer's output is kept", o->model);
-    const double dropout = GR_MAX(c->embedding_dropout, c->hidden_dropout);
+    const double dropout = GR_MAX(GR_MAX(c->embedding_dropout, c->hidden_dropout), c->attention_dropout);
     if (dropout > 0)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "cache_trunk: %s has dropout (%g), so that no layer gives the same twice", o->model, dropout);
+    if (c->task == GR_TASK_MASKED_LM && !gr_adapter_prompt_template(t->set, t->adapter))
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "cache_trunk: tokens are hidden anew in each epoch, so that no sequence comes twice (with a prompt_template it does)");
     if (*layer == 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "cache_trunk: expected layers below the lowest trained one, found that layer 0 or "
                        "the embedding is trained (layers_to_transform chooses the upper layers)");

@@ -7,7 +7,7 @@ enum { H = 4, HKV = 2, D = 6, Q = H * D, KV = HKV * D, VIRTUAL = 2, HISTORY = 3,
 
 typedef struct variant {
     int64_t window, virtual_rows;
-    bool causal, fused, history, shared, cross, bias, bidirectional;
+    bool causal, fused, history, shared, cross, bias, bidirectional, drops;
 } variant;
 
 /* Key and value rows of a cache, of the batch's type. */
@@ -22,6 +22,15 @@ static void *history_rows(const op_batch *b) {
     return b->dt == GR_F64 ? (void *)wide : b->dt == GR_F32 ? (void *)single : half;
 }
 
+/* Identities of the query rows, which no cut of the batch changes. */
+static const uint64_t *row_keys(const op_batch *b, bool picks) {
+    static uint64_t keys[OP_GROUPS * 64];
+    for (int g = 0; g < b->n_groups; g++)
+        for (int64_t i = 0, n = picks ? PICKS : b->bounds[g + 1] - b->bounds[g]; i < n; i++)
+            keys[picks ? g * PICKS + i : b->bounds[g] + i] = (uint64_t)(b->row0 + b->bounds[g]) * 1000 + (uint64_t)i;
+    return keys;
+}
+
 static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, const variant *v, gr_var **out, graft_error *err) {
     static gr_attention_rows seqs[OP_GROUPS];
     static gr_kv_rows rows[OP_GROUPS * 2];
@@ -29,6 +38,12 @@ static graft_status run(op_batch *b, gr_tape *t, gr_var *const *in, const varian
     gr_attention_params p = {.n_heads = H, .n_kv_heads = HKV, .head_dim = D, .scale = 1 / sqrt(D), .causal = v->causal,
                              .window = v->window, .n_seqs = b->n_groups, .seqs = seqs,
                              .bias_bidirectional = v->bidirectional, .bias_max_distance = 9};
+    if (v->drops) {
+        p.dropout = 0.25;
+        p.seed = 3;
+        p.stream = 8;
+        p.key = row_keys(b, v->cross);
+    }
     if (v->fused) {
         p.k_column = Q;
         p.v_column = Q + KV;
@@ -75,6 +90,9 @@ VARIANT(own_virtual, .causal = true, .fused = true, .virtual_rows = OP_GROUPS *V
 VARIANT(one_virtual, .causal = true, .fused = true, .virtual_rows = VIRTUAL)
 VARIANT(cross, .cross = true)
 VARIANT(cross_virtual, .cross = true, .virtual_rows = VIRTUAL)
+VARIANT(dropped, .causal = true, .fused = true, .drops = true)
+VARIANT(dropped_continued, .causal = true, .fused = true, .shared = true, .bias = true, .drops = true)
+VARIANT(dropped_cross, .cross = true, .drops = true)
 VARIANT(biased, .causal = true, .fused = true, .bias = true)
 VARIANT(biased_both, .fused = true, .bias = true, .bidirectional = true)
 VARIANT(biased_cached, .causal = true, .fused = true, .history = true, .bias = true)
@@ -110,6 +128,13 @@ const op_case op_cases_attention[] = {
      .in = {ACROSS, {OP_FIXED, VIRTUAL, KV, 0}, {OP_FIXED, VIRTUAL, KV, 0}},
      .apply = cross_virtual,
      .picks = PICKS},
+    {.name = "attention, dropout", .op = &gr_op_attention, .in = {FUSED}, .apply = dropped},
+    {.name = "attention, dropout, position bias and shared beginning",
+     .op = &gr_op_attention,
+     .in = {FUSED, NO_VIRTUAL, {OP_PARAM, 6, H, 0}},
+     .apply = dropped_continued,
+     .step = 4},
+    {.name = "attention across, dropout", .op = &gr_op_attention, .in = {ACROSS}, .apply = dropped_cross, .picks = PICKS},
     {.name = "attention, position bias",
      .op = &gr_op_attention,
      .in = {FUSED, NO_VIRTUAL, {OP_PARAM, 5, H, 0}},

@@ -84,6 +84,11 @@ static void make_problem(kcase *t, problem *p, int64_t max_len) {
     p->a.q = p->q.x, p->a.out = p->out.x, p->a.dout = p->dout.x, p->a.dq = p->dq.x, p->a.lse = p->lse.x;
     p->a.q_ld = p->a.out_ld = p->a.dout_ld = p->a.dq_ld = ld;
     if (kcase_draw(t, 2)) make_bias(t, p);
+    if (kcase_draw(t, 3) == 0) { /* identities of the rows that are not their numbers, in every other case */
+        uint64_t *key = kcase_alloc(t, (size_t)p->rows * sizeof *key);
+        for (int64_t i = 0; i < p->rows; i++) key[i] = 1000 + 77 * (uint64_t)i;
+        p->a.drop = (gr_attention_dropout){kcase_draw(t, 2) ? 0.3 : 0.05, 9, 5, kcase_draw(t, 2) ? key : NULL};
+    }
     p->ref = p->a;
     p->ref.bias.table = p->table.ref;
     p->ref.bias.dtable = p->a.bias.dtable ? p->dtable.ref : NULL;
@@ -195,7 +200,17 @@ static void segments_do_not_matter(void **state) {
 
 /* --- The portable kernel in double -------------------------------------------------------------------------------- */
 
-/* softmax(scale Q K^T + mask) V, written out. Returns sum(out * weight). */
+/* Dropout's factor of one probability, from the generator itself. */
+static double keeps(const gr_attention *a, int64_t row, int head, int64_t key) {
+    uint32_t draw[4];
+    if (a->drop.p == 0) return 1;
+    const uint64_t place = ((uint64_t)head + 1) << 32 | (uint64_t)key / 64;
+    const uint64_t stream = a->drop.stream ^ place * 0xD6E8FEB86659FD93u ^ ((uint64_t)key % 64 / 4) * 0x9E3779B97F4A7C15u;
+    gr_rng_draw4(a->drop.seed, stream, a->drop.key ? a->drop.key[row] : (uint64_t)row, draw);
+    return draw[key % 4] < (uint32_t)(a->drop.p * 0x1p32) ? 0 : 1 / (1 - a->drop.p);
+}
+
+/* dropout(softmax(scale Q K^T + mask)) V, written out. Returns sum(out * weight). */
 static double formula(const gr_attention *a, double *out) {
     double total = 0;
     for (int s = 0; s < a->n_seqs; s++)
@@ -205,10 +220,12 @@ static double formula(const gr_attention *a, double *out) {
                 const int64_t row = seq->q_begin + i, pos = seq->q_pos + i, kv = (int64_t)(h / (a->n_heads / a->n_kv_heads)) * a->head_dim;
                 const double *q = (const double *)a->q + row * a->q_ld + h * a->head_dim;
                 double denom = 0, sum[128] = {0};
+                int64_t number = 0;
                 for (int g = 0; g < seq->n_segments; g++)
                     for (int64_t j = 0; j < seq->segments[g].n; j++) {
                         const gr_kv_segment *seg = &seq->segments[g];
                         int64_t key = seg->pos + j;
+                        const double kept = keeps(a, row, h, number++);
                         if (!seg->always && ((a->causal && key > pos) || (a->window > 0 && key <= pos - a->window))) continue;
                         double dot = 0;
                         for (int c = 0; c < a->head_dim; c++) dot += q[c] * ((const double *)seg->k)[j * seg->k_ld + kv + c];
@@ -217,7 +234,7 @@ static double formula(const gr_attention *a, double *out) {
                             bias = ((const double *)a->bias.table)[gr_position_bucket(&a->bias, key - pos) * a->n_heads + h];
                         double e = exp(dot * a->scale + bias);
                         denom += e;
-                        for (int c = 0; c < a->head_dim; c++) sum[c] += e * ((const double *)seg->v)[j * seg->v_ld + kv + c];
+                        for (int c = 0; c < a->head_dim; c++) sum[c] += kept * e * ((const double *)seg->v)[j * seg->v_ld + kv + c];
                     }
                 for (int c = 0; c < a->head_dim; c++) {
                     int64_t at = row * a->out_ld + h * a->head_dim + c;

@@ -8,6 +8,7 @@
  *
  * Forward, per tile of queries of one head: S = Q K^T; online softmax; O = O * factor + P V.
  * Backward: P from lse; dV += P^T dO; dP = dO V^T; dS = P (dP - D) scale; dQ += dS K; dK += dS^T Q.
+ * Dropout: zeros in P where it meets V and dO, and in dP; the factor of the others is that of the sums O and dV, and of dP.
  * All heads that share a key/value head use the packed block of keys together. Memory: a constant part per thread, and
  * for the backward the float sums of dK and dV of one sequence and head. */
 #include <math.h>
@@ -104,6 +105,7 @@ typedef struct item {
     const gr_attention_seq *seq;
     const gr_product_kernels *k;
     const gr_attention_rows *rows;
+    const gr_row_kernels *plain; /* F32 */
     space w;
     int kv_head, group, dim;
     int64_t tile;           /* query rows of a tile, at most TILE */
@@ -271,6 +273,18 @@ static void pack_rows_of_chunk(const item *t, bool backward) {
     }
 }
 
+/* --- Dropout ------------------------------------------------------------------------------------------------------------ */
+
+/* Bits of the keys of the block whose probabilities row i of the chunk keeps. */
+static uint64_t kept_bits(const item *t, int h, int64_t i) {
+    const gr_attention *a = t->a;
+    if (!(a->drop.p > 0)) return ~(uint64_t)0;
+    const uint64_t stream = gr_attention_drop_stream(a, t->kv_head * t->group + h, t->key0 / KEYS);
+    return t->plain->dropout_bits(a->drop.p, a->drop.seed, stream, gr_attention_drop_key(a, t->seq->q_begin + t->q0 + i));
+}
+
+static double kept_factor(const gr_attention *a) { return a->drop.p > 0 ? 1 / (1 - a->drop.p) : 1; }
+
 /* --- Forward ---------------------------------------------------------------------------------------------------------- */
 
 static void forward_tile(const item *t, int h, int64_t i, int64_t m) {
@@ -282,8 +296,8 @@ static void forward_tile(const item *t, int h, int64_t i, int64_t m) {
     float *o = acc_at(t, h, i), piece[KEYS];
     for (int64_t r = 0; r < m; r++) {
         const float *bias = bias_of(t, h, t->seq->q_pos + t->q0 + i + r, piece);
-        float factor = t->rows->softmax_row(v.wide, t->w.s + r * KEYS, v.seen[r], (float)t->a->scale, bias, t->w.max + at + r,
-                                            t->w.lanes + (at + r) * LANES, t->w.p + r * row_bytes);
+        float factor = t->rows->softmax_row(v.wide, t->w.s + r * KEYS, v.seen[r], kept_bits(t, h, i + r), (float)t->a->scale, bias,
+                                            t->w.max + at + r, t->w.lanes + (at + r) * LANES, t->w.p + r * row_bytes);
         for (int64_t c = 0; factor != 1.0f && c < t->dim; c++) o[r * t->dim + c] *= factor;
     }
     times_panels(t, m, v.wide, (operand){t->w.p, row_bytes, (int64_t)t->step_bytes}, t->n_keys, t->w.v_panels, o);
@@ -296,7 +310,7 @@ static void forward_store(const item *t, int h) {
         const int64_t at = (int64_t)h * chunk_positions(a) + i, row = t->seq->q_begin + t->q0 + i;
         float sum = 0;
         for (int l = 0; l < LANES; l++) sum += t->w.lanes[at * LANES + l];
-        t->k->finish(1, t->dim, sum == 0 ? 0 : 1.0 / (double)sum, acc_at(t, h, i), t->dim, 0, a->dt,
+        t->k->finish(1, t->dim, sum == 0 ? 0 : kept_factor(a) / (double)sum, acc_at(t, h, i), t->dim, 0, a->dt,
                      gr_at(a->out, a->dt, row * a->out_ld + (int64_t)head * t->dim), a->out_ld);
         if (a->lse) a->lse[row * a->n_heads + head] = t->w.max[at] + logf(sum);
     }
@@ -363,12 +377,13 @@ static void backward_tile(const item *t, int h, int64_t i, int64_t m) {
     t->k->outer(live, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s + skip * KEYS, KEYS, false);
     t->k->outer(live, v.wide, t->dim, dout.a, dout.row, dout.step, t->w.v_t, t->w.dp + skip * KEYS, KEYS, false);
     float piece[KEYS], dpiece[KEYS];
+    const float factor = (float)kept_factor(a);
     for (int64_t r = skip; r < m; r++) {
         const int64_t q_pos = t->seq->q_pos + t->q0 + i + r;
         float lse = a->lse[(t->seq->q_begin + t->q0 + i + r) * a->n_heads + t->kv_head * t->group + h];
-        t->rows->grad_row(v.wide, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], (float)a->scale, bias_of(t, h, q_pos, piece),
-                          lse, t->w.max[at + r], t->w.p + r * row_bytes, t->w.ds + r * row_bytes,
-                          dbias_of(t, h, q_pos, dpiece));
+        t->rows->grad_row(v.wide, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], kept_bits(t, h, i + r), factor,
+                          (float)a->scale, bias_of(t, h, q_pos, piece), lse, t->w.max[at + r], t->w.p + r * row_bytes,
+                          t->w.ds + r * row_bytes, dbias_of(t, h, q_pos, dpiece));
         add_dbias(t, h, q_pos, dpiece);
     }
     const size_t panels = tile_panels_at(t, h, i);
@@ -445,7 +460,7 @@ static void backward_seq(item *t) {
             t->k->finish(seg->n, t->dim, 1, t->w.dk + first * t->dim, t->dim, beta, a->dt, gr_at(seg->dk, a->dt, col),
                          seg->dk_ld);
         if (seg->dv)
-            t->k->finish(seg->n, t->dim, 1, t->w.dv + first * t->dim, t->dim, beta, a->dt, gr_at(seg->dv, a->dt, col),
+            t->k->finish(seg->n, t->dim, kept_factor(a), t->w.dv + first * t->dim, t->dim, beta, a->dt, gr_at(seg->dv, a->dt, col),
                          seg->dv_ld);
     }
 }
@@ -469,6 +484,7 @@ static item make_item(const job *j, int thread) {
     return (item){.a = a,
                   .k = k,
                   .rows = gr_cpu(j->d)->attention_rows[gr_type_index(a->dt)],
+                  .plain = gr_cpu(j->d)->rows[gr_type_index(GR_F32)],
                   .w = lay_out(a, j->backward, j->max_keys, scratch + j->per_thread * (size_t)thread),
                   .group = a->n_heads / a->n_kv_heads,
                   .dim = a->head_dim,

@@ -41,6 +41,15 @@ void gr_bias_spread(const gr_attention *a);
 /* The gradient of sequence s and one head, summed up by distance, goes into dtable. */
 void gr_bias_gather(const gr_attention *a, int64_t s, int head, const void *by_distance);
 
+/* Dropout goes by blocks of keys, each with a stream of its own of the row kernels' dropout (cpu.h). */
+enum { GR_DROP_KEYS = 64 };
+static inline uint64_t gr_attention_drop_key(const gr_attention *a, int64_t row) {
+    return a->drop.key ? a->drop.key[row] : (uint64_t)row;
+}
+static inline uint64_t gr_attention_drop_stream(const gr_attention *a, int head, int64_t block) {
+    return a->drop.stream ^ (((uint64_t)head + 1) << 32 | (uint64_t)block) * 0xD6E8FEB86659FD93u;
+}
+
 /* Scratch of one thread, a multiple of 64 bytes: what any level needs. */
 size_t gr_attention_thread_scratch(const gr_attention *a, bool backward);
 size_t gr_attention_blocks_scratch(const gr_attention *a, bool backward); /* of attention.c */
@@ -54,10 +63,10 @@ void gr_attention_backward_generic(gr_device *d, const gr_attention *a);
 /* What a level provides for attention in blocks: see simd_attention.h. `p`, `ds` have the packed type of the level's
  * products; `lanes` has up to 16 floats. */
 struct gr_attention_rows {
-    float (*softmax_row)(int64_t n, const float *s, uint64_t seen, float scale, const float *bias, float *max, float *lanes,
-                         void *p);
-    void (*grad_row)(int64_t n, const float *s, const float *dp, uint64_t seen, float scale, const float *bias, float lse,
-                     float delta, void *p, void *ds, float *dbias);
+    float (*softmax_row)(int64_t n, const float *s, uint64_t seen, uint64_t kept, float scale, const float *bias, float *max,
+                         float *lanes, void *p);
+    void (*grad_row)(int64_t n, const float *s, const float *dp, uint64_t seen, uint64_t kept, float factor, float scale,
+                     const float *bias, float lse, float delta, void *p, void *ds, float *dbias);
 };
 
 /* True when one gradient row may be written from several sequences: these must then follow one another. */

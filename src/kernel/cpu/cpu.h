@@ -47,6 +47,7 @@ typedef struct gr_row_kernels {
                            void *dup);
     void (*accumulate)(int64_t n, const void *x, void *sum /* param */); /* sum += x */
     void (*dropout)(int64_t n, const void *x, void *y, double p, uint64_t seed, uint64_t stream, uint64_t key);
+    uint64_t (*dropout_bits)(double p, uint64_t seed, uint64_t stream, uint64_t key); /* which of 64 elements it keeps */
     /* log(sum(exp(x))), and where the largest value first stands */
     double (*log_sum_exp)(int64_t n, const void *x /* param */, int64_t *at);
     /* out = exp(x - lse) * weight; out may be x when the types are equal */

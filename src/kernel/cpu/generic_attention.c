@@ -3,6 +3,24 @@
 
 #include "kernel/cpu/attention.h"
 
+/* Which keys of a block a row of q keeps. */
+static void find_kept(const gr_attention *a, int64_t row, int head, int64_t block, bool *keep) {
+    const uint32_t threshold = gr_dropout_threshold(a->drop.p);
+    const uint64_t stream = gr_attention_drop_stream(a, head, block);
+    for (int i = 0; i < GR_DROP_KEYS; i += 4) {
+        uint32_t draw[4];
+        gr_rng_draw4(a->drop.seed, gr_dropout_stream(stream, (uint64_t)i / 4), gr_attention_drop_key(a, row), draw);
+        for (int k = 0; k < 4; k++) keep[i + k] = draw[k] >= threshold;
+    }
+}
+
+/* The factor of the probability of key n, which come in order; `keep` holds those of its block. */
+static double drop_factor(const gr_attention *a, int64_t row, int head, int64_t n, bool *keep) {
+    if (!(a->drop.p > 0)) return 1;
+    if (n % GR_DROP_KEYS == 0) find_kept(a, row, head, n / GR_DROP_KEYS, keep);
+    return keep[n % GR_DROP_KEYS] ? 1 / (1 - a->drop.p) : 0;
+}
+
 #define PASTE_(a, b) a##_##b
 #define PASTE(a, b) PASTE_(a, b)
 

@@ -3,7 +3,7 @@
  * Forward, for query row i of one head: s_j = scale * q_i.k_j + bias_ij over the visible keys j; p = softmax(s);
  * out = sum p_j v_j. Backward with D = dout.out: dp_j = dout.v_j; dbias_ij = p_j (dp_j - D); ds_j = dbias_ij scale;
  * dq = sum ds_j k_j; dk_j += ds_j q; dv_j += p_j dout. p is made again from lse = log sum exp s. Keys go in the order of the
- * segments, rows in order. */
+ * segments, rows in order. With dropout p_j v_j and p_j dout, and dp_j, have a factor of 0 or 1 / (1 - p); D stays what it is. */
 
 static S NAME(bias)(const gr_attention *a, const gr_kv_segment *seg, int64_t row, int head, int64_t q_pos) {
     if (!a->bias.table) return 0;
@@ -30,14 +30,17 @@ static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq
             if (scores[n] > max) max = scores[n];
         }
     for (int c = 0; c < dim; c++) acc[c] = 0;
+    bool keep[GR_DROP_KEYS];
     n = 0;
     for (int s = 0; s < seq->n_segments; s++)
         for (int64_t j = 0; j < seq->segments[s].n; j++, n++) {
             const gr_kv_segment *seg = &seq->segments[s];
+            const S factor = (S)drop_factor(a, seq->q_begin + i, head, n, keep);
             if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
             const T *v = (const T *)seg->v + j * seg->v_ld + (int64_t)kv_head * dim;
             S p = EXP(scores[n] - max);
             sum += p;
+            p *= factor;
             for (int c = 0; c < dim; c++) acc[c] += p * LOAD(v[c]);
         }
     for (int c = 0; c < dim; c++) out[c] = STORE(sum == 0 ? 0 : acc[c] / sum);
@@ -57,10 +60,12 @@ static void NAME(backward_row)(const gr_attention *a, const gr_attention_seq *se
     S delta = 0;
     for (int c = 0; c < dim; c++) delta += LOAD(dout[c]) * LOAD(out[c]);
     for (int c = 0; c < dim; c++) acc[c] = 0;
+    bool keep[GR_DROP_KEYS];
     int64_t n = 0;
     for (int s = 0; s < seq->n_segments; s++)
         for (int64_t j = 0; j < seq->segments[s].n; j++, n++) {
             const gr_kv_segment *seg = &seq->segments[s];
+            const S factor = (S)drop_factor(a, row, head, n, keep);
             if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
             const T *k = (const T *)seg->k + j * seg->k_ld + (int64_t)kv_head * dim;
             const T *v = (const T *)seg->v + j * seg->v_ld + (int64_t)kv_head * dim;
@@ -69,13 +74,13 @@ static void NAME(backward_row)(const gr_attention *a, const gr_attention_seq *se
                 dot += LOAD(q[c]) * LOAD(k[c]);
                 dp += LOAD(dout[c]) * LOAD(v[c]);
             }
-            S p = EXP(dot * (S)a->scale + NAME(bias)(a, seg, j, head, seq->q_pos + i) - lse), g = p * (dp - delta);
+            S p = EXP(dot * (S)a->scale + NAME(bias)(a, seg, j, head, seq->q_pos + i) - lse), g = p * (factor * dp - delta);
             const S ds = g * (S)a->scale;
             if (a->bias.dtable) dbias[gr_bias_at(a, seg->pos + j - (seq->q_pos + i))] += g;
             for (int c = 0; c < dim; c++) {
                 acc[c] += ds * LOAD(k[c]);
                 dk[n * dim + c] += ds * LOAD(q[c]);
-                dv[n * dim + c] += p * LOAD(dout[c]);
+                dv[n * dim + c] += factor * p * LOAD(dout[c]);
             }
         }
     for (int c = 0; c < dim; c++) dq[c] = STORE(acc[c]);

@@ -204,6 +204,17 @@ static void NAME(dropout)(int64_t n, const void *x_, void *y_, double p, uint64_
     }
 }
 
+static uint64_t NAME(dropout_bits)(double p, uint64_t seed, uint64_t stream, uint64_t key) {
+    const uint32_t threshold = gr_dropout_threshold(p);
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i += 4) {
+        uint32_t draw[4];
+        gr_rng_draw4(seed, gr_dropout_stream(stream, (uint64_t)i / 4), key, draw);
+        for (int k = 0; k < 4; k++) bits |= (uint64_t)(draw[k] >= threshold) << (i + k);
+    }
+    return bits;
+}
+
 static void NAME(softmax_grad)(int64_t n, const void *logits_, double lse, double weight, void *dlogits_) {
     const S *logits = logits_;
     T *dlogits = dlogits_;
@@ -244,6 +255,7 @@ static const gr_row_kernels NAME(rows) = {
     .gated_backward = NAME(gated_backward),
     .accumulate = NAME(accumulate),
     .dropout = NAME(dropout),
+    .dropout_bits = NAME(dropout_bits),
     .softmax_grad = NAME(softmax_grad),
     .log_sum_exp = NAME(log_sum_exp),
 };

@@ -230,6 +230,17 @@ static void NAME(dropout)(int64_t n, const void *x_, void *y_, double p, uint64_
     }
 }
 
+static uint64_t NAME(dropout_bits)(double p, uint64_t seed, uint64_t stream, uint64_t key) {
+    const uint32_t threshold = gr_dropout_threshold(p);
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i += 4 * VW) {
+        vf keep[4];
+        philox_keep(seed, stream, key, (uint64_t)i / 4, threshold, keep);
+        for (int k = 0; k < 4; k++) bits |= (uint64_t)v_bits(keep[k]) << (i + k * VW);
+    }
+    return bits;
+}
+
 static void NAME(softmax_grad)(int64_t n, const void *x_, double lse, double weight, void *out_) {
     const float *x = x_;
     T *out = out_;
@@ -255,6 +266,7 @@ static const gr_row_kernels NAME(rows) = {
     .gated_backward = NAME(gated_backward),
     .accumulate = NAME(accumulate),
     .dropout = NAME(dropout),
+    .dropout_bits = NAME(dropout_bits),
     .softmax_grad = NAME(softmax_grad),
     .log_sum_exp = log_sum_exp,
 };
