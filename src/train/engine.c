@@ -21,9 +21,10 @@ struct gr_engine {
     /* With a trunk. */
     gr_pass *trunk_pass;
     char *hidden;      /* rows of the micro-batch */
-    int32_t *part_ids, *part_bounds; /* its sequences whose rows are missing */
+    int32_t *part_ids, *part_types, *part_bounds; /* its sequences whose rows are missing */
+    int32_t *trunk_key; /* of a sequence */
     int *missing;
-    size_t hidden_cap, part_ids_cap, part_bounds_cap, missing_cap;
+    size_t hidden_cap, part_ids_cap, part_types_cap, part_bounds_cap, missing_cap, trunk_key_cap;
 };
 
 graft_status gr_engine_new(gr_model *m, const gr_engine_options *o, gr_engine **out, graft_error *err) {
@@ -50,6 +51,8 @@ void gr_engine_free(gr_engine *e) {
     if (!e->borrowed) gr_pool_free(e->pool);
     gr_free(e->a, e->hidden);
     gr_free(e->a, e->part_ids);
+    gr_free(e->a, e->part_types);
+    gr_free(e->a, e->trunk_key);
     gr_free(e->a, e->part_bounds);
     gr_free(e->a, e->missing);
     gr_free(e->a, e->bounds);
@@ -200,28 +203,42 @@ static size_t hidden_row_bytes(const gr_engine *e) {
     return gr_dtype_bytes(gr_model_dtype(e->model), (size_t)gr_model_get_config(e->model)->hidden_size);
 }
 
+/* Tokens of sequence s, and their types where there are some: what its rows follow from. */
+static graft_status find_key(gr_engine *e, const gr_batch *b, int s, size_t *n, graft_error *err) {
+    const size_t tokens = (size_t)(b->bounds[s + 1] - b->bounds[s]);
+    *n = b->token_types ? 2 * tokens : tokens;
+    GR_TRY(gr_grow(e->a, (void **)&e->trunk_key, &e->trunk_key_cap, *n, sizeof *e->trunk_key, err));
+    memcpy(e->trunk_key, b->ids + b->bounds[s], tokens * sizeof *b->ids);
+    if (b->token_types) memcpy(e->trunk_key + tokens, b->token_types + b->bounds[s], tokens * sizeof *b->token_types);
+    return GRAFT_OK;
+}
+
 /* The batch of the sequences whose rows are not kept. */
 static graft_status collect_missing(gr_engine *e, const gr_batch *b, gr_batch *out, graft_error *err) {
     size_t row = hidden_row_bytes(e), n = 0;
     GR_TRY(gr_grow(e->a, (void **)&e->hidden, &e->hidden_cap, (size_t)b->n_tokens * row, 1, err));
     GR_TRY(gr_grow(e->a, (void **)&e->part_ids, &e->part_ids_cap, (size_t)b->n_tokens, sizeof *e->part_ids, err));
+    GR_TRY(gr_grow(e->a, (void **)&e->part_types, &e->part_types_cap, (size_t)b->n_tokens, sizeof *e->part_types, err));
     GR_TRY(gr_grow(e->a, (void **)&e->part_bounds, &e->part_bounds_cap, (size_t)b->n_seqs + 1, sizeof *e->part_bounds, err));
     GR_TRY(gr_grow(e->a, (void **)&e->missing, &e->missing_cap, (size_t)b->n_seqs, sizeof *e->missing, err));
     e->part_bounds[0] = 0;
     for (int s = 0; s < b->n_seqs; s++) {
         const int32_t *ids = b->ids + b->bounds[s];
-        size_t tokens = (size_t)(b->bounds[s + 1] - b->bounds[s]);
-        const void *rows = gr_trunk_find(e->o.trunk, ids, tokens);
+        size_t tokens = (size_t)(b->bounds[s + 1] - b->bounds[s]), n_key;
+        GR_TRY(find_key(e, b, s, &n_key, err));
+        const void *rows = gr_trunk_find(e->o.trunk, e->trunk_key, n_key);
         if (rows) {
             memcpy(e->hidden + (size_t)b->bounds[s] * row, rows, tokens * row);
             continue;
         }
         memcpy(e->part_ids + e->part_bounds[n], ids, tokens * sizeof *ids);
+        if (b->token_types)
+            memcpy(e->part_types + e->part_bounds[n], b->token_types + b->bounds[s], tokens * sizeof *e->part_types);
         e->part_bounds[n + 1] = e->part_bounds[n] + (int32_t)tokens;
         e->missing[n++] = s;
     }
     *out = (gr_batch){.n_tokens = e->part_bounds[n], .n_seqs = (int)n, .bounds = e->part_bounds, .ids = e->part_ids,
-                      .one_adapter = e->o.adapter};
+                      .token_types = b->token_types ? e->part_types : NULL, .one_adapter = e->o.adapter};
     return GRAFT_OK;
 }
 
@@ -238,10 +255,11 @@ static graft_status fill_hidden(gr_engine *e, const gr_batch *b, graft_error *er
     graft_status st = gr_pass_trunk(e->trunk_pass, tape, &part, &po, e->o.trunk_layer, &x, err);
     for (int i = 0; st == GRAFT_OK && i < part.n_seqs; i++) {
         int s = e->missing[i];
-        size_t tokens = (size_t)(b->bounds[s + 1] - b->bounds[s]);
+        size_t tokens = (size_t)(b->bounds[s + 1] - b->bounds[s]), n_key;
         const char *rows = (const char *)gr_var_array(x)->data + (size_t)part.bounds[i] * row;
         memcpy(e->hidden + (size_t)b->bounds[s] * row, rows, tokens * row);
-        st = gr_trunk_add(e->o.trunk, b->ids + b->bounds[s], tokens, rows, err);
+        st = find_key(e, b, s, &n_key, err);
+        if (st == GRAFT_OK) st = gr_trunk_add(e->o.trunk, e->trunk_key, n_key, rows, tokens, err);
     }
     gr_var_drop(x);
     gr_tape_reset(tape);

@@ -159,9 +159,11 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     if (t->optimizer_options.paged) p->optimizer = GR_MIN(p->optimizer, (size_t)GR_OPTIMIZER_WINDOW);
     p->trunk = 0;
     if (t->trunk) {
-        size_t row = gr_dtype_bytes(gr_model_dtype(t->model), (size_t)gr_model_get_config(t->model)->hidden_size);
-        size_t all = gr_trunk_cost(row, t->stats.tokens + t->eval_stats.tokens) +
-                     (t->stats.examples + t->eval_stats.examples) * gr_trunk_cost(row, 0);
+        const gr_model_config *c = gr_model_get_config(t->model);
+        const bool types = c->type_vocab_size > 1 && c->task == GR_TASK_SEQ_CLS;
+        size_t row = gr_dtype_bytes(gr_model_dtype(t->model), (size_t)c->hidden_size), n = t->stats.tokens + t->eval_stats.tokens;
+        size_t all = gr_trunk_cost(row, n, types ? 2 * n : n) +
+                     (t->stats.examples + t->eval_stats.examples) * gr_trunk_cost(row, 0, 0);
         p->trunk = GR_MIN((size_t)t->o->cache_trunk, all);
     }
     return p->program + p->tokenizer + p->data + p->trunk + p->model_mapped + p->model_packed + p->gradients + p->parameters +

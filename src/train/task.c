@@ -62,7 +62,6 @@ static graft_status check_options(const gr_trainer *t, gr_task task, graft_error
     const bool follows = task == GR_TASK_CAUSAL_LM || task == GR_TASK_SEQ_2_SEQ_LM;
     if (!follows && o->completion_only_loss != GRAFT_AUTO) wrong = "completion_only_loss";
     if (!follows && o->assistant_only_loss) wrong = "assistant_only_loss";
-    if (task == GR_TASK_SEQ_CLS && o->cache_trunk) wrong = "cache_trunk";
     if (wrong) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: has no meaning for the task %s", wrong, gr_task_name(task));
     if (o->mlm_probability < 0 || o->mlm_probability > 1)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "mlm_probability: expected 0 to 1, found %g", o->mlm_probability);

@@ -29,7 +29,7 @@ struct gr_trunk {
     size_t filling; /* number of the segment that short sequences go to, counted from 1; 0: none yet */
     const char **places; /* of each entry */
     size_t n_places, cap_places;
-    gr_map index; /* token ids -> entry */
+    gr_map index; /* key -> entry */
     int64_t found, missed;
 };
 
@@ -72,17 +72,19 @@ void gr_trunk_free(gr_trunk *t) {
     gr_free(t->a, t);
 }
 
-size_t gr_trunk_cost(size_t row_bytes, size_t n_tokens) { return n_tokens * (row_bytes + sizeof(int32_t)) + ENTRY_BYTES; }
+size_t gr_trunk_cost(size_t row_bytes, size_t n_rows, size_t n_key) {
+    return n_rows * row_bytes + n_key * sizeof(int32_t) + ENTRY_BYTES;
+}
 
 gr_trunk_stats gr_trunk_get_stats(const gr_trunk *t) {
     return (gr_trunk_stats){.used = t->used, .kept = (int64_t)t->n_places, .found = t->found, .missed = t->missed};
 }
 
-static const char *key_of(const int32_t *ids) { return (const char *)ids; }
+static const char *text_of(const int32_t *key) { return (const char *)key; }
 
-const void *gr_trunk_find(gr_trunk *t, const int32_t *ids, size_t n) {
+const void *gr_trunk_find(gr_trunk *t, const int32_t *key, size_t n) {
     int64_t entry;
-    bool there = gr_map_get(&t->index, key_of(ids), n * sizeof *ids, &entry);
+    bool there = gr_map_get(&t->index, text_of(key), n * sizeof *key, &entry);
     if (there)
         t->found++;
     else
@@ -109,11 +111,11 @@ static graft_status add_segment(gr_trunk *t, size_t n, segment **out, graft_erro
     return GRAFT_OK;
 }
 
-graft_status gr_trunk_add(gr_trunk *t, const int32_t *ids, size_t n, const void *rows, graft_error *err) {
-    size_t bytes = n * t->row_bytes, cost = gr_trunk_cost(t->row_bytes, n);
+graft_status gr_trunk_add(gr_trunk *t, const int32_t *key, size_t n, const void *rows, size_t n_rows, graft_error *err) {
+    size_t bytes = n_rows * t->row_bytes, cost = gr_trunk_cost(t->row_bytes, n_rows, n);
     segment *s = bytes < ALONE && t->filling ? &t->segments[t->filling - 1] : NULL;
     int64_t there;
-    if (t->full || cost > t->budget - t->used || gr_map_get(&t->index, key_of(ids), n * sizeof *ids, &there)) return GRAFT_OK;
+    if (t->full || cost > t->budget - t->used || gr_map_get(&t->index, text_of(key), n * sizeof *key, &there)) return GRAFT_OK;
     if (!s || s->size - s->used < bytes) {
         GR_TRY(add_segment(t, bytes, &s, err));
         t->full = !s;
@@ -121,7 +123,7 @@ graft_status gr_trunk_add(gr_trunk *t, const int32_t *ids, size_t n, const void 
         if (bytes < ALONE) t->filling = t->n_segments;
     }
     GR_TRY(gr_grow(t->a, (void **)&t->places, &t->cap_places, t->n_places + 1, sizeof *t->places, err));
-    GR_TRY(gr_map_set(&t->index, key_of(ids), n * sizeof *ids, (int64_t)t->n_places, err));
+    GR_TRY(gr_map_set(&t->index, text_of(key), n * sizeof *key, (int64_t)t->n_places, err));
     char *to = s->data + s->used;
     memcpy(to, rows, bytes);
     t->places[t->n_places++] = to;

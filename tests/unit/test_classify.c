@@ -284,6 +284,45 @@ static void runs_give_the_same_bits(void **state) {
     }
 }
 
+/* Without dropout: that of the lower layers would make them another function in each step. */
+static const char *calm_model(const char *family) {
+    const char *dir = model_dir(family), *path = test_path("%s/config.json", dir);
+    static const char *const keys[] = {"hidden_dropout_prob", "attention_probs_dropout_prob", "attn_pdrop", "embd_pdrop", "resid_pdrop"};
+    size_t len;
+    char *text = sft_read(path, &len);
+    for (size_t i = 0; i < GR_COUNT(keys); i++) {
+        char *at = strstr(text, test_path("\"%s\": 0.1", keys[i]));
+        if (at) memcpy(at + strlen(keys[i]) + 4, "0.0", 3);
+    }
+    assert_ok(gr_write_file(NULL, path, text, len, &err));
+    gr_free(NULL, text);
+    return dir;
+}
+
+/* Kept outputs of lower layers of encoders and classifiers change no bit; token types are part of what is kept. */
+static void kept_lower_layers_change_no_bit(void **state) {
+    (void)state;
+    static const setting kept[] = {{"bert", "lora", "SEQ_CLS", 's'}, {"roberta", "lora", "SEQ_CLS", 'm'}, {"gpt2", "lora", "SEQ_CLS", 's'}};
+    static const int top[] = {1};
+    for (size_t i = 0; i < GR_COUNT(kept); i++) {
+        static char first[1024];
+        for (int k = 0; k < 3; k++) {
+            sft_case c;
+            graft_train_result r;
+            fill(&c, &kept[i], test_path("kept%zu_%d", i, k));
+            c.o.model = calm_model(kept[i].family);
+            c.o.lora.layers_to_transform = top;
+            c.o.lora.n_layers_to_transform = 1;
+            c.o.cache_trunk = k == 0 ? 0 : k == 1 ? 1 << 20 : 3000;
+            assert_ok(sft_run(&c, 1 + k % 2, &r, &err));
+            if (k)
+                sft_assert_same(first, c.output);
+            else
+                snprintf(first, sizeof first, "%s", c.output);
+        }
+    }
+}
+
 static double logged(const char *output, const char *key, bool last) {
     size_t len;
     char *text = sft_read(test_path("%s/trainer_log.jsonl", output), &len), *at = text, *found = NULL;
@@ -369,6 +408,8 @@ static void wrong_runs_are_refused(void **state) {
         {{"bert", "lora", "SEQ_CLS", 't'}, "expected the field \"label\""},
         {{"bert", "lora", NULL, 't'}, "packing"}, /* these two ask for it */
         {{"bert_cls", "lora", NULL, 'n'}, "packing"},
+        {{"bert", "lora", NULL, 't'}, "hidden anew in each epoch"}, /* and these for kept layers */
+        {{"bert_cls", "lora", NULL, 'n'}, "has dropout"},
     };
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         sft_case c;
@@ -376,6 +417,8 @@ static void wrong_runs_are_refused(void **state) {
         graft_error wrong = {0};
         fill(&c, &cases[i].s, test_path("wrong%zu", i));
         c.o.packing = strcmp(cases[i].says, "packing") == 0;
+        c.o.cache_trunk = i + 2 >= GR_COUNT(cases) ? 1 << 20 : 0;
+        if (i + 2 == GR_COUNT(cases)) c.o.model = calm_model("bert");
         assert_int_not_equal(sft_run(&c, 1, &r, &wrong), GRAFT_OK);
         if (!strstr(wrong.text, cases[i].says)) fail_msg("expected \"%s\", found \"%s\"", cases[i].says, wrong.text);
     }
@@ -533,6 +576,7 @@ int main(void) {
         cmocka_unit_test(masks_follow_the_reference_s_rule),
         cmocka_unit_test(wrong_runs_are_refused),
         cmocka_unit_test(runs_give_the_same_bits),
+        cmocka_unit_test(kept_lower_layers_change_no_bit),
         cmocka_unit_test(training_learns),
         cmocka_unit_test(results_hold_the_head),
         cmocka_unit_test(jobs_are_as_alone),

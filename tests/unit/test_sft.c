@@ -522,7 +522,7 @@ static void kept_rows_take_the_budget_and_little_more(void **state) {
             size_t n = i < 40 ? tokens[0] : tokens[i % 7];
             memset(rows, i + 1, n * ROW);
             for (size_t k = 0; k < n; k++) ids[k] = i;
-            assert_ok(gr_trunk_add(t, ids, n, rows, &err));
+            assert_ok(gr_trunk_add(t, ids, n, rows, n, &err));
         }
         int kept = 0;
         for (int i = 0; i < 60; i++) {
