@@ -130,6 +130,14 @@ typedef struct cli_model_args {
 } cli_model_args;
 extern const cli_group cli_model_group;
 
+/* What is read and what is written, of commands that change formats. */
+typedef struct cli_conversion {
+    const char *model, *output;
+} cli_conversion;
+extern const cli_group cli_conversion_group;
+/* Whether a name is that of a GGUF file. */
+bool cli_is_gguf(const char *path);
+
 /* Where the model named by the user is: a path as given, or an ORG/NAME found in the cache or downloaded. Memory of the
  * arena. NULL or missing: a usage error. */
 graft_status cli_model_path(graft_context *ctx, cli_args *args, const char *model, char **path, graft_error *err);

@@ -42,6 +42,21 @@ static const cli_option model_options[] = {
 #undef AT
 const cli_group cli_model_group = {"Model", model_options, GR_COUNT(model_options)};
 
+#define AT(field) offsetof(cli_conversion, field)
+static const cli_option conversion_options[] = {
+    {.name = "model", .aliases = "model-name-or-path hf-repo", .letter = 'm', .kind = CLI_TEXT, .offset = AT(model), .metavar = "M",
+     .help = "model: a Hugging Face directory, a .gguf file, or ORG/NAME"},
+    {.name = "output", .aliases = "output-dir outfile", .letter = 'o', .kind = CLI_TEXT, .offset = AT(output), .metavar = "OUT",
+     .help = "directory or .gguf file to write"},
+};
+#undef AT
+const cli_group cli_conversion_group = {"Files", conversion_options, GR_COUNT(conversion_options)};
+
+bool cli_is_gguf(const char *path) {
+    size_t n = strlen(path);
+    return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+}
+
 bool cli_is_terminal(FILE *stream) { return isatty(fileno(stream)) == 1; }
 
 void cli_print_text(FILE *to, const char *text, size_t len) {
@@ -109,8 +124,7 @@ void cli_clear_line(void) {
 static bool is_hub_name(const char *text) {
     const char *slash = strchr(text, '/');
     if (!slash || slash == text || !slash[1] || strchr(slash + 1, '/') || text[0] == '.' || text[0] == '~') return false;
-    size_t n = strlen(text);
-    return n < 6 || strcmp(text + n - 5, ".gguf") != 0;
+    return !cli_is_gguf(text);
 }
 
 graft_status cli_model_path(graft_context *ctx, cli_args *args, const char *model, char **path, graft_error *err) {

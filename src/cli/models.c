@@ -72,6 +72,12 @@ graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model
     return tokenizer ? graft_tokenizer_load(ctx, path, &out->tok, err) : GRAFT_OK;
 }
 
+graft_status cli_load_model(graft_context *ctx, cli_args *args, const char *model, const graft_model_options *o,
+                            graft_model **out, char **path, graft_error *err) {
+    GR_TRY(cli_model_path(ctx, args, model, path, err));
+    return graft_model_load(ctx, *path, o, out, err);
+}
+
 void cli_models_close(cli_models *m) {
     graft_tokenizer_free(m->tok);
     graft_model_free(m->model);

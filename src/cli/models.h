@@ -22,6 +22,10 @@ typedef enum cli_adapters { CLI_ONE_ADAPTER, CLI_SEVERAL_ADAPTERS, CLI_WEIGHED_A
 graft_status cli_models_open(graft_context *ctx, cli_args *args, const cli_model_args *a, bool tokenizer, cli_adapters weigh, cli_models *out, graft_error *err);
 void cli_models_close(cli_models *m);
 
+/* A model alone, as cli_model_path finds it. */
+graft_status cli_load_model(graft_context *ctx, cli_args *args, const char *model, const graft_model_options *o,
+                            graft_model **out, char **path, graft_error *err);
+
 /* Sampling options and their translation. */
 typedef struct cli_sampling_args {
     int greedy, do_sample;
