@@ -31,6 +31,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
     return graft_dataset_load(t->ctx, t->tok, &d, out, err);
 }
 
+enum { MADE_TOKENS = 1 << 26 };
+
 /* Of a shape without records: one step of records that are as long as may be, all of them labels. */
 static graft_status make_records(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
@@ -43,6 +45,9 @@ static graft_status make_records(gr_trainer *t, graft_error *err) {
     const size_t rows = (size_t)(o->per_device_train_batch_size * o->gradient_accumulation_steps);
     const size_t tokens = (size_t)(c->max_position_embeddings > 0 ? GR_MIN(o->max_length, c->max_position_embeddings)
                                                                   : o->max_length);
+    if (tokens > MADE_TOKENS / rows)
+        return gr_fail(err, GRAFT_ERR_LIMIT, "data: without it a step of at most %d tokens is planned, found %zu records of %zu",
+                       MADE_TOKENS, rows, tokens);
     int32_t *ids = gr_calloc(t->a, rows * tokens, sizeof *ids);
     size_t *bounds = gr_calloc(t->a, rows + 1, sizeof *bounds);
     graft_status st = ids && bounds ? GRAFT_OK : gr_fail_memory(err);

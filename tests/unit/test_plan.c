@@ -88,6 +88,8 @@ static void without_records_they_are_as_long_as_may_be(void **state) {
     c.o.memory = 1000;
     assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_LIMIT);
     c.o.memory = 0;
+    c.o.per_device_train_batch_size = c.o.gradient_accumulation_steps = 1000000;
+    assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_LIMIT);
     c.o.data = (graft_texts){c.data, 1};
     assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_NOT_FOUND);
     assert_non_null(strstr(why.text, "expected a tokenizer"));
