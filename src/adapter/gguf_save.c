@@ -312,11 +312,10 @@ graft_status gr_gguf_type_of(const char *type, gr_dtype *out, graft_error *err) 
     *out = GR_DTYPE_COUNT;
     if (!type) return GRAFT_OK;
     if (gr_dtype_by_name(type, out) && gr_quant_get(*out)->from_f32) return GRAFT_OK;
-    return gr_fail(
-        err, GRAFT_ERR_ARGUMENT,
-        "type: expected nf4, fp4, int8 or a GGUF type (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, "
-        "Q6_K, F16, BF16, F32), found %s",
-        type);
+    return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                   "type: expected one that a GGUF file can be written in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, "
+                   "Q5_K, Q6_K, F16, BF16, F32), found %s",
+                   type);
 }
 
 graft_status gr_write_gguf(gr_model *m, const gr_adapter *a, const char *path, gr_dtype type, gr_merge_report *report,

@@ -308,7 +308,8 @@ static graft_status list_outputs(merge_job *j, bool own_head, graft_error *err) 
     return GRAFT_OK;
 }
 
-static graft_status write_weights(merge_job *j, const char *dir, graft_error *err) {
+/* All but the last step, after which the files have their names. */
+static graft_status write_weights(merge_job *j, const char *dir, gr_safetensors_writer **out, graft_error *err) {
     const graft_allocator *a = gr_allocator(gr_model_context(j->m));
     gr_safetensors_options options = {.stem = "model", .max_shard_bytes = shard_bytes};
     gr_safetensors_writer *w = NULL;
@@ -326,7 +327,8 @@ static graft_status write_weights(merge_job *j, const char *dir, graft_error *er
         else
             GR_GO(fail, write_tensor(j, w, x->name, err));
     }
-    return gr_safetensors_writer_commit(w, err);
+    *out = w;
+    return GRAFT_OK;
 fail:
     gr_safetensors_writer_abort(w);
     return st;
@@ -349,12 +351,18 @@ static graft_status write_model(gr_model *m, const gr_adapter *a, const char *di
     merge_job j = {.m = m, .a = a, .dtype = dtype, .keep = quantization != NULL, .report = report};
     GR_TRY(block_size(m, &j.block, err));
     GR_TRY(gr_make_dirs(dir, err));
-    GR_TRY(write_beside(m, dir, dtype, gr_model_head_is_tied(m) && !own_head, quantization, err));
     j.rows = gr_alloc_aligned(alloc, j.block * sizeof *j.rows);
     j.out = gr_alloc_aligned(alloc, j.block * sizeof *j.rows);
     gr_outputs_init(&j.outputs, alloc);
     graft_status st = j.rows && j.out ? list_outputs(&j, own_head, err) : gr_fail_memory(err);
-    if (st == GRAFT_OK) st = write_weights(&j, dir, err);
+    gr_safetensors_writer *weights = NULL;
+    if (st == GRAFT_OK) st = write_weights(&j, dir, &weights, err);
+    /* Not before: a disk that fills would leave another model's configuration beside the weights that were there. */
+    if (st == GRAFT_OK) st = write_beside(m, dir, dtype, gr_model_head_is_tied(m) && !own_head, quantization, err);
+    if (st == GRAFT_OK)
+        st = gr_safetensors_writer_commit(weights, err);
+    else
+        gr_safetensors_writer_abort(weights);
     gr_outputs_free(&j.outputs);
     for (size_t i = 0; i < j.n_encoded; i++) gr_free_aligned(alloc, j.encoded[i]);
     gr_free(alloc, j.encoded);

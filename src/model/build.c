@@ -1,6 +1,7 @@
 /* Building the module tables of a model: finds the tensors that a family declares, checks their shapes, fuses the parts
  * of a product into one matrix. Norms and biases are small and read at every step, so they are decoded here; matrices stay
  * mapped in their stored format. */
+#include <float.h>
 #include <stdio.h>
 
 #include "io/paths.h"
@@ -129,7 +130,7 @@ static graft_status new_vector(gr_model *m, int64_t n, void **out, graft_error *
 static graft_status new_matrix(gr_model *m, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err) {
     gr_matrix_spec made = *spec;
     made.integer = m->activations.integer;
-    made.outliers = m->activations.threshold > 0 ? (float)m->activations.threshold : 0;
+    made.outliers = m->activations.threshold > 0 ? (float)GR_MIN(m->activations.threshold, (double)FLT_MAX) : 0;
     for (int i = 0; i < spec->n_parts; i++)
         made.integer = made.integer && gr_can_multiply_integers(spec->part[i].view.dtype) && !spec->part[i].transposed;
     GR_TRY(gr_grow(m->a, (void **)&m->matrices, &m->cap_matrices, m->n_matrices + 1, sizeof *m->matrices, err));

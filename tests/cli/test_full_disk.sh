@@ -33,4 +33,10 @@ mount -o remount,size=20m "$disk" || fail "remount"
 cmp "$tmp/whole.safetensors" "$disk/out/adapter_model.safetensors" || fail "other bits"
 "${run[@]}" -o "$tmp/paged" --optim paged_adamw_32bit --paged-dir "$disk" >/dev/null 2>&1 || fail "paging with room"
 cmp "$disk/out/adapter_model.safetensors" "$tmp/paged/adapter_model.safetensors" || fail "other bits of paged state"
+# A model is replaced whole or not at all.
+"$GRAFT" convert -m "$small/model" -o "$disk/model" -q || fail "writing a model"
+cp -r "$disk/model" "$tmp/model"
+dd if=/dev/zero of="$disk/filler" bs=1k 2>/dev/null
+"$GRAFT" quantize -m "$small/model" --type nf4 -o "$disk/model" -q 2>/dev/null && fail "quantising onto a full disk"
+diff -r "$tmp/model" "$disk/model" || fail "half of a model was replaced"
 echo "$found checkpoints survived a full disk"
