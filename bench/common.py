@@ -42,14 +42,15 @@ def has_peer(*modules):
 
 
 def llama_peer(directory):
-    """bench/llama_peer.c, compiled into `directory` against GRAFT_LLAMA_CPP, a prefix with include/ (llama.h, ggml*.h) and lib/
-    (libllama). None: it is missing."""
+    """bench/llama_peer.c, compiled into `directory` against GRAFT_LLAMA_CPP, a prefix with include/ (llama.h, ggml*.h)
+    and lib/ (libllama). None: it is missing."""
     prefix = os.environ.get("GRAFT_LLAMA_CPP")
     if not prefix:
         return None
     program = pathlib.Path(directory) / "llama_peer"
-    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-std=gnu17", f"-I{prefix}/include", str(ROOT / "bench" / "llama_peer.c"), f"-L{prefix}/lib",
-                    "-lllama", "-lggml-base", "-lm", f"-Wl,-rpath,{prefix}/lib", "-o", str(program)], check=True)
+    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-std=gnu17", f"-I{prefix}/include",
+                    str(ROOT / "bench" / "llama_peer.c"), f"-L{prefix}/lib", "-lllama", "-lggml-base", "-lm",
+                    f"-Wl,-rpath,{prefix}/lib", "-o", str(program)], check=True)
     return program
 
 
@@ -57,7 +58,8 @@ def run(command, env=None):
     """Runs to the end; gives (last line of stdout that is a JSON object, seconds, peak resident bytes)."""
     begin = time.monotonic()
     process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **(env or {})})
+                               env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
+                                    **(env or {})})
     out, err = process.communicate()
     seconds = time.monotonic() - begin
     if process.returncode != 0:

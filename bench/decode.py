@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Generating one token at a time, for each weight format: tokens a second after the prompt with activations in float and in int8,
-and the bytes a second that this reads, beside a plain read of memory (memchr) by one thread in the same rounds. The files are made of the
-packaged one by `graft quantize`, in a folder that is removed. Peer: llama.cpp, where --llama-bench names its llama-bench.
+"""Generating one token at a time, for each weight format: tokens a second after the prompt with activations in float
+and in int8, and the bytes a second that this reads, beside a plain read of memory (memchr) by one thread in the same
+rounds. The files are made of the packaged one by `graft quantize`, in a folder that is removed. Peer: llama.cpp, where
+--llama-bench names its llama-bench.
 Usage: decode.py [--formats Q4_1 Q4_0 Q8_0 Q4_K bf16 nf4] [--rounds N] [--tokens N] [--threads N] [--llama-bench PATH]"""
 import argparse
 import json
@@ -35,14 +36,14 @@ def make(kind, folder):
 
 
 def graft(path, activations, a):
-    r, _ = common.run([common.graft(), "generate", "-m", path, "-p", "Once upon a time there was", "-n", a.tokens, "--greedy", "--json", "--threads",
-                       a.threads, "--activations", activations])
+    r, _ = common.run([common.graft(), "generate", "-m", path, "-p", "Once upon a time there was", "-n", a.tokens,
+                       "--greedy", "--json", "--threads", a.threads, "--activations", activations])
     return r["predicted_per_second"]
 
 
 def llama(path, a):
-    out = subprocess.run([a.llama_bench, "-m", path, "-p", "0", "-n", str(a.tokens), "-t", str(a.threads), "-r", "1", "-o", "json"], check=True,
-                         capture_output=True, text=True).stdout
+    out = subprocess.run([a.llama_bench, "-m", path, "-p", "0", "-n", str(a.tokens), "-t", str(a.threads), "-r", "1",
+                          "-o", "json"], check=True, capture_output=True, text=True).stdout
     return json.loads(out)[0]["avg_ts"]
 
 
@@ -74,9 +75,10 @@ def main():
             parts = []
             for name, values in runs.items():
                 rate = statistics.median(values)
-                parts.append(f"{name} {rate:.1f} tok/s ({min(values):.1f} to {max(values):.1f}), {rate * size / 1e9:.1f} GB/s, "
-                             f"{100 * rate * size / memory:.0f} % of the read")
-            print(f"{kind} ({size / 1e6:.0f} MB; one thread reads {memory / 1e9:.1f} GB/s): " + "; ".join(parts), flush=True)
+                parts.append(f"{name} {rate:.1f} tok/s ({min(values):.1f} to {max(values):.1f}), "
+                             f"{rate * size / 1e9:.1f} GB/s, {100 * rate * size / memory:.0f} % of the read")
+            print(f"{kind} ({size / 1e6:.0f} MB; one thread reads {memory / 1e9:.1f} GB/s): " + "; ".join(parts),
+                  flush=True)
 
 
 main()

@@ -4,8 +4,10 @@
 Usage: inference.py ROW [--types A,B,...] [--threads N] [--rounds N]
   formats    prompt of 512 tokens, then one token at a time
   sequences  32 sequences at once: all their tokens a second
-  adapters   32 LoRA adapters in one batch of 32 sequences, beside one adapter for all (llama.cpp has one adapter a batch)
-GRAFT_LLAMA_CPP: see common.llama_peer. GRAFT_CPU caps graft; GRAFT_LLAMA_CPP then has to name a build for the same instructions."""
+  adapters   32 LoRA adapters in one batch of 32 sequences, beside one adapter for all
+             (llama.cpp has one adapter a batch)
+GRAFT_LLAMA_CPP: see common.llama_peer. GRAFT_CPU caps graft; GRAFT_LLAMA_CPP then has to name a build for the same
+instructions."""
 import argparse
 import json
 import pathlib
@@ -34,7 +36,8 @@ def texts_of(model, lengths):
         text = "\n".join(json.loads(next(f))["description"] for _ in range(sum(lengths) // 40 + 20))
 
     def run(command, value):
-        done = subprocess.run([common.graft(), command, "-m", model, "--jsonl"], input=json.dumps(value), capture_output=True, text=True, check=True)
+        done = subprocess.run([common.graft(), command, "-m", model, "--jsonl"], input=json.dumps(value),
+                              capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
     ids, out = run("tokenize", text), []
     for n in lengths:
@@ -50,7 +53,8 @@ def formats(a, model, peer, tmp):
         file = quantised(model, kind, tmp)
 
         def ours():
-            r, _ = common.run([common.graft(), "generate", "-m", file, "-f", prompt, "-n", a.steps, "--greedy", "--ignore-eos", "--json", "-t", a.threads])
+            r, _ = common.run([common.graft(), "generate", "-m", file, "-f", prompt, "-n", a.steps, "--greedy",
+                               "--ignore-eos", "--json", "-t", a.threads])
             return {"prefill": r["prompt_per_second"], "decode": r["predicted_per_second"]}
 
         def theirs():
@@ -63,11 +67,15 @@ def formats(a, model, peer, tmp):
 def write_prompts(model, path, names=None):
     with open(path, "w") as f:
         for i, text in enumerate(texts_of(model, [PROMPT] * SEQUENCES)):
-            f.write(json.dumps({"prompt": text, "completion": "", **({"adapter": names[i % len(names)]} if names else {})}) + "\n")
+            record = {"prompt": text, "completion": ""}
+            if names:
+                record["adapter"] = names[i % len(names)]
+            f.write(json.dumps(record) + "\n")
 
 
 def batch_of(a, file, prompts, more=()):
-    r, _ = common.run([common.graft(), "generate", "-m", file, "--data", prompts, *more, "-n", STEPS, "--greedy", "--ignore-eos", "--json", "-t", a.threads])
+    r, _ = common.run([common.graft(), "generate", "-m", file, "--data", prompts, *more, "-n", STEPS, "--greedy",
+                       "--ignore-eos", "--json", "-t", a.threads])
     return {"prefill": r["prompt_per_second"], "decode": r["predicted_per_second"]}
 
 
@@ -75,10 +83,14 @@ def sequences(a, model, peer, tmp):
     write_prompts(model, tmp / "prompts.jsonl")
     for kind in a.types.split(","):
         file = quantised(model, kind, tmp)
-        mine, other = common.alternate(lambda: batch_of(a, file, tmp / "prompts.jsonl"),
-                                       (lambda: common.run([peer, "speed", file, a.threads, SEQUENCES, PROMPT, STEPS])[0]) if peer else None, a.rounds)
-        common.row(f"{kind}, {SEQUENCES} sequences at once, {a.threads} threads: prompts of {PROMPT}", mine, other, "prefill", "tok/s")
-        common.row(f"{kind}, {SEQUENCES} sequences at once, {a.threads} threads: a token each", mine, other, "decode", "tok/s")
+
+        def theirs():
+            return common.run([peer, "speed", file, a.threads, SEQUENCES, PROMPT, STEPS])[0]
+        mine, other = common.alternate(lambda: batch_of(a, file, tmp / "prompts.jsonl"), theirs if peer else None,
+                                       a.rounds)
+        name = f"{kind}, {SEQUENCES} sequences at once, {a.threads} threads"
+        common.row(f"{name}: prompts of {PROMPT}", mine, other, "prefill", "tok/s")
+        common.row(f"{name}: a token each", mine, other, "decode", "tok/s")
 
 
 def another(source, target, by):
@@ -94,9 +106,9 @@ def adapters(a, model, peer, tmp):
     del peer
     record = tmp / "record.jsonl"
     record.write_text('{"text": "One record is enough to make an adapter."}\n')
-    subprocess.run([common.graft(), "sft", "-m", model, "--data", record, "-o", tmp / "a0", "--max-steps", "1", "--learning-rate", "1e-2",
-                    "--target-modules", "all-linear", "--lora-r", "8", "--save-strategy", "no", "--logging-strategy", "no", "-q"], check=True,
-                   capture_output=True)
+    subprocess.run([common.graft(), "sft", "-m", model, "--data", record, "-o", tmp / "a0", "--max-steps", "1",
+                    "--learning-rate", "1e-2", "--target-modules", "all-linear", "--lora-r", "8",
+                    "--save-strategy", "no", "--logging-strategy", "no", "-q"], check=True, capture_output=True)
     for i in range(1, SEQUENCES):
         another(tmp / "a0", tmp / f"a{i}", 4096 * i)
     all_of_them = [w for i in range(SEQUENCES) for w in ("--adapter", f"a{i}={tmp / f'a{i}'}")]
@@ -104,8 +116,9 @@ def adapters(a, model, peer, tmp):
     write_prompts(model, tmp / "one.jsonl", ["a0"])
     mine, other = common.alternate(lambda: batch_of(a, model, tmp / "many.jsonl", all_of_them),
                                    lambda: batch_of(a, model, tmp / "one.jsonl", all_of_them[:2]), a.rounds)
-    common.row(f"{SEQUENCES} adapters in one batch, {a.threads} threads (peer: graft, one adapter): prompts", mine, other, "prefill", "tok/s")
-    common.row(f"{SEQUENCES} adapters in one batch, {a.threads} threads (peer: graft, one adapter): a token each", mine, other, "decode", "tok/s")
+    name = f"{SEQUENCES} adapters in one batch, {a.threads} threads (peer: graft, one adapter)"
+    common.row(f"{name}: prompts", mine, other, "prefill", "tok/s")
+    common.row(f"{name}: a token each", mine, other, "decode", "tok/s")
 
 
 def main():

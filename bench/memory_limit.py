@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What a memory control group costs a training run whose model's file is larger than the group may hold: time, page faults
-that waited for the disk, bytes read, the same bits or not. The model is a random Llama (2,048 wide, 5,632 feed-forward, 32
-heads, 4 of keys, the tiny test model's vocabulary) that this script writes and graft quantises. Before each run the file is
-dropped from the page cache, which makes the group pay for what it reads. Needs the right to make control groups (version 1
-or 2).
+"""What a memory control group costs a training run whose model's file is larger than the group may hold: time, page
+faults that waited for the disk, bytes read, the same bits or not. The model is a random Llama (2,048 wide, 5,632
+feed-forward, 32 heads, 4 of keys, the tiny test model's vocabulary) that this script writes and graft quantises.
+Before each run the file is dropped from the page cache, which makes the group pay for what it reads. Needs the right
+to make control groups (version 1 or 2).
 
 Usage: memory_limit.py [--layers N] [--type T] [--limits MIB,MIB] [--steps N] [--dir D]"""
 import argparse
@@ -27,7 +27,8 @@ def shapes(layers, vocab):
         at, kv = f"model.layers.{i}.", WIDE // HEADS * KV
         for name, shape in (("self_attn.q_proj", (WIDE, WIDE)), ("self_attn.k_proj", (kv, WIDE)),
                             ("self_attn.v_proj", (kv, WIDE)), ("self_attn.o_proj", (WIDE, WIDE)),
-                            ("mlp.gate_proj", (FEED, WIDE)), ("mlp.up_proj", (FEED, WIDE)), ("mlp.down_proj", (WIDE, FEED)),
+                            ("mlp.gate_proj", (FEED, WIDE)), ("mlp.up_proj", (FEED, WIDE)),
+                             ("mlp.down_proj", (WIDE, FEED)),
                             ("input_layernorm", (WIDE,)), ("post_attention_layernorm", (WIDE,))):
             yield f"{at}{name}.weight", shape
     yield "model.norm.weight", (WIDE,)
@@ -99,8 +100,8 @@ def run(command, limit, out):
         return None, f"ended with {child.returncode}: {message.strip()[-300:]}"
     digest = hashlib.sha256((out / "adapter_model.safetensors").read_bytes()).hexdigest()[:12]
     return {"seconds": json.loads(text.splitlines()[-1])["train_runtime"], "cpu": usage.ru_utime + usage.ru_stime,
-            "resident": usage.ru_maxrss / 1024, "group": peak / 2**20, "faults": usage.ru_majflt, "read": usage.ru_inblock / 2048,
-            "bits": digest}, message
+            "resident": usage.ru_maxrss / 1024, "group": peak / 2**20, "faults": usage.ru_majflt,
+            "read": usage.ru_inblock / 2048, "bits": digest}, message
 
 
 def main():
@@ -119,14 +120,14 @@ def main():
         write_model(work / "bf16", a.layers)
         subprocess.run([a.graft, "quantize", "-m", work / "bf16", "--type", a.type, "-o", model, "-q"], check=True)
         (work / "bf16/model.safetensors").unlink()
-    print(f"{model.name}: {model.stat().st_size / 2**20:.0f} MiB; seconds, processor seconds, resident memory, the group's "
-          "peak and bytes read in MiB")
+    print(f"{model.name}: {model.stat().st_size / 2**20:.0f} MiB; seconds, processor seconds, resident memory, "
+          "the group's peak and bytes read in MiB")
     for limit in map(int, a.limits.split(",")):
         for memory in [[]] if not limit else [[], ["--memory", f"{limit - 20}M"]]:
             drop(model)
-            command = [a.graft, "sft", "-m", model, "--data", SMALL / "pairs.jsonl", "-b", "8", "--max-steps", str(a.steps),
-                       "--target-modules", "all-linear", "--optim", "paged_adamw_8bit", "-o", work / "out",
-                       "--overwrite-output-dir", "--json", *memory]
+            command = [a.graft, "sft", "-m", model, "--data", SMALL / "pairs.jsonl", "-b", "8",
+                       "--max-steps", str(a.steps), "--target-modules", "all-linear", "--optim", "paged_adamw_8bit",
+                       "-o", work / "out", "--overwrite-output-dir", "--json", *memory]
             r, message = run([str(w) for w in command], limit << 20, work / "out")
             name = f"limit {limit or 'none':>5}{' ' + ' '.join(memory) if memory else ''}"
             words = [f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in r.items()] if r else [message]

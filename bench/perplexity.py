@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Perplexity of the packaged model in each format on 20 k tokens of real text (package descriptions), beside its values in float32
-and beside llama.cpp's on the same file. Windows are those of llama-perplexity: 512 tokens, of which the second half counts.
-The packaged file is Q4_1 itself: what it decodes to is the float32 model, which every other format is made from.
+"""Perplexity of the packaged model in each format on 20 k tokens of real text (package descriptions), beside its
+values in float32 and beside llama.cpp's on the same file. Windows are those of llama-perplexity: 512 tokens, of which
+the second half counts. The packaged file is Q4_1 itself: what it decodes to is the float32 model, which every other
+format is made from.
 
 Usage: perplexity.py [--tokens N] [--types A,B,...] [--dtype bf16]   Prints a Markdown table.
 GRAFT_LLAMA_CPP: see common.llama_peer."""
@@ -20,8 +21,8 @@ BNB = {"int8": ["int8"], "nf4": ["nf4"], "nf4-double": ["nf4", "--double-quant"]
 
 
 def read_tokens(model, n):
-    """The first descriptions, as one text, in whole windows. Each window begins with the token that the model's configuration
-    puts in front of a text, where it does."""
+    """The first descriptions, as one text, in whole windows. Each window begins with the token that the model's
+    configuration puts in front of a text, where it does."""
     source = common.cache() / "data" / "descriptions.jsonl"
     if not source.exists():
         raise SystemExit(f"{source} is missing: tools/fetch.py descriptions")
@@ -31,8 +32,8 @@ def read_tokens(model, n):
             texts.append(json.loads(next(f))["description"])
             length += len(texts[-1])
     for more in ([], ["--add-special"]):
-        done = subprocess.run([common.graft(), "tokenize", "-m", model, "--jsonl", *more], input=json.dumps("\n".join(texts)),
-                              capture_output=True, text=True, check=True)
+        done = subprocess.run([common.graft(), "tokenize", "-m", model, "--jsonl", *more],
+                              input=json.dumps("\n".join(texts)), capture_output=True, text=True, check=True)
         ids.append(json.loads(done.stdout)[:n // WINDOW * WINDOW])
     plain, special = ids
     if special[0] != plain[0]:
@@ -50,8 +51,8 @@ def write_records(path, ids):
 
 
 def ours(model, records, dtype, threads):
-    result, _ = common.run([common.graft(), "eval", "-m", model, "--data", records, "--dtype", dtype, "--threads", threads, "--metric", "loss",
-                            "--max-length", WINDOW, "--json"])
+    result, _ = common.run([common.graft(), "eval", "-m", model, "--data", records, "--dtype", dtype,
+                            "--threads", threads, "--metric", "loss", "--max-length", WINDOW, "--json"])
     return result["perplexity"]
 
 
@@ -84,11 +85,15 @@ def main():
         exact = None
         for kind in a.types.split(","):
             file = tmp / (kind if kind in BNB else f"{kind}.gguf")
-            subprocess.run([common.graft(), "quantize", "-m", model, "--type", *BNB.get(kind, [kind]), "-o", file, "-q"], check=True)
+            kinds = BNB.get(kind, [kind])
+            subprocess.run([common.graft(), "quantize", "-m", model, "--type", *kinds, "-o", file, "-q"], check=True)
             mine = ours(file, tmp / "records.jsonl", a.dtype, a.threads)
             exact = exact or mine
-            other = "no such file" if kind in BNB else "not compared" if not peer else f"{theirs(peer, file, tmp / 'ids', a.threads):.4f}"
-            print(f"| {kind} | {size_of(file) / 1e6:.0f} | {mine:.4f} | {100 * (mine / exact - 1):+.2f} % | {other} |", flush=True)
+            other = "no such file" if kind in BNB else "not compared"
+            if peer and kind not in BNB:
+                other = f"{theirs(peer, file, tmp / 'ids', a.threads):.4f}"
+            print(f"| {kind} | {size_of(file) / 1e6:.0f} | {mine:.4f} | {100 * (mine / exact - 1):+.2f} % | {other} |",
+                  flush=True)
             subprocess.run(["rm", "-r", file], check=True)
     if not peer:
         print("llama.cpp is missing: GRAFT_LLAMA_CPP names no prefix: not compared")

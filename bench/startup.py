@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Start-up to the first token, on the packaged file: wall time of the whole process that generates one token. Peer: llama.cpp, its
-library (see common.llama_peer) or llama-cpp-python. Usage: startup.py [--rounds N]"""
+"""Start-up to the first token, on the packaged file: wall time of the whole process that generates one token. Peer:
+llama.cpp, its library (see common.llama_peer) or llama-cpp-python.
+Usage: startup.py [--rounds N]"""
 import argparse
 import resource
 import tempfile
@@ -24,14 +25,16 @@ def main():
     path = common.model()
 
     def ours():
-        r, seconds = common.run([common.graft(), "generate", "-m", path, "-p", "The capital of France is", "-n", 1, "--greedy", "--json", "--threads", a.threads])
+        r, seconds = common.run([common.graft(), "generate", "-m", path, "-p", "The capital of France is", "-n", 1,
+                                 "--greedy", "--json", "--threads", a.threads])
         return {"seconds": seconds, "first": r["first_token_seconds"]}
 
     with tempfile.TemporaryDirectory() as tmp:
         peer = common.llama_peer(tmp)
 
         def theirs():
-            r, seconds = common.run([peer, "first", path, a.threads, 5] if peer else [common.peers_python(), "-c", LLAMA, path, a.threads])
+            r, seconds = common.run([peer, "first", path, a.threads, 5] if peer else
+                                    [common.peers_python(), "-c", LLAMA, path, a.threads])
             return {"seconds": seconds, **r}
 
         mine, other = common.alternate(ours, theirs if peer or common.has_peer("llama_cpp") else None, a.rounds)

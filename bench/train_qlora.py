@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""QLoRA: NF4 weights with double quantisation, LoRA r=8 on all linear layers, 4 x 256 tokens a step, every token in the loss. Peer:
-peft + bitsandbytes with bf16 compute on the same weights. Usage: train_qlora.py [--rounds N] [--steps N] [--no-peer]"""
+"""QLoRA: NF4 weights with double quantisation, LoRA r=8 on all linear layers, 4 x 256 tokens a step, every token in
+the loss. Peer: peft + bitsandbytes with bf16 compute on the same weights.
+Usage: train_qlora.py [--rounds N] [--steps N] [--no-peer]"""
 import argparse
 import json
 import random
@@ -17,7 +18,8 @@ from peft import LoraConfig, get_peft_model
 path, steps, threads, data = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(threads)
 rows = [json.loads(l)["input_ids"] for l in open(data)]
-how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                         bnb_4bit_compute_dtype=torch.bfloat16)
 model = AutoModelForCausalLM.from_pretrained(path, quantization_config=how, dtype=torch.bfloat16, device_map="cpu")
 model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
 model.train()
@@ -33,7 +35,8 @@ for step in range(steps + 2):
     losses.append(loss.item())
     if step >= 2: times.append(time.monotonic() - begin)
 times.sort()
-print(json.dumps({"tok_s": 1024 / times[len(times) // 2], "loss": losses[-1], "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"tok_s": 1024 / times[len(times) // 2], "loss": losses[-1], "memory": memory}))
 '''
 
 
@@ -42,7 +45,8 @@ def main():
     args.add_argument("--rounds", type=int, default=3)
     args.add_argument("--steps", type=int, default=5)
     args.add_argument("--threads", type=int, default=2)
-    args.add_argument("--no-peer", action="store_true", help="graft alone: where the peer cannot be held to the same instructions")
+    args.add_argument("--no-peer", action="store_true",
+                      help="graft alone: where the peer cannot be held to the same instructions")
     a = args.parse_args()
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as tmp:
@@ -55,10 +59,12 @@ def main():
         subprocess.run([common.graft(), "convert", "-m", common.model(), "-o", base, "-q"], check=True)
 
         def ours():
-            r, _ = common.run([common.graft(), "sft", "-m", base, "--load-in-4bit", "--bnb-4bit-use-double-quant", "--data", data, "--output-dir", f"{tmp}/out",
-                               "--overwrite-output-dir", "--max-steps", a.steps + 2, "--per-device-train-batch-size", 4, "--lora-r", 8, "--lora-alpha", 16,
-                               "--target-modules", "all-linear", "--learning-rate", 1e-4, "--no-shuffle", "--save-strategy", "no", "--threads", a.threads,
-                               "--logging-strategy", "no", "--json"])
+            r, _ = common.run([common.graft(), "sft", "-m", base, "--load-in-4bit", "--bnb-4bit-use-double-quant",
+                               "--data", data, "--output-dir", f"{tmp}/out", "--overwrite-output-dir",
+                               "--max-steps", a.steps + 2, "--per-device-train-batch-size", 4,
+                               "--lora-r", 8, "--lora-alpha", 16, "--target-modules", "all-linear",
+                               "--learning-rate", 1e-4, "--no-shuffle", "--save-strategy", "no",
+                               "--threads", a.threads, "--logging-strategy", "no", "--json"])
             return {"tok_s": r["train_tokens_per_second"], "memory": r["peak_memory"], "loss": r["train_loss"]}
 
         def theirs():

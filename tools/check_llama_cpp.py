@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""GGUF files written by graft, read by llama.cpp: logits of both on the same tokens. Not part of the tests: it needs a build of
-llama.cpp and the Python libraries.
+"""GGUF files written by graft, read by llama.cpp: logits of both on the same tokens. Not part of the tests: it needs a
+build of llama.cpp and the Python libraries.
 
 Usage: check_llama_cpp.py PATH/TO/graft [--model FILE.gguf]
 GRAFT_LLAMA_CPP: a prefix with include/ (llama.h, ggml*.h) and lib/ (libllama); GRAFT_LLAMA_CPP_SOURCE: its source, for
 convert_lora_to_gguf.py (without it that check is left out, and said).
 Last run with llama.cpp of llama-cpp-python 0.3.36 (ggml 0.25.3), torch 2.13.0, transformers 5.23.0, peft 0.21.2.
 
-Small random Llamas, Qwen2, Qwen3, SmolLM3 and GPT-2 and the packaged model, in float32, bfloat16, float16 and every format that
-`graft quantize` writes. Of a float32 file the logits agree to 1e-4 of the largest one; of GPT-2 to 1e-3, since ggml looks GELU up in a table of
-float16. In other formats llama.cpp rounds what it multiplies with to the weights' own precision (blocks of 8 bits, bfloat16, float16);
-the difference is told, and must be within 20 % (a wrong layout gives more than 100 %). LoRA adapters (trained by graft on the packaged model, random ones
-of peft on the small) go there as GGUF and give the logits of graft with --adapter, apart and merged; adapters that
-convert_lora_to_gguf.py wrote come back to the bit."""
+Small random Llamas, Qwen2, Qwen3, SmolLM3 and GPT-2 and the packaged model, in float32, bfloat16, float16 and every
+format that `graft quantize` writes. Of a float32 file the logits agree to 1e-4 of the largest one; of GPT-2 to 1e-3,
+since ggml looks GELU up in a table of float16. In other formats llama.cpp rounds what it multiplies with to the
+weights' own precision (blocks of 8 bits, bfloat16, float16); the difference is told, and must be within 20 % (a wrong
+layout gives more than 100 %). LoRA adapters (trained by graft on the packaged model, random ones of peft on the small)
+go there as GGUF and give the logits of graft with --adapter, apart and merged; adapters that convert_lora_to_gguf.py
+wrote come back to the bit."""
 import argparse
 import os
 import pathlib
@@ -63,7 +64,8 @@ def compare(what, a, b, limit):
     rms = ((a - b).norm() / (b - b.mean()).norm()).item()
     same = (a.argmax(-1) == b.argmax(-1)).float().mean().item()
     bad = not off <= limit or (limit < ROUNDED and same < 1)
-    print(f"  {what:<34} largest {off:.1e}  rms {rms:.1e}  same choice {100 * same:5.1f} %{'   TOO LARGE' if bad else ''}", flush=True)
+    print(f"  {what:<34} largest {off:.1e}  rms {rms:.1e}  same choice {100 * same:5.1f} %"
+          f"{'   TOO LARGE' if bad else ''}", flush=True)
     if bad:
         failures.append(what)
 
@@ -74,12 +76,14 @@ def small_models(tmp):
     kinds = {
         "llama": (LlamaForCausalLM, LlamaConfig(**common)),
         "llama tied, llama3 rope": (LlamaForCausalLM, LlamaConfig(**common, tie_word_embeddings=True, rope_parameters={
-            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192})),
         "qwen2": (Qwen2ForCausalLM, Qwen2Config(**common)),
         "qwen3": (Qwen3ForCausalLM, Qwen3Config(**common, head_dim=64)),
         "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**{**common, "num_hidden_layers": 4}, pad_token_id=0)),
-        "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=384, n_embd=256, n_layer=2, n_head=4, n_positions=256, initializer_range=0.08)),
+        "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=384, n_embd=256, n_layer=2, n_head=4, n_positions=256,
+                                              initializer_range=0.08)),
     }
     for name, (kind, config) in kinds.items():
         torch.manual_seed(SEED)
@@ -112,9 +116,11 @@ def formats(work, name, path, ids):
 
 def trained(work, base, adapter):
     data = work.tmp / "data.jsonl"
-    data.write_text("".join(f'{{"text": "The number {k} comes before {k + 1} and behind {k - 1}."}}\n' for k in range(6)))
-    run(work.graft, "sft", "-m", base, "--data", data, "-o", adapter, "--dtype", "f32", "--max-steps", 3, "-b", 2, "--learning-rate", "5e-3",
-        "--lr-scheduler-type", "constant", "--target-modules", "all-linear", "--lora-r", 4, "--lora-alpha", 12, "--save-strategy", "no", "-q")
+    data.write_text("".join(f'{{"text": "The number {k} comes before {k + 1} and behind {k - 1}."}}\n'
+                            for k in range(6)))
+    run(work.graft, "sft", "-m", base, "--data", data, "-o", adapter, "--dtype", "f32", "--max-steps", 3, "-b", 2,
+        "--learning-rate", "5e-3", "--lr-scheduler-type", "constant", "--target-modules", "all-linear", "--lora-r", 4,
+        "--lora-alpha", 12, "--save-strategy", "no", "-q")
 
 
 def initialised(path, adapter, kind):
@@ -136,7 +142,8 @@ def adapters(work, path, ids, kind):
     run(work.graft, "convert", "-m", base, "--adapter", adapter, "-o", file)
     with_it = ours(work, base, ids, adapter)
     compare("LoRA as GGUF", theirs(work, base, ids, file), with_it, exact(path))
-    print(f"    (it moves the logits by {((with_it - ours(work, base, ids)).abs().max() / with_it.abs().max()).item():.1e})")
+    moved = (with_it - ours(work, base, ids)).abs().max() / with_it.abs().max()
+    print(f"    (it moves the logits by {moved.item():.1e})")
     run(work.graft, "merge", "-m", base, "--adapter", adapter, "-o", work.tmp / "merged.gguf", "-q")
     compare("merged into the GGUF file", theirs(work, work.tmp / "merged.gguf", ids), with_it, exact(path))
 
@@ -145,7 +152,8 @@ def imported(work, name, path, ids, source, kind):
     """An adapter of peft through llama.cpp's own converter, and back."""
     adapter, file, back = work.tmp / "peft", work.tmp / "peft.gguf", work.tmp / "back"
     model = initialised(path, adapter, kind)
-    run(sys.executable, source / "convert_lora_to_gguf.py", "--base", path, "--outtype", "f32", "--outfile", file, adapter)
+    run(sys.executable, source / "convert_lora_to_gguf.py", "--base", path, "--outtype", "f32",
+        "--outfile", file, adapter)
     run(work.graft, "convert", "-m", path, "--adapter", file, "-o", back)
     with torch.no_grad():
         wanted = model.eval()(input_ids=ids[None]).logits[0]
@@ -170,7 +178,8 @@ def main():
     torch.set_num_threads(1)
     source = os.environ.get("GRAFT_LLAMA_CPP_SOURCE")
     with tempfile.TemporaryDirectory() as tmp:
-        work = argparse.Namespace(graft=pathlib.Path(a.graft).resolve(), tmp=pathlib.Path(tmp), types=a.types.split(","))
+        work = argparse.Namespace(graft=pathlib.Path(a.graft).resolve(), tmp=pathlib.Path(tmp),
+                                  types=a.types.split(","))
         work.peer = common.llama_peer(work.tmp)
         if not work.peer:
             sys.exit("llama.cpp is missing: GRAFT_LLAMA_CPP names no prefix: nothing was compared")
@@ -182,7 +191,8 @@ def main():
         if not source:
             print("convert_lora_to_gguf.py is missing: GRAFT_LLAMA_CPP_SOURCE names no source: its files were not read")
         if a.model:
-            ids = torch.tensor([1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 30])
+            ids = torch.tensor([1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511,
+                                308, 34519, 28, 7018, 411, 407, 19712, 8182, 30])
             formats(work, a.model.name, a.model, ids)
             adapters(work, a.model, ids, None)
     print("everything agrees" if not failures else f"FAILED: {', '.join(failures)}")

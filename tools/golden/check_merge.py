@@ -7,8 +7,9 @@ Last run with torch 2.13.0, transformers 5.23.0, peft 0.21.2, tokenizers 0.22, i
 Every model of tests/golden/models: an adapter that peft made is merged by graft; transformers must load the directory, say
 what it says of the base's configuration, and give the logits of the PeftModel.
 
-A small Llama in bitsandbytes' formats: graft and peft merge the same adapter into 4 and 8 bits. Decoded weights must agree but
-where a value lies on the edge between two codes. (Its rows are whole blocks: on others bitsandbytes' CPU kernel errs.)
+A small Llama in bitsandbytes' formats: graft and peft merge the same adapter into 4 and 8 bits. Decoded weights must
+agree but where a value lies on the edge between two codes. (Its rows are whole blocks: on others bitsandbytes' CPU
+kernel errs.)
 
 With the two further arguments the packaged model: graft trains a few steps of LoRA (all-linear; rsLoRA; modules_to_save;
 from a Hugging Face directory), and four programs must agree on the logits: graft with base and adapter, graft with the

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/anchors: pseudo-tokens of prompt tuning and P-tuning in the midst of real tokens, on masked language models,
-classifiers and encoder-decoders, with what transformers computes from embeddings that are put together by hand.
+"""Makes tests/golden/anchors: pseudo-tokens of prompt tuning and P-tuning in the midst of real tokens, on masked
+language models, classifiers and encoder-decoders, with what transformers computes from embeddings that are put
+together by hand.
 
 Made with torch 2.13.0, transformers 5.23.0, peft 0.21.2, safetensors 0.8.0, seed 20261126.
 Usage: python tools/golden/make_anchors.py   (in the project's root, after make_families.py)
