@@ -49,7 +49,12 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     GR_TRY(gr_prompt_read(a, json, fresh, known, c->n_heads, c->hidden_size, err));
     if (a->prompt_template)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: prompt_template is not supported with MULTITASK_PROMPT_TUNING", a->where);
-    s->p.n_rows = s->p.n_tokens * s->p.n_submodules;
+    /* With two parts the reference puts the second's rows in front of the decoder when it trains, and nowhere when it generates. */
+    if (fresh && !gr_config_says(json, "num_transformer_submodules")) s->p.n_submodules = 1;
+    if (s->p.n_submodules != 1)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: num_transformer_submodules %lld is not supported with MULTITASK_PROMPT_TUNING, expected "
+                       "1: tokens in front of the source", a->where, (long long)s->p.n_submodules);
+    s->p.n_rows = s->p.n_tokens;
     s->n_tasks = s->n_ranks = 1;
     GR_TRY(gr_config_int(a, json, "num_tasks", 1, MOST, &s->n_tasks, err));
     GR_TRY(gr_config_int(a, json, "num_ranks", 1, MOST, &s->n_ranks, err));
@@ -145,11 +150,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     GR_TRY(read_config(a, config, fresh, err));
     GR_TRY(gr_prompt_modules(a, err));
     const int64_t width = s->p.token_dim;
-    const gr_shape table = gr_shape2(s->n_tasks * s->p.n_tokens, width);
     GR_TRY(add(a, "prompt_embeddings", gr_shape2(s->p.n_rows, width), &s->shared, err));
     GR_TRY(add(a, "prefix_task_cols", gr_shape3(s->n_tasks, s->p.n_rows, s->n_ranks), &s->cols, err));
     GR_TRY(add(a, "prefix_task_rows", gr_shape3(s->n_tasks, s->n_ranks, width), &s->rows, err));
-    GR_TRY(gr_adapter_new_param(a, "prompts", &table, true, &s->p.rows, err));
     a->n_virtual = (int)s->p.n_tokens;
     a->n_tasks = (int)s->n_tasks;
     a->n_rows = (int)(s->n_tasks * s->p.n_tokens);
@@ -166,10 +169,19 @@ static double factor_at(const struct multitask *s, int64_t t, int64_t i, int64_t
     return sum;
 }
 
+/* Its size follows from tensors that the directory has by now, so that the limit on what a configuration may ask for is met. */
+static graft_status make_table(gr_adapter *a, graft_error *err) {
+    struct multitask *s = a->state;
+    const gr_shape shape = gr_shape2(s->n_tasks * s->p.n_tokens, s->p.token_dim);
+    a->most_bytes = 0;
+    return gr_adapter_new_param(a, "prompts", &shape, true, &s->p.rows, err);
+}
+
 static graft_status refresh(gr_adapter *a, uint64_t key, bool training, graft_error *err) {
     const struct multitask *s = a->state;
     const int64_t width = s->p.token_dim;
-    (void)key, (void)err;
+    (void)key;
+    if (!s->p.rows) GR_TRY(make_table(a, err));
     for (int64_t t = 0; t < s->n_tasks; t++)
         for (int64_t i = 0; i < s->p.n_tokens; i++)
             for (int64_t c = 0; c < width; c++)

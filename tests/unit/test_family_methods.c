@@ -86,9 +86,86 @@ static void every_cell_agrees_with_peft(void **state) {
             test_adapter_agrees(ctx, cells[i].name, base, dir, false);
         proven++;
     }
-    assert_true(proven >= 95);
+    assert_true(proven >= 100);
     graft_context_free(ctx);
     free(cells);
+}
+
+/* --- Prompts that begin from another adapter's --------------------------------------------------------------------------------- */
+
+static graft_status start_from(graft_context *ctx, const char *start, const char *source, const char *more, const char *out, graft_error *e) {
+    char config[2048];
+    graft_model *m = test_load(ctx, test_golden("models/llama"), GRAFT_DTYPE_F32);
+    snprintf(config, sizeof config, "{\"peft_type\": \"MULTITASK_PROMPT_TUNING\", \"num_virtual_tokens\": 4, \"num_ranks\": 2, "
+             "\"prompt_tuning_init\": \"%s\", \"prompt_tuning_init_state_dict_path\": \"%s\"%s}", start, source, more);
+    graft_status st = graft_adapter_new(m, "a", config, 7, e);
+    if (st == GRAFT_OK) st = graft_adapter_save(m, "a", out, e);
+    graft_model_free(m);
+    return st;
+}
+
+static void compare_tensors(const char *ours, const char *theirs, const char *only) {
+    gr_safetensors *a, *b;
+    assert_ok(gr_safetensors_open(NULL, ours, &a, &err));
+    assert_ok(gr_safetensors_open(NULL, theirs, &b, &err));
+    const gr_tensor_list *list = gr_safetensors_tensors(b);
+    for (size_t i = 0; i < list->n; i++) {
+        const gr_named_tensor *x = gr_tensor_list_find(gr_safetensors_tensors(a), list->items[i].name);
+        if (only && strcmp(only, list->items[i].name) != 0) continue;
+        assert_non_null(x);
+        assert_true(gr_shape_equal(&x->view.shape, &list->items[i].view.shape));
+        double e = test_worst_error(&list->items[i].view, &x->view, 1);
+        if (!(e < 1e-6)) fail_msg("%s: %s is off by %g", theirs, x->name, e);
+    }
+    gr_safetensors_close(a);
+    gr_safetensors_close(b);
+}
+
+static void multitask_prompts_begin_from_a_source(void **state) {
+    (void)state;
+    char source[1024], golden[1024], out[1200];
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    snprintf(source, sizeof source, "%s", test_golden("family_methods/llama_multitask/adapter_model.safetensors"));
+    static const char *const starts[] = {"AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED"};
+    for (size_t i = 0; i < GR_COUNT(starts); i++) {
+        bool shared = i == 2;
+        snprintf(golden, sizeof golden, "%s/%s.safetensors", test_golden("family_methods/llama_multitask"), starts[i]);
+        assert_ok(start_from(ctx, starts[i], source, shared ? ", \"num_tasks\": 5" : ", \"prompt_tuning_init_task\": 1", test_temp_dir(), &err));
+        snprintf(out, sizeof out, "%s/adapter_model.safetensors", test_temp_dir());
+        compare_tensors(out, shared ? source : golden, shared ? "prompt_embeddings" : NULL);
+    }
+    const struct {
+        const char *start, *source, *more, *says;
+    } wrong[] = {
+        {"EXACT_SOURCE_TASK", source, ", \"prompt_tuning_init_task\": 3", "has 3 tasks"},
+        {"EXACT_SOURCE_TASK", source, ", \"prompt_tuning_init_task\": -1", "prompt_tuning_init_task"},
+        {"EXACT_SOURCE_TASK", source, ", \"num_tasks\": 2", "of one task"},
+        {"AVERAGE_SOURCE_TASKS", source, ", \"num_ranks\": 1", "prefix_task_cols"},
+        {"ONLY_SOURCE_SHARED", test_golden("models/llama/model.safetensors"), "", "'prompt_embeddings' is missing"},
+        {"ONLY_SOURCE_SHARED", "none.safetensors", "", "none.safetensors"},
+        {"RANDOM", source, "", "does not use"},
+    };
+    for (size_t i = 0; i < GR_COUNT(wrong); i++) {
+        graft_error e = {0};
+        char from[1024];
+        snprintf(from, sizeof from, "%s", wrong[i].source);
+        assert_true(start_from(ctx, wrong[i].start, from, wrong[i].more, test_temp_dir(), &e) != GRAFT_OK);
+        if (!strstr(e.text, wrong[i].says)) fail_msg("%s%s: '%s' does not say '%s'", wrong[i].start, wrong[i].more, e.text, wrong[i].says);
+    }
+    graft_context_free(ctx);
+}
+
+/* A table of many tasks is far larger than the files, and no reason to doubt them. */
+static void many_tasks_are_loaded_again(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("models/llama"), GRAFT_DTYPE_F32);
+    const char *config = "{\"peft_type\": \"MULTITASK_PROMPT_TUNING\", \"num_virtual_tokens\": 600, \"num_tasks\": 1000}";
+    assert_ok(graft_adapter_new(m, "a", config, 7, &err));
+    assert_ok(graft_adapter_save(m, "a", test_temp_dir(), &err));
+    assert_ok(graft_adapter_load(m, "b", test_temp_dir(), 1, &err));
+    graft_model_free(m);
+    graft_context_free(ctx);
 }
 
 /* --- The table ------------------------------------------------------------------------------------------------------------ */
@@ -152,6 +229,8 @@ static void the_table_of_cells_is_up_to_date(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_cell_agrees_with_peft),
+        cmocka_unit_test(multitask_prompts_begin_from_a_source),
+        cmocka_unit_test(many_tasks_are_loaded_again),
         cmocka_unit_test(the_table_of_cells_is_up_to_date),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,6 +31,9 @@ the singular triplets in single precision, and where two neighbouring ones are n
 2.909), what it takes out of the weight is another part than the largest triplets: its logits are 5e-5 off, and with a
 decomposition in double alone 4e-7.
 
+llama_multitask/START.safetensors: what an adapter of one task begins as with that prompt_tuning_init, task 1, and
+llama_multitask as its source.
+
 NAME_trained of AdaLoRA: what peft saved after those 10 steps, ranks left out. Its golden.safetensors has inputs, logits,
 loss and merged.
 
@@ -45,6 +48,8 @@ Ways of the reference that show in the numbers:
 - Prompts and RoBERTa: positions count all tokens, pads too, from pad + 1. Prompts and BERT: the first virtual token
   stands at position 0 and is what the classifier sees; its token type is 0. With prefixes positions begin behind
   them.
+- Multitask prompts on T5: with num_transformer_submodules 2 the decoder has tokens in front too, but not in generate;
+  with 1 its forward takes labels only, no decoder_input_ids.
 - AdaLoRA: the loss has the penalty of orthogonality in it.
 - LLaMA-Adapter on GPT-2: what the prompts give is added behind c_proj without passing it; on Llama it passes o_proj.
   Classifiers stay frozen.
@@ -83,7 +88,7 @@ C, S, T = "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"
 
 LORA, IA3, PROMPT, PREFIX, P = (peft.LoraConfig, peft.IA3Config, peft.PromptTuningConfig, peft.PrefixTuningConfig,
                                 peft.PromptEncoderConfig)
-NORMS, LLAMA_ADAPTER = peft.LNTuningConfig, peft.AdaptionPromptConfig
+NORMS, LLAMA_ADAPTER, MULTITASK = peft.LNTuningConfig, peft.AdaptionPromptConfig, peft.MultitaskPromptTuningConfig
 CROSS = r"decoder\..*\.EncDecAttention\.(q|k|v|o)"
 LLAMA = "models/llama"
 
@@ -206,15 +211,18 @@ CASES = {  # name: (base, task type, configuration class, settings[, inputs othe
                                                       target_modules=["q_proj", "up_proj"])),
     "bert_cls_oft": ("families/bert_cls", S, peft.OFTConfig, dict(oft_block_size=7)),
     "t5_oft": ("families/t5", T, peft.OFTConfig, dict(r=8, oft_block_size=0, num_cayley_neumann_terms=6)),
-    "llama_multitask": (LLAMA, C, peft.MultitaskPromptTuningConfig, dict(num_virtual_tokens=4, num_tasks=3,
-                                                                         num_ranks=2)),
+    "llama_multitask": (LLAMA, C, MULTITASK, dict(num_virtual_tokens=4, num_tasks=3, num_ranks=2)),
+    "llama_cls_multitask": ("families/llama_cls", S, MULTITASK, dict(num_virtual_tokens=3, num_tasks=3)),
+    "bert_cls_multitask": ("families/bert_cls", S, MULTITASK, dict(num_virtual_tokens=4, num_tasks=4, num_ranks=2)),
+    "t5_multitask": ("families/t5", T, MULTITASK, dict(num_virtual_tokens=4, num_tasks=3, num_ranks=3,
+                                                       num_transformer_submodules=1)),
     "llama_pissa": (LLAMA, C, LORA, dict(r=4, init_lora_weights="pissa")),
     "llama_olora": (LLAMA, C, LORA, dict(r=4, init_lora_weights="olora",
                                          target_modules=["q_proj", "k_proj", "down_proj"])),
 }
 NOT_MERGED = {"roberta_cls_ia3",  # peft 0.21.2 lacks: a classifier that is no single layer
               "gpt2_lora_wte"}  # with a tied head the merged model is another
-ALONE = {PROMPT, PREFIX, P, LLAMA_ADAPTER, peft.MultitaskPromptTuningConfig, None}  # what does not merge
+ALONE = {PROMPT, PREFIX, P, LLAMA_ADAPTER, MULTITASK, None}  # what does not merge
 
 
 class OldNames:
@@ -348,7 +356,7 @@ def measure(model, config, batch, task, trained_path):
     with torch.no_grad():
         for (_, p), b in zip(trained, before):
             p.copy_(b)
-    if task in (C, T):
+    if task == C or task == T and "task_ids" not in batch:
         golden["generated"] = greedy(model, batch, task)
     return golden
 
@@ -394,13 +402,23 @@ def write(golden, path):
             assert not n.startswith("grad.") or n[5:] in keys or n.startswith("grad.prompt_encoder."), (path, n)
 
 
+def make_from_source(base, task, settings, path):
+    """What another adapter begins as that has this one for its source."""
+    for start in ("AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK"):
+        more = dict(settings, num_tasks=1, prompt_tuning_init=start, prompt_tuning_init_task=1,
+                    prompt_tuning_init_state_dict_path=str(path / "adapter_model.safetensors"))
+        with tempfile.TemporaryDirectory() as copy:
+            save(wrap(base, task, MULTITASK, more)[0], pathlib.Path(copy))
+            shutil.copy(pathlib.Path(copy) / "adapter_model.safetensors", path / f"{start}.safetensors")
+
+
 def make(name):
     base, task, cls, settings, *other = CASES[name]
     path = OUT / name
     shutil.rmtree(path, ignore_errors=True)
     batch = inputs_of(base, task, *(other or [None]))
-    if cls is peft.MultitaskPromptTuningConfig:
-        batch["task_ids"] = torch.tensor([2, 0, 1])
+    if cls is MULTITASK:
+        batch["task_ids"] = torch.tensor([2, 0, 1, 1])[:len(batch["input_ids"])]
     torch.manual_seed(SEED)
     model, config = wrap(base, task, cls, settings)
     model.eval()
@@ -441,6 +459,8 @@ def make(name):
         golden["merged"] = keep(merged)
         assert np.abs(golden["merged"] - golden["logits"]).max() < 1e-3, name
     write(golden, path)
+    if name == "llama_multitask":
+        make_from_source(base, task, settings, path)
 
 
 def write_cases():
