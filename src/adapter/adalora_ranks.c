@@ -75,8 +75,9 @@ static void mask(const gr_adalora *s) {
 static graft_status allocate(gr_adapter *a, int64_t budget, graft_error *err) {
     gr_adalora *s = a->state;
     int64_t all = all_ranks(s), surplus = GR_MIN(all - budget, all), n = 0;
-    double *scores = gr_alloc(a->a, 2 * (size_t)(all + 1) * sizeof *scores), *sorted = scores + all + 1;
+    double *scores = gr_alloc(a->a, 2 * (size_t)(all + 1) * sizeof *scores), *sorted;
     if (!scores) return gr_fail_memory(err);
+    sorted = scores + all + 1;
     for (size_t i = 0; i < s->lora.n_pairs; i++)
         for (int64_t k = 0; k < s->of[i].part[GR_TRIPLET_E]->n; k++) scores[n++] = score(&s->of[i], k);
     memcpy(sorted, scores, (size_t)n * sizeof *sorted);

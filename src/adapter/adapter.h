@@ -47,9 +47,9 @@ typedef struct gr_combination {
 graft_status gr_adapter_combine(gr_adapter_set *s, const char *name, const int *indices, const double *weights, size_t n,
                                 const gr_combination *how, int *index, graft_error *err);
 
-/* The head of an adapter that makes a model classify, before that model is open. */
+/* The head that an adapter was trained below, before the model is open. */
 typedef struct gr_adapter_head {
-    bool classifies;
+    bool classifies, fills; /* fills: a masked language model */
     int n_labels;     /* 0: the adapter has no classifier of its own */
     gr_labels labels; /* in the arena; n 0: unknown */
     gr_problem problem;

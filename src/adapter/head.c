@@ -51,6 +51,13 @@ static graft_status read_classes(const graft_allocator *a, const char *dir, gr_a
     return st;
 }
 
+/* Whether transformers' class, which stands there where a task_type does not, ends so. */
+static bool trained_as(const gr_json_value *root, const char *end) {
+    const gr_json_value *v = root->kind == GR_JSON_OBJECT ? gr_json_get(root, "auto_mapping") : NULL;
+    v = v && v->kind == GR_JSON_OBJECT ? gr_json_get(v, "base_model_class") : NULL;
+    return v && v->kind == GR_JSON_STRING && gr_ends_with(v->text, end);
+}
+
 graft_status gr_adapter_find_head(const graft_allocator *a, const char *dir, gr_arena *arena, gr_adapter_head *out,
                                   graft_error *err) {
     gr_adapter_head h = {0};
@@ -61,6 +68,7 @@ graft_status gr_adapter_find_head(const graft_allocator *a, const char *dir, gr_
     if (st == GRAFT_OK && text && (st = gr_json_parse(arena, path, text, len, &root, err)) == GRAFT_OK) {
         const gr_json_value *v = gr_json_get(root, "task_type");
         h.classifies = v && v->kind == GR_JSON_STRING && strcmp(v->text, "SEQ_CLS") == 0;
+        h.fills = trained_as(root, "ForMaskedLM"); /* for which there is no task_type */
     }
     gr_free(a, text);
     gr_free(a, path);

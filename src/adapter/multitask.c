@@ -68,7 +68,8 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: prompt_tuning_init '%s', expected RANDOM, TEXT, AVERAGE_SOURCE_TASKS, EXACT_SOURCE_TASK "
                        "or ONLY_SOURCE_SHARED", a->where, init);
     if (s->n_tasks > INT32_MAX / s->p.n_tokens)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "%s: %lld tasks of %lld virtual tokens", a->where, (long long)s->n_tasks, (long long)s->p.n_tokens);
+        return gr_fail(err, GRAFT_ERR_LIMIT, "%s: %lld tasks of %lld virtual tokens, expected at most %d tokens together", a->where,
+                       (long long)s->n_tasks, (long long)s->p.n_tokens, INT32_MAX);
     return fresh ? check_start(a, json, err) : GRAFT_OK;
 }
 

@@ -78,12 +78,19 @@ static int64_t divisor(int64_t n, int64_t wanted) {
     return wanted - lower <= higher - wanted ? lower : higher;
 }
 
-static graft_status choose_block(gr_adapter *a, rotation *t, graft_error *err) {
+/* Of a new adapter, once for each number of inputs. */
+static void tell_block(const gr_adapter *a, const rotation *t, int64_t wanted, int64_t size) {
+    const struct oft *s = a->state;
+    for (size_t i = 0; i < s->n; i++)
+        if (s->of[i].site->in == t->site->in) return;
+    gr_log(gr_model_context(a->model), GRAFT_LOG_WARNING, "%s: %s %lld does not divide the %lld inputs of '%s': %lld is taken", a->where,
+           s->r ? "r" : "oft_block_size", (long long)wanted, (long long)t->site->in, t->site->name, (long long)size);
+}
+
+static graft_status choose_block(gr_adapter *a, rotation *t, bool fresh, graft_error *err) {
     const struct oft *s = a->state;
     int64_t in = t->site->in, wanted = s->r ? s->r : s->block_size, size = divisor(in, wanted);
-    if (size != wanted)
-        gr_log(gr_model_context(a->model), GRAFT_LOG_WARNING, "%s: %s %lld does not divide the %lld inputs of '%s': %lld is taken", a->where,
-               s->r ? "r" : "oft_block_size", (long long)wanted, (long long)in, t->site->name, (long long)size);
+    if (fresh && size != wanted) tell_block(a, t, wanted, size);
     t->block = s->r ? in / size : size;
     t->n_blocks = s->share ? 1 : in / t->block;
     if (t->block > MAX_BLOCK)
@@ -110,7 +117,7 @@ static graft_status add_site(gr_adapter *a, const gr_site *site, bool fresh, uin
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: target module '%s' is the %s, which OFT cannot turn", a->where, site->name,
                        site->role == GR_ROLE_HEAD ? "head" : "embedding");
     t->site = site;
-    GR_TRY(choose_block(a, t, err));
+    GR_TRY(choose_block(a, t, fresh, err));
     GR_TRY(gr_kin_param(a, site, "oft_R.weight", gr_shape2(t->n_blocks, t->block * (t->block - 1) / 2), 0, fresh, seed, &t->q, err));
     if (fresh && !s->init) gr_adapter_fill(t->q, seed, true, 0.1);
     const gr_shape shape = gr_shape2(t->n_blocks * t->block, t->block);

@@ -5,6 +5,8 @@
 #include "model/public.h"
 #include "text/slots.h"
 
+enum { USUAL_LENGTH = 1024 };
+
 /* The words of Stanford Alpaca's release, which the models trained on such records know. */
 #define ALPACA_INPUT                                                                                                   \
     "Below is an instruction that describes a task, paired with an input that provides further context. Write a "      \
@@ -22,11 +24,21 @@ static graft_status find_adapter(const graft_model *m, const char *name, int32_t
 
 /* Templates are filled as the model takes them. */
 static void know_model(gr_encoder *e, const gr_model_config *c) {
-    const int64_t places = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0);
     e->seq2seq = c->n_encoder_layers > 0;
     if (c->task == GR_TASK_MASKED_LM) e->learn = GRAFT_LEARN_MASKED;
     if (c->task == GR_TASK_SEQ_CLS || c->task == GR_TASK_FEATURES) e->learn = GRAFT_LEARN_CLASSES;
-    if (c->bidirectional && places > 0) e->positions = (size_t)places;
+    e->positions = (size_t)gr_config_places(c);
+}
+
+graft_status gr_data_fit(const gr_model *m, const gr_hooks *h, int adapter, graft_data_options *d, graft_error *err) {
+    const int64_t places = gr_config_places(gr_model_get_config(m)), ahead = gr_hooks_ahead(h, adapter), most = places - ahead;
+    if (!places) return GRAFT_OK;
+    if (most < 1)
+        return gr_fail(err, GRAFT_ERR_LIMIT, "%lld virtual tokens, expected fewer than the model's %lld positions", (long long)ahead,
+                       (long long)places);
+    const int64_t asked = d->max_length ? d->max_length : USUAL_LENGTH;
+    if (asked < 0 || asked > most) d->max_length = most;
+    return GRAFT_OK;
 }
 
 graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_tokenizer *tok,
@@ -42,7 +54,7 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
                        .model = o->model,
                        .n_tasks = o->n_tasks,
                        .adapter = -1,
-                       .max_length = o->max_length == 0 ? 1024 : o->max_length < 0 ? 0 : (size_t)o->max_length,
+                       .max_length = o->max_length == 0 ? USUAL_LENGTH : o->max_length < 0 ? 0 : (size_t)o->max_length,
                        .seq2seq = o->seq2seq != 0,
                        .max_target = o->max_target_length == 0  ? 128
                                      : o->max_target_length < 0 ? 0

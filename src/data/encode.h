@@ -22,6 +22,11 @@ typedef struct gr_encoder {
     int n_tasks;                    /* where no adapter is known: see graft_data_options */
 } gr_encoder;
 
+struct gr_model;
+struct gr_hooks;
+/* max_length of records for an encoder: at most what it has positions for, beside an adapter's own rows (index -1: none). */
+graft_status gr_data_fit(const struct gr_model *m, const struct gr_hooks *h, int adapter, graft_data_options *d, graft_error *err);
+
 /* From the options, with everything checked. The tokenizer and ctx must outlive it. */
 graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_tokenizer *tok,
                              const graft_data_options *o, int64_t now, graft_error *err);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "data/dataset.h"
+#include "data/encode.h"
 #include "data/targets.h"
 #include "eval/verbaliser.h"
 #include "graft/eval.h"
@@ -92,6 +93,7 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
         loader.n_virtual = 0;
         r->chosen = true;
     }
+    GR_TRY(gr_data_fit(m->model, m->hooks, adapter, &data, err));
     GR_TRY(graft_dataset_load(m->ctx, tok, &data, &r->ds, err));
     if (gr_dataset_n_labels(r->ds))
         GR_TRY(gr_class_tally_init(&r->classes, a, gr_dataset_problem(r->ds), gr_dataset_n_labels(r->ds), err));

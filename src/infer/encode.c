@@ -55,7 +55,7 @@ static graft_status open_encoding(encoding *e, graft_model *m, const graft_encod
 static size_t room_of(const encoding *e, const graft_encode_options *o, size_t otherwise) {
     if (o && o->max_length > 0) return (size_t)o->max_length;
     const gr_model_config *c = gr_model_get_config(e->m->model);
-    int64_t places = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0) - e->n_virtual;
+    int64_t places = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0) - gr_hooks_ahead(e->m->hooks, e->adapter);
     size_t most = (size_t)GR_MAX(places, 1);
     return otherwise ? GR_MIN(otherwise, most) : most;
 }

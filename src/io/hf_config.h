@@ -112,6 +112,13 @@ typedef struct gr_model_config {
     bool layer_rope[GR_MAX_LAYERS]; /* false: the layer has no position embedding (smollm3) */
 } gr_model_config;
 
+/* Tokens that a sequence of an encoder may have, for which a table says where they stand; 0: any number. */
+static inline int64_t gr_config_places(const gr_model_config *c) {
+    int64_t n = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0);
+    return c->bidirectional && n > 0 ? n : 0;
+}
+
+
 /* `dir`/config.json, or a .gguf path's metadata, or the config.json beside a safetensors file. */
 graft_status gr_model_config_load(const graft_allocator *a, const char *path, gr_model_config *out, graft_error *err);
 /* The configuration that belongs to opened weights: the GGUF file's metadata, or config.json beside the safetensors. */

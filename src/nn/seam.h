@@ -185,4 +185,10 @@ typedef struct gr_hooks {
     graft_status (*variant)(void *self, const gr_batch *batch, const gr_variant **out, graft_error *err);
 } gr_hooks;
 
+/* Positions that an adapter's own rows take of each of its sequences. */
+static inline int gr_hooks_ahead(const gr_hooks *h, int adapter) {
+    const bool placed = h->prompt_template && h->prompt_template(h->self, adapter);
+    return (placed ? h->n_rows : h->n_virtual)(h->self, adapter) + h->n_prefix(h->self, adapter);
+}
+
 #endif

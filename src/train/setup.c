@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "data/dataset.h"
+#include "data/encode.h"
 #include "model/shape.h"
 #include "train/trainer.h"
 
@@ -28,6 +29,7 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
     gr_trainer_set_learning(t, &d);
     if (d.prompt_template && d.learn == GRAFT_LEARN_MASKED && o->mlm_probability != 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "mlm_probability: with a prompt_template [MASK] alone is hidden");
+    GR_TRY(gr_data_fit(t->model, gr_adapter_set_hooks(t->set), t->adapter, &d, err));
     return graft_dataset_load(t->ctx, t->tok, &d, out, err);
 }
 

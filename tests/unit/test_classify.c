@@ -391,6 +391,13 @@ static void results_hold_the_head(void **state) {
         assert_string_equal(graft_model_label(m, 0), "negative");
         graft_model_free(m);
     }
+    const setting masked = {"bert_embed", "lora", "MASKED_LM", 't'}; /* has no head, and no task_type that could be stored */
+    fill(&c, &masked, "head_masked");
+    assert_ok(sft_run(&c, 1, &r, &err));
+    o.adapter_dir = c.output;
+    assert_ok(graft_model_load(ctx, c.o.model, &o, &m, &err));
+    assert_string_equal(graft_model_task_type(m), "MASKED_LM");
+    graft_model_free(m);
     graft_context_free(ctx);
 }
 
@@ -422,6 +429,39 @@ static void wrong_runs_are_refused(void **state) {
         assert_int_not_equal(sft_run(&c, 1, &r, &wrong), GRAFT_OK);
         if (!strstr(wrong.text, cases[i].says)) fail_msg("expected \"%s\", found \"%s\"", cases[i].says, wrong.text);
     }
+}
+
+/* An encoder's records are cut to what it has positions for, beside the adapter's own rows. */
+static void long_records_are_cut_to_the_positions(void **state) {
+    (void)state;
+    static const setting cases[] = {{"bert_cls", "lora", NULL, 'n'},         {"bert_cls", "prompt-tuning", NULL, 'n'},
+                                    {"bert_cls", "prefix-tuning", NULL, 'n'}, {"roberta", "lora", NULL, 't'},
+                                    {"bert", "p-tuning", "SEQ_CLS", 'n'},    {"bert_cls", "prompt-tuning", NULL, 'n'}};
+    gr_buf b;
+    gr_buf_init(&b, NULL);
+    for (int i = 0; i < 4; i++) {
+        gr_buf_add_text(&b, "{\"text\": \"");
+        for (int k = 0; k < 90; k++) gr_buf_add_text(&b, k % 3 ? "good " : "film ");
+        gr_buf_add_format(&b, "\", \"label\": %d}\n", i % 3);
+    }
+    for (size_t i = 0; i < GR_COUNT(cases); i++) {
+        sft_case c;
+        graft_train_result r;
+        graft_error wrong = {0};
+        const bool placed = strcmp(cases[i].method, "p-tuning") == 0, last = i + 1 == GR_COUNT(cases);
+        fill(&c, &cases[i], test_path("long%zu", i));
+        snprintf(c.path, sizeof c.path, "%s", write_records(test_path("long%zu.jsonl", i), gr_buf_text(&b)));
+        c.o.max_length = graft_sft_options_default().max_length;
+        c.o.max_steps = 1;
+        if (last) c.o.methods.num_virtual_tokens = 40;
+        if (strcmp(cases[i].method, "prefix-tuning") == 0) c.o.methods.num_virtual_tokens = 5;
+        if (placed) c.o.methods.prompt_template = "[CLS] [P0..P3] text [SEP]";
+        if (placed) c.o.methods.num_virtual_tokens = 0;
+        graft_status st = sft_run(&c, 1, &r, &wrong);
+        if (last ? st != GRAFT_ERR_LIMIT || !strstr(wrong.text, "40 virtual tokens") : st != GRAFT_OK)
+            fail_msg("%s %s: %s: %s", cases[i].family, cases[i].method, graft_status_text(st), wrong.text);
+    }
+    gr_buf_free(&b);
 }
 
 /* Jobs side by side over one model get the bits that they would get alone. */
@@ -575,6 +615,7 @@ int main(void) {
         cmocka_unit_test(wrong_labels_are_named),
         cmocka_unit_test(masks_follow_the_reference_s_rule),
         cmocka_unit_test(wrong_runs_are_refused),
+        cmocka_unit_test(long_records_are_cut_to_the_positions),
         cmocka_unit_test(runs_give_the_same_bits),
         cmocka_unit_test(kept_lower_layers_change_no_bit),
         cmocka_unit_test(training_learns),
