@@ -28,6 +28,9 @@ static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool f
     GR_TRY(gr_config_number(a, json, "orth_reg_weight", 0, 1e9, &p->orth_reg_weight, err));
     if (!(p->beta1 > 0 && p->beta1 < 1 && p->beta2 > 0 && p->beta2 < 1))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: beta1 and beta2 must be between 0 and 1", a->where);
+    if (fresh && p->target_r > p->init_r)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_r %lld above init_r %lld leaves nothing to allocate", a->where,
+                       (long long)p->target_r, (long long)p->init_r);
     if (c->dora) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: AdaLoRA has no use_dora", a->where);
     for (size_t i = 0; fresh && i < GR_COUNT(idle); i++)
         if (gr_config_says(json, idle[i]))

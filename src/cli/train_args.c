@@ -131,7 +131,7 @@ static const cli_option method_options[] = {
     {.name = "feedforward-modules", TEXTS(M, feedforward_modules), .metavar = "NAMES",
      .help = "ia3: modules whose input is scaled instead of their output; none: no module"},
     {.name = "num-virtual-tokens", .kind = CLI_INT, .offset = M(num_virtual_tokens), .metavar = "N",
-     .help = "prompt-tuning, prefix-tuning, p-tuning: virtual tokens; 0: 20"},
+     .help = "prompts, prefixes, p-tuning: virtual tokens; 0: 20"},
     {.name = "prompt-tuning-init", .kind = CLI_TEXT, .offset = M(prompt_tuning_init), .metavar = "S", .choices = "RANDOM TEXT SAMPLE_VOCAB ONLY_SOURCE_SHARED AVERAGE_SOURCE_TASKS EXACT_SOURCE_TASK",
      .help = "where prompt-tuning begins, and multitask-prompt-tuning (prefix-tuning: RANDOM or TEXT)"},
     {.name = "prompt-tuning-init-text", .kind = CLI_TEXT, .offset = M(prompt_tuning_init_text), .metavar = "TEXT", .help = "the text of TEXT"},

@@ -175,6 +175,7 @@ static void wrong_adapter_settings_are_named(void **state) {
          "prompt_template"},
         {"{\"peft_type\": \"BOFT\"}", GRAFT_ERR_UNSUPPORTED, "BOFT"},
         {"{\"peft_type\": \"ADALORA\", \"tinit\": 5, \"tfinal\": 5, \"total_step\": 10}", GRAFT_ERR_ARGUMENT, "tinit 5 and tfinal 5"},
+        {"{\"peft_type\": \"ADALORA\", \"init_r\": 4}", GRAFT_ERR_ARGUMENT, "target_r 8 above init_r 4"},
         {"{\"peft_type\": \"ADALORA\", \"deltaT\": 0}", GRAFT_ERR_ARGUMENT, "'deltaT' is 0"},
         {"{\"peft_type\": \"ADALORA\", \"beta2\": 1}", GRAFT_ERR_ARGUMENT, "beta2"},
         {"{\"peft_type\": \"ADALORA\", \"orth_reg_weight\": -1}", GRAFT_ERR_ARGUMENT, "orth_reg_weight"},
