@@ -35,6 +35,11 @@ METHODS = {
     "lora saved norms": ["--lora-r", 4, "--modules-to-save", "norm"],
     "lora embedding": ["--lora-r", 4, "--target-modules", "embed_tokens,q_proj"],
     "dora": ["--lora-r", 4, "--use-dora"],
+    "dora embedding": ["--lora-r", 4, "--use-dora", "--target-modules", "embed_tokens,v_proj"],
+    "adalora": ["--method", "adalora", "--init-r", 4, "--target-r", 2, "--tfinal", 1],
+    "oft": ["--method", "oft", "--oft-block-size", 8, "--target-modules", "q_proj,down_proj"],
+    "oft exact, coft": ["--method", "oft", "--oft-block-size", 8, "--coft", "--eps", 0.3, "--no-use-cayley-neumann"],
+    "several tasks": ["--method", "multitask-prompt-tuning", "--num-virtual-tokens", 5, "--num-tasks", 3, "--num-ranks", 2],
     "ia3": ["--method", "ia3"],
     "ia3 chosen": ["--method", "ia3", "--target-modules", "q_proj,o_proj,up_proj", "--feedforward-modules", "o_proj"],
     "prompt": ["--method", "prompt-tuning", "--num-virtual-tokens", 5],
@@ -67,14 +72,17 @@ def cell(tmp, model, name, options):
     draw = random.Random(SEED)
     data = tmp / "data.jsonl"
     records = [[draw.randrange(3, vocab) for _ in range(draw.randrange(6, 20))] for _ in range(8)]
-    data.write_text("".join(json.dumps({"input_ids": r, "labels": r}) + "\n" for r in records), encoding="utf-8")
+    tasks = "--num-tasks" in options
+    data.write_text("".join(json.dumps({"input_ids": r, "labels": r, "task_ids": i % 3}) + "\n" for i, r in enumerate(records)),
+                    encoding="utf-8")
     done = run("sft", "-m", path, "--data", data, "-o", tmp / "a", "--dtype", "f32", "--max-steps", 4, "-b", 4, "--learning-rate",
                "2e-2", "--lr-scheduler-type", "constant", "--save-strategy", "no", "--seed", SEED, "--overwrite-output-dir", "-q", *options)
     if done.returncode:
         refused.append(f"{model}: {name}: {done.stderr.strip()}")
         return
     ids = torch.tensor([[draw.randrange(3, vocab) for _ in range(12)] for _ in range(2)])
-    save_file({"input_ids": ids}, tmp / "in.safetensors")
+    inputs = {"input_ids": ids, **({"task_ids": torch.tensor([2, 0])} if tasks else {})}
+    save_file(inputs, tmp / "in.safetensors")
     done = run("forward", "-m", path, "--adapter", tmp / "a", "--dtype", "f32", "--input", tmp / "in.safetensors", "--output",
                tmp / "out.safetensors")
     assert done.returncode == 0, done.stderr
@@ -82,7 +90,7 @@ def cell(tmp, model, name, options):
     with torch.no_grad():
         plain = base.eval()(input_ids=ids).logits
         try:
-            theirs = PeftModel.from_pretrained(base, tmp / "a").eval()(input_ids=ids).logits
+            theirs = PeftModel.from_pretrained(base, tmp / "a").eval()(**inputs).logits
         except ValueError as e:
             if not str(e).startswith("Unsupported model type"):
                 raise
