@@ -18,8 +18,7 @@ typedef struct icase {
     int64_t in, out, rows;
     float *w; /* (out, in), decoded */
     void *x;
-    gr_scales scales[3];
-    void *owned[16];
+    void *owned[20];
     int n_owned;
 } icase;
 
@@ -51,8 +50,9 @@ static void make_part(icase *c, int i, gr_dtype stored, int64_t rows) {
         float *absmax = own(c, sizeof(float) * (size_t)rows);
         for (int64_t r = 0; r < rows; r++)
             absmax[r] = gr_quantize_int8_row(f + r * c->in, c->in, (int8_t *)data + r * c->in);
-        c->scales[i] = (gr_scales){.block = c->in, .absmax = absmax};
-        v.scales = &c->scales[i];
+        gr_scales *scales = own(c, sizeof *scales); /* cases are copied */
+        *scales = (gr_scales){.block = c->in, .absmax = absmax};
+        v.scales = scales;
     } else if (draw(c, 4)) {
         gr_quant_get(stored)->from_f32(f, n, data);
     } else {
