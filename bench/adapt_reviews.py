@@ -13,9 +13,7 @@ import argparse
 import hashlib
 import json
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 
@@ -47,28 +45,9 @@ def read(name):
     return [json.loads(line) for line in open(path, encoding="utf-8")]
 
 
-def write(path, records):
-    with open(path, "w", encoding="utf-8") as f:
-        for r in records:
-            f.write(json.dumps(r, ensure_ascii=False) + "\n")
-
-
 def for_words(records, in_prompt):
     return [{"messages": [{"role": "user", "content": PROMPT.format(text=r["text"]) if in_prompt else r["text"]},
                           {"role": "assistant", "content": r["label"].capitalize()}]} for r in records]
-
-
-def processor_seconds():
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def graft(*args):
-    begin = processor_seconds()
-    done = subprocess.run([common.graft(), *map(str, args), "--json", "--quiet"], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"graft {' '.join(map(str, args))}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1]), processor_seconds() - begin
 
 
 def some(records, n, seed):
@@ -86,19 +65,15 @@ def hash_of(seed, text):
     return hashlib.sha256(f"{seed} {text}".encode()).hexdigest()
 
 
-def file_bytes(folder):
-    return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-
-
 def accuracy(model, adapter, test, kind):
     words = kind == "decoder"
     what = ["--metric", "exact_match", "--max-new-tokens", "3"] if words else ["--metric", "accuracy"]
-    result, _ = graft("eval", "-m", model, *(["--adapter", adapter] if adapter else []), "--data", test, *what)
+    result, _ = common.graft_facts("eval", "-m", model, *(["--adapter", adapter] if adapter else []), "--data", test, *what)
     return result["exact_match" if words else "accuracy"]
 
 
 def perplexity(model, adapter, texts):
-    result, _ = graft("eval", "-m", model, *(["--adapter", adapter] if adapter else []), "--data", texts,
+    result, _ = common.graft_facts("eval", "-m", model, *(["--adapter", adapter] if adapter else []), "--data", texts,
                       "--metric", "perplexity")
     return result["perplexity"]
 
@@ -114,21 +89,21 @@ def one(args, kind, way, n, seed, work):
         return [{key: r[key] for key in ("text", "label")} for r in records]
 
     result = {"model": kind, "way": way, "n": n, "seed": seed}
-    write(work / "test.jsonl", made(test))
-    write(work / "other.jsonl", [{"text": json.loads(line)["description"]} for line in other_texts()])
+    common.write_records(work / "test.jsonl", made(test))
+    common.write_records(work / "other.jsonl", [{"text": json.loads(line)["description"]} for line in other_texts()])
     out = None
     if options:
         chosen = few(train, n, seed)
-        write(work / "train.jsonl", made(chosen))
+        common.write_records(work / "train.jsonl", made(chosen))
         out = work / "out"
         epochs = args.epochs if n > 500 else 10
         start = DECODER_START if kind == "decoder" and way in ("prompt tuning", "prefix tuning") else []
-        trained, result["seconds"] = graft(
+        trained, result["seconds"] = common.graft_facts(
             "sft", "-m", model, "--data", work / "train.jsonl", "--output-dir", out, "--overwrite-output-dir", *options, *start,
             "--learning-rate", rate, "--num-train-epochs", epochs, "--per-device-train-batch-size", 16 if n > 500 else 8,
             "--lr-scheduler-type", "cosine", "--warmup-ratio", 0.1, "--save-strategy", "no", "--seed", seed,
             *(["--task-type", "SEQ_CLS"] if kind == "encoder" else ["--assistant-only-loss"]))
-        result.update(parameters=trained["n_trainable"], memory=trained["peak_memory"], bytes=file_bytes(out))
+        result.update(parameters=trained["n_trainable"], memory=trained["peak_memory"], bytes=common.file_bytes(out))
     full = options and "full" in options
     use = (out, None) if full else (model, out)
     result["accuracy"] = accuracy(*use, work / "test.jsonl", kind)

@@ -15,7 +15,6 @@ import hashlib
 import json
 import pathlib
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -78,44 +77,25 @@ def table_records(_):
     return records[500:], records[:500]
 
 
-def write(path, records):
-    with open(path, "w", encoding="utf-8") as f:
-        for r in records:
-            f.write(json.dumps(r, ensure_ascii=False) + "\n")
-
-
-def processor_seconds():
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def graft(*args):
-    begin = processor_seconds()
-    done = subprocess.run([common.graft(), *map(str, args), "--json", "--quiet"], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"graft {' '.join(map(str, args))}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1]) if done.stdout.strip() else {}, processor_seconds() - begin
-
-
 def one(args, bases, sets, task, way, seed, work):
     options, rate, base_options, as_is = WAYS[way]
     base = common.model() if as_is else bases / "base"
     train, test = sets
-    write(work / "test.jsonl", test[:args.test])
+    common.write_records(work / "test.jsonl", test[:args.test])
     result = {"task": task, "way": way, "n": args.train, "seed": seed}
     model, adapter = base, []
     if options:
         chosen = sorted(train, key=lambda r: key(f"{seed} {r['prompt'][0]['content']}"))[:args.train]
-        write(work / "train.jsonl", chosen)
+        common.write_records(work / "train.jsonl", chosen)
         out = work / "out"
-        trained, result["seconds"] = graft(
+        trained, result["seconds"] = common.graft_facts(
             "sft", "-m", base, *base_options, "--data", work / "train.jsonl", "--output-dir", out, *options,
             "--learning-rate", rate, "--num-train-epochs", args.epochs, "--per-device-train-batch-size", 8,
             "--lr-scheduler-type", "cosine", "--warmup-ratio", 0.1, "--save-strategy", "no", "--seed", seed)
         result.update(parameters=trained["n_trainable"], memory=trained["peak_memory"],
-                      bytes=sum(p.stat().st_size for p in out.glob("*.safetensors")))
+                      bytes=common.file_bytes(out))
         model, adapter = (out, []) if "full" in options else (base, ["--adapter", out])
-    scores, _ = graft("eval", "-m", model, *base_options, *adapter, "--data", work / "test.jsonl", "--metric",
+    scores, _ = common.graft_facts("eval", "-m", model, *base_options, *adapter, "--data", work / "test.jsonl", "--metric",
                       "perplexity,rouge,bleu", "--max-new-tokens", 24)
     result.update({name: scores[name] for name in ("rougeL", "bleu", "perplexity")})
     return result
@@ -153,7 +133,7 @@ def main():
     done = {(r["task"], r["way"], r["n"], r["seed"]) for r in results}
     with tempfile.TemporaryDirectory() as folder:
         bases = pathlib.Path(folder)
-        graft("convert", "-m", common.model(), "-o", bases / "base")
+        common.graft_facts("convert", "-m", common.model(), "-o", bases / "base")
         for task in args.tasks.split(","):
             sets = {"summary": summary_records, "table": table_records}[task](bases)
             for seed in range(args.seeds):

@@ -3,6 +3,8 @@ medians and their ratio. Nothing is installed; a peer that is missing is said.""
 import json
 import os
 import pathlib
+import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -69,6 +71,39 @@ def run(command, env=None):
         if line.startswith('{"'):  # a peer may print its own logs as Python dictionaries
             result = json.loads(line)
     return result, seconds
+
+
+def processor_seconds():
+    """Of all processes that were run to their end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def graft_facts(*args):
+    """Runs graft; gives the facts that it prints, and processor seconds, which do not depend on what else runs."""
+    begin = processor_seconds()
+    done = subprocess.run([graft(), *map(str, args), "--json", "--quiet"], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"graft {' '.join(map(str, args))}:\n{done.stderr[-2000:]}")
+    lines = done.stdout.strip().splitlines()
+    return json.loads(lines[-1]) if lines else {}, processor_seconds() - begin
+
+
+def write_records(path, records):
+    with open(path, "w", encoding="utf-8") as f:
+        for r in records:
+            f.write(json.dumps(r, ensure_ascii=False) + "\n")
+
+
+def write_random_rows(path, rows, length=256):
+    """Records of tokens that are all learnt, the same each time."""
+    rng = random.Random(1)
+    draw = lambda: [rng.randrange(100, 40000) for _ in range(length)]
+    write_records(path, ({"input_ids": ids, "labels": ids} for ids in (draw() for _ in range(rows))))
+
+
+def file_bytes(folder):
+    return sum(p.stat().st_size for p in pathlib.Path(folder).glob("*.safetensors"))
 
 
 def alternate(ours, theirs, rounds):

@@ -2,8 +2,6 @@
 """Row 1: LoRA r=8 on q and v, 4 x 256 tokens a step, every token in the loss. Peer: transformers + peft on the same file,
 f32, bf16, and bf16 with torch.compile. Usage: train_dense.py [--rounds N] [--steps N] [--modes f32,bf16,compile]"""
 import argparse
-import json
-import random
 import tempfile
 
 import common
@@ -45,13 +43,9 @@ def main():
     args.add_argument("--modes", default="f32,bf16,compile")
     a = args.parse_args()
     path = common.model()
-    rng = random.Random(1)
     with tempfile.TemporaryDirectory() as tmp:
         data = f"{tmp}/data.jsonl"
-        with open(data, "w") as f:
-            for _ in range(4 * (a.steps + 2)):
-                ids = [rng.randrange(100, 40000) for _ in range(256)]
-                f.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
+        common.write_random_rows(data, 4 * (a.steps + 2))
 
         def ours(dtype):
             def once():

@@ -3,8 +3,6 @@
 the loss. Peer: peft + bitsandbytes with bf16 compute on the same weights.
 Usage: train_qlora.py [--rounds N] [--steps N] [--no-peer]"""
 import argparse
-import json
-import random
 import subprocess
 import tempfile
 
@@ -48,13 +46,9 @@ def main():
     args.add_argument("--no-peer", action="store_true",
                       help="graft alone: where the peer cannot be held to the same instructions")
     a = args.parse_args()
-    rng = random.Random(1)
     with tempfile.TemporaryDirectory() as tmp:
         data, base = f"{tmp}/data.jsonl", f"{tmp}/base"
-        with open(data, "w") as f:
-            for _ in range(4 * (a.steps + 2)):
-                ids = [rng.randrange(100, 40000) for _ in range(256)]
-                f.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
+        common.write_random_rows(data, 4 * (a.steps + 2))
         # bitsandbytes quantises directories of floats only.
         subprocess.run([common.graft(), "convert", "-m", common.model(), "-o", base, "-q"], check=True)
 
