@@ -141,3 +141,22 @@ double test_loss(gr_model *m, const gr_hooks *hooks, const gr_batch *b, bool bac
     gr_pool_free(pool);
     return loss.sum;
 }
+
+void test_assert_same_floats(const float *a, const float *b, size_t n, const char *what) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0)
+            fail_msg("%s: element %zu of %zu is %.9g and %.9g", what, i, n, (double)a[i], (double)b[i]);
+}
+
+graft_status test_open_fresh_adapter(const graft_allocator *a, void *arg) {
+    const test_fresh_adapter *f = arg;
+    graft_context_options o = {.n_threads = 1, .cpu = getenv("GRAFT_CPU"), .allocator = *a};
+    graft_context *ctx = NULL;
+    graft_model *m = NULL;
+    graft_status st = graft_context_new(&o, &ctx, NULL);
+    if (st == GRAFT_OK) st = graft_model_load(ctx, test_golden(f->model), &f->options, &m, NULL);
+    if (st == GRAFT_OK) st = graft_adapter_new(m, "a", f->config, 1, NULL);
+    graft_model_free(m);
+    graft_context_free(ctx);
+    return st;
+}

@@ -23,6 +23,16 @@ double test_scalar(const gr_tensor_list *list, const char *name);
 /* Copies the inputs of a golden into a file of their own under the temporary folder; the path lives until the next call. */
 const char *test_write_inputs(const gr_tensor_list *golden);
 
+/* Fails at the first element whose bits differ. */
+void test_assert_same_floats(const float *a, const float *b, size_t n, const char *what);
+
+/* Body of an allocation sweep: a model under the goldens is loaded, a new adapter made for it, all freed. */
+typedef struct test_fresh_adapter {
+    const char *model, *config;
+    graft_model_options options;
+} test_fresh_adapter;
+graft_status test_open_fresh_adapter(const graft_allocator *a, void *arg);
+
 /* A batch over memory of its own: sequences of the given lengths with ids and labels from a fixed generator. */
 typedef struct test_batch {
     gr_batch batch;

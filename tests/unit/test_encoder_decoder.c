@@ -17,11 +17,6 @@ typedef struct pairs {
     test_batch source, target;
 } pairs;
 
-static void assert_same(const float *a, const float *b, size_t n, const char *what) {
-    for (size_t i = 0; i < n; i++)
-        if (memcmp(&a[i], &b[i], sizeof *a) != 0) fail_msg("%s: element %zu is %.9g and %.9g", what, i, a[i], b[i]);
-}
-
 /* Pairs first .. first+n-1; `virtual`: that many virtual tokens in front of each source. */
 static void fill(pairs *p, graft_model *m, int first, int n, int virtual, int32_t adapter) {
     int lengths[PAIRS];
@@ -48,7 +43,7 @@ static void batched_equals_alone(void **state) {
         for (int s = 0; s < PAIRS; s++) {
             fill(&one, m, s, 1, 0, -1);
             float *y = test_logits(m->model, NULL, &one.target.batch);
-            assert_same(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab), models[k / 2]);
+            test_assert_same_floats(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab), models[k / 2]);
             free(y);
         }
         free(x);
@@ -103,7 +98,7 @@ static void a_shared_source_equals_separate_ones(void **state) {
         shared.target.batch.reads = reads;
         float *x = test_logits(m->model, m->hooks, &apart.target.batch),
               *y = test_logits(m->model, m->hooks, &shared.target.batch);
-        assert_same(x, y, (size_t)(apart.target.batch.n_tokens * vocab), models[k]);
+        test_assert_same_floats(x, y, (size_t)(apart.target.batch.n_tokens * vocab), models[k]);
         free(x);
         free(y);
         x = gradients(m, &batches[0], 1, false, &n);
@@ -155,7 +150,7 @@ static void no_cut_changes_a_gradient(void **state) {
             fill(&low, m, 0, PAIRS / 2, methods[k].virtual, 0);
             fill(&high, m, PAIRS / 2, PAIRS / 2, methods[k].virtual, 0);
             float *g = gradients(m, way == 2 ? halves : whole, way == 2 ? 2 : 1, way == 3, &n);
-            if (first) assert_same(first, g, n, methods[k].config);
+            if (first) test_assert_same_floats(first, g, n, methods[k].config);
             double sum = 0;
             for (size_t i = 0; i < n; i++) sum += fabs(g[i]);
             assert_true(sum > 0 && isfinite(sum));
@@ -200,7 +195,7 @@ static void a_batch_mixes_methods(void **state) {
             pairs one;
             fill(&one, m, s, 1, methods[mixed[s]].virtual, adapters[s]);
             float *y = test_logits(m->model, m->hooks, &one.target.batch);
-            assert_same(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab),
+            test_assert_same_floats(x + all.target.bounds[s] * vocab, y, (size_t)(target_lengths[s] * vocab),
                         methods[mixed[s]].config);
             free(y);
         }
@@ -292,7 +287,7 @@ static void kept_sources_give_the_same_bits(void **state) {
                 now.batch.source_kv = memory;
             float *y = test_logits(m->model, NULL, &now.batch);
             for (int i = 0; i < n; i++) {
-                assert_same(x + (all.target.bounds[of[i]] + step) * vocab, y + i * vocab, (size_t)vocab, models[k]);
+                test_assert_same_floats(x + (all.target.bounds[of[i]] + step) * vocab, y + i * vocab, (size_t)vocab, models[k]);
                 targets[of[i]].length++;
             }
             for (int s = 0; step == 0 && s < PAIRS; s++) {

@@ -12,11 +12,6 @@ static const char ends_config[] = "{\"peft_type\": \"LORA\", \"r\": 3, \"target_
 
 static gr_model *model_of(graft_model *m) { return m->model; }
 
-static void assert_same(const float *a, const float *b, size_t n, const char *what) {
-    for (size_t i = 0; i < n; i++)
-        if (memcmp(&a[i], &b[i], sizeof *a) != 0) fail_msg("%s: element %zu is %.9g and %.9g", what, i, a[i], b[i]);
-}
-
 static const char *const variants[] = {"llama", "llama_dynamic", "mistral", "qwen3", "smollm3_sliding"};
 static const int lengths[] = {7, 19, 1, 12}, seeds[] = {1, 2, 3, 4};
 
@@ -33,7 +28,7 @@ static void batched_equals_alone(void **state) {
         for (int s = 0; s < 4; s++) {
             test_fill_batch(&one, vocab, 1, &lengths[s], &seeds[s]);
             float *y = test_logits(model_of(m), NULL, &one.batch);
-            assert_same(x + all.bounds[s] * vocab, y, (size_t)(lengths[s] * vocab), variants[v / 2]);
+            test_assert_same_floats(x + all.bounds[s] * vocab, y, (size_t)(lengths[s] * vocab), variants[v / 2]);
             free(y);
         }
         free(x);
@@ -91,15 +86,15 @@ static void splitting_and_recomputing_keep_the_gradients_bits(void **state) {
         }
         const gr_batch *const whole[] = {&all.batch}, *const parts[] = {&first.batch, &second.batch};
         float *x = gradients(m, whole, 1, false, &n), *y = gradients(m, whole, 1, true, &n);
-        assert_same(x, y, n, "recomputation");
+        test_assert_same_floats(x, y, n, "recomputation");
         free(y);
         y = gradients(m, parts, 2, false, &n);
-        assert_same(x, y, n, "micro-batches");
+        test_assert_same_floats(x, y, n, "micro-batches");
         free(y);
         graft_context *other = test_context(NULL, 2, NULL);
         graft_model *m2 = adapted(other, models[c % 3], c / 9 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32, configs[c / 3 % 3]);
         y = gradients(m2, whole, 1, false, &n);
-        assert_same(x, y, n, "threads");
+        test_assert_same_floats(x, y, n, "threads");
         free(x);
         free(y);
         graft_model_free(m2);
@@ -128,7 +123,7 @@ static void wanted_rows_equal_all_rows(void **state) {
         assert_ok(gr_pass_new(m->model, &p, &err));
         assert_ok(gr_pass_logits(p, t, &b.batch, NULL, rows, GR_COUNT(rows), &some, &err));
         for (size_t i = 0; i < GR_COUNT(rows); i++)
-            assert_same(x + rows[i] * vocab, (const float *)gr_var_array(some)->data + (int64_t)i * vocab, (size_t)vocab,
+            test_assert_same_floats(x + rows[i] * vocab, (const float *)gr_var_array(some)->data + (int64_t)i * vocab, (size_t)vocab,
                         variants[v]);
         gr_tape_free(t);
         gr_pass_free(p);
@@ -156,10 +151,10 @@ static void shared_prefix_equals_whole_sequences(void **state) {
         test_fill_batch(&whole, vocab, 1, &seq, seeds);
         memcpy(whole.ids, shared.ids, 13 * sizeof *whole.ids);
         float *y = test_logits(m->model, NULL, &whole.batch);
-        assert_same(x, y, (size_t)(13 * vocab), variants[v]);
+        test_assert_same_floats(x, y, (size_t)(13 * vocab), variants[v]);
         memcpy(whole.ids + 9, shared.ids + 13, 4 * sizeof *whole.ids);
         float *z = test_logits(m->model, NULL, &whole.batch);
-        assert_same(x + 13 * vocab, z + 9 * vocab, (size_t)(4 * vocab), variants[v]);
+        test_assert_same_floats(x + 13 * vocab, z + 9 * vocab, (size_t)(4 * vocab), variants[v]);
         free(x);
         free(y);
         free(z);
@@ -200,7 +195,7 @@ static void history_equals_whole_sequence(void **state) {
         test_fill_batch(&b, vocab, 1, &cut, seeds);
         b.batch.kv = list;
         float *y = test_logits(m->model, NULL, &b.batch);
-        assert_same(x, y, (size_t)(CUT * vocab), variants[v]);
+        test_assert_same_floats(x, y, (size_t)(CUT * vocab), variants[v]);
         free(y);
         for (int l = 0; l < layers; l++) kv_layers[l] = (gr_kv_layer){.n_segments = 2, .segments = segments[l]};
         test_fill_batch(&b, vocab, 1, &n, seeds);
@@ -209,7 +204,7 @@ static void history_equals_whole_sequence(void **state) {
         b.batch.n_tokens = N - CUT;
         b.batch.kv = list;
         y = test_logits(m->model, NULL, &b.batch);
-        assert_same(x + CUT * vocab, y, (size_t)((N - CUT) * vocab), variants[v]);
+        test_assert_same_floats(x + CUT * vocab, y, (size_t)((N - CUT) * vocab), variants[v]);
         free(x);
         free(y);
         free(k);
@@ -236,7 +231,7 @@ static void mixed_adapters_equal_each_alone(void **state) {
     b.batch.adapter = mixed;
     float *x = test_logits(m->model, m->hooks, &b.batch);
     for (int s = 0; s < 4; s++)
-        assert_same(x + b.bounds[s] * vocab, alone[mixed[s] + 1] + b.bounds[s] * vocab, (size_t)(lengths[s] * vocab), "mixed");
+        test_assert_same_floats(x + b.bounds[s] * vocab, alone[mixed[s] + 1] + b.bounds[s] * vocab, (size_t)(lengths[s] * vocab), "mixed");
     assert_int_not_equal(memcmp(alone[0], alone[1], 64), 0);
     assert_int_not_equal(memcmp(alone[1], alone[2], 64), 0);
     free(x);
@@ -261,7 +256,7 @@ static void fresh_adapter_changes_nothing(void **state) {
         b.batch.one_adapter = 0;
         b.batch.training = true;
         float *y = test_logits(m->model, m->hooks, &b.batch);
-        assert_same(x, y, (size_t)(b.batch.n_tokens * graft_model_vocab_size(m)), configs[c / 2]);
+        test_assert_same_floats(x, y, (size_t)(b.batch.n_tokens * graft_model_vocab_size(m)), configs[c / 2]);
         free(x);
         free(y);
         graft_model_free(m);

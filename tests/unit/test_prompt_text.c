@@ -102,22 +102,11 @@ static void what_cannot_begin_so_is_refused(void **state) {
     graft_context_free(ctx);
 }
 
-static graft_status sweep_body(const graft_allocator *a, void *arg) {
-    graft_context_options o = {.n_threads = 1, .cpu = getenv("GRAFT_CPU"), .allocator = *a};
-    graft_context *ctx = NULL;
-    graft_model *m = NULL;
-    graft_status st = graft_context_new(&o, &ctx, NULL);
-    if (st == GRAFT_OK) st = graft_model_load(ctx, test_model_path("llama"), NULL, &m, NULL);
-    if (st == GRAFT_OK) st = graft_adapter_new(m, "a", arg, 7, NULL);
-    graft_model_free(m);
-    graft_context_free(ctx);
-    return st;
-}
-
 static void failed_allocations_leak_nothing(void **state) {
     char config[2048];
+    test_fresh_adapter f = {.model = "models/llama", .config = config_of(config, sizeof config, "red", "")};
     (void)state;
-    test_allocation_sweep(sweep_body, config_of(config, sizeof config, "red", ""), 0, 7);
+    test_allocation_sweep(test_open_fresh_adapter, &f, 0, 7);
 }
 
 int main(void) {

@@ -115,23 +115,10 @@ static void gpt2_is_merged_and_reported(void **state) {
     graft_context_free(ctx);
 }
 
-static graft_status open_and_train(const graft_allocator *a, void *arg) {
-    graft_context_options o = {.n_threads = 1, .cpu = getenv("GRAFT_CPU"), .allocator = *a};
-    const graft_model_options mo = {.load_in_4bit = 1};
-    graft_context *ctx = NULL;
-    graft_model *m = NULL;
-    (void)arg;
-    graft_status st = graft_context_new(&o, &ctx, NULL);
-    if (st == GRAFT_OK) st = graft_model_load(ctx, test_golden("families/gpt2"), &mo, &m, NULL);
-    if (st == GRAFT_OK) st = graft_adapter_new(m, "a", "{\"peft_type\": \"LORA\"}", 1, NULL);
-    graft_model_free(m);
-    graft_context_free(ctx);
-    return st;
-}
-
 static void failed_allocations_leak_nothing(void **state) {
+    test_fresh_adapter f = {.model = "families/gpt2", .options = {.load_in_4bit = 1}, .config = "{\"peft_type\": \"LORA\"}"};
     (void)state;
-    test_allocation_sweep(open_and_train, NULL, 0, 3);
+    test_allocation_sweep(test_open_fresh_adapter, &f, 0, 3);
 }
 
 int main(void) {
