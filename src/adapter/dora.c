@@ -33,15 +33,12 @@ graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
     return gr_adapter_add(a, name, p->magnitude, gr_adapter_depth(a->model, site), err);
 }
 
-static double get(const gr_param *p, const void *x, int64_t i) {
-    return p->dtype == GR_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
-}
-
-static void set(const gr_param *p, void *x, int64_t i, double v) {
+/* The sum is rounded once. */
+static void add_grad(const gr_param *p, int64_t i, double v) {
     if (p->dtype == GR_F64)
-        ((double *)x)[i] = v;
+        ((double *)p->grad)[i] += v;
     else
-        ((float *)x)[i] = (float)v;
+        ((float *)p->grad)[i] = (float)(((const float *)p->grad)[i] + v);
 }
 
 typedef struct norm_job {
@@ -72,8 +69,8 @@ static graft_status adapted_rows(gr_adapter *a, const gr_lora_pair *p, int64_t r
     for (int64_t i = 0; i < n; i++)
         for (int64_t c = 0; c < site->in; c++)
             for (int64_t k = 0; k < p->r; k++)
-                w[i * site->in + c] += (float)(p->scale * get(p->b, p->b->value, (row + i) * p->r + k) *
-                                               get(p->a, p->a->value, k * site->in + c));
+                w[i * site->in + c] += (float)(p->scale * gr_param_at(p->b, (row + i) * p->r + k) *
+                                               gr_param_at(p->a, k * site->in + c));
     return GRAFT_OK;
 }
 
@@ -101,8 +98,8 @@ static graft_status adapted_table(gr_adapter *a, const gr_lora_pair *p, int64_t 
     for (int64_t i = 0; i < n; i++)
         for (int64_t c = 0; c < site->out; c++)
             for (int64_t k = 0; k < p->r; k++)
-                w[i * site->out + c] += (float)(p->scale * get(p->b, p->b->value, c * p->r + k) *
-                                                get(p->a, p->a->value, k * site->in + row + i));
+                w[i * site->out + c] += (float)(p->scale * gr_param_at(p->b, c * p->r + k) *
+                                                gr_param_at(p->a, k * site->in + row + i));
     return GRAFT_OK;
 }
 
@@ -138,7 +135,7 @@ static graft_status take_norms(gr_adapter *a, const gr_lora_pair *p, graft_error
 
 graft_status gr_dora_initialise(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
     GR_TRY(take_norms(a, p, err));
-    for (int64_t i = 0; i < p->magnitude->n; i++) set(p->magnitude, p->magnitude->value, i, p->norm[i]);
+    for (int64_t i = 0; i < p->magnitude->n; i++) gr_param_put(p->magnitude, i, p->norm[i]);
     return GRAFT_OK;
 }
 
@@ -148,7 +145,7 @@ static void find_bias(gr_adapter *a, gr_lora_pair *p) {
     if (!p->bias || !a->variant) return;
     snprintf(tensor, sizeof tensor, "%s.bias", p->site->name);
     p->own_bias = gr_variant_find(a->variant, tensor);
-    for (int64_t i = 0; p->own_bias && i < p->site->out; i++) p->bias[i] = (float)get(p->own_bias, p->own_bias->value, i);
+    for (int64_t i = 0; p->own_bias && i < p->site->out; i++) p->bias[i] = (float)gr_param_at(p->own_bias, i);
 }
 
 graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graft_error *err) {
@@ -156,9 +153,9 @@ graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graf
     size_t bytes = gr_dtype_bytes(p->magnitude->dtype, (size_t)p->magnitude->n);
     GR_TRY(take_norms(a, p, err));
     for (int64_t i = 0; i < p->magnitude->n; i++) {
-        double c = p->norm[i] > 0 ? get(p->magnitude, p->magnitude->value, i) / p->norm[i] : 1;
-        set(p->factor, p->factor->value, i, c);
-        if (p->shift) set(p->shift, p->shift->value, i, (1 - c) * p->bias[i]);
+        double c = p->norm[i] > 0 ? gr_param_at(p->magnitude, i) / p->norm[i] : 1;
+        gr_param_put(p->factor, i, c);
+        if (p->shift) gr_param_put(p->shift, i, (1 - c) * p->bias[i]);
     }
     if (training) memset(p->factor->grad, 0, bytes);
     if (training && p->shift) memset(p->shift->grad, 0, bytes);
@@ -167,14 +164,13 @@ graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graf
 
 void gr_dora_collect(gr_lora_pair *p) {
     for (int64_t i = 0; i < p->magnitude->n; i++) {
-        double d = get(p->factor, p->factor->grad, i);
-        if (p->shift) d -= p->bias[i] * get(p->shift, p->shift->grad, i);
+        double d = gr_param_grad_at(p->factor, i);
+        if (p->shift) d -= p->bias[i] * gr_param_grad_at(p->shift, i);
         if (p->own_bias) {
-            double more = (1 - get(p->factor, p->factor->value, i)) * get(p->shift, p->shift->grad, i);
-            set(p->own_bias, p->own_bias->grad, i, get(p->own_bias, p->own_bias->grad, i) + more);
+            double more = (1 - gr_param_at(p->factor, i)) * gr_param_grad_at(p->shift, i);
+            add_grad(p->own_bias, i, more);
         }
-        if (p->norm[i] > 0)
-            set(p->magnitude, p->magnitude->grad, i, get(p->magnitude, p->magnitude->grad, i) + d / p->norm[i]);
+        if (p->norm[i] > 0) add_grad(p->magnitude, i, d / p->norm[i]);
     }
 }
 

@@ -33,21 +33,14 @@ static graft_status read_loss(gr_adapter *a, const gr_site *s, float *loss, floa
     return GRAFT_OK;
 }
 
-static void set(const gr_param *p, int64_t i, double v) {
-    if (p->dtype == GR_F64)
-        ((double *)p->value)[i] = (double)(float)v;
-    else
-        ((float *)p->value)[i] = (float)v;
-}
-
 static graft_status factor(gr_adapter *a, gr_lora_pair *p, const float *loss, double *u, double *s, double *v, graft_error *err) {
     const int64_t in = p->site->in, out = p->site->out, r = p->r;
     const uint64_t seed = gr_hash_bytes(p->site->name, strlen(p->site->name), 0);
     GR_TRY(gr_svd_largest(a->a, gr_model_device(a->model)->team, loss, out, in, r, -1, seed, u, s, v, err));
     for (int64_t i = 0; i < r; i++) {
         const double root = sqrt(s[i] / fabs(p->scale)), sign = p->scale < 0 ? -1 : 1;
-        for (int64_t k = 0; k < in; k++) set(p->a, i * in + k, root * v[i * in + k]);
-        for (int64_t k = 0; k < out; k++) set(p->b, k * r + i, sign * root * u[i * out + k]);
+        for (int64_t k = 0; k < in; k++) gr_param_put(p->a, i * in + k, (float)(root * v[i * in + k]));
+        for (int64_t k = 0; k < out; k++) gr_param_put(p->b, k * r + i, (float)(sign * root * u[i * out + k]));
     }
     return GRAFT_OK;
 }

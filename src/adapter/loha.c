@@ -44,18 +44,12 @@ static graft_status add(gr_adapter *a, size_t i, const gr_site *site, bool fresh
 }
 
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
-    static const char *const dropouts[] = {"rank_dropout", "module_dropout"};
     struct loha *s = a->state;
     const gr_site **sites;
     size_t n;
     GR_TRY(gr_kin_read(a, config, fresh, 8, known, &s->init, err));
     GR_TRY(gr_config_bool(a, config, "use_effective_conv2d", &s->conv, err));
-    for (size_t i = 0; i < GR_COUNT(dropouts); i++) {
-        double p = 0;
-        GR_TRY(gr_config_number(a, config, dropouts[i], 0, 1, &p, err));
-        if (p > 0 && a->trainable)
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: '%s' is not supported in training", a->where, dropouts[i]);
-    }
+    GR_TRY(gr_kin_refuse_dropouts(a, config, err));
     GR_TRY(gr_lora_find_targets(a, &s->lora.config, fresh, &sites, &n, err));
     if (!(s->of = gr_arena_alloc(&a->arena, n * sizeof *s->of))) return gr_fail_memory(err);
     return gr_kin_create(a, sites, n, fresh, seed, add, err);
@@ -105,12 +99,7 @@ static graft_status collect(gr_adapter *a, graft_error *err) {
 static void write_config(const gr_adapter *a, gr_buf *b) {
     const struct loha *s = a->state;
     const gr_lora_config *c = &s->lora.config;
-    gr_buf_add_text(b, "{\n  \"alpha\": ");
-    gr_lora_write_number(b, c->alpha);
-    gr_buf_add_text(b, ",\n");
-    gr_lora_write_patterns(b, "alpha_pattern", &c->alpha_of, 1);
-    gr_config_add_auto_mapping(b, &c->common);
-    gr_config_add_text(b, "base_model_name_or_path", c->common.base_model);
+    gr_kin_write_begin(b, c);
     gr_config_add_targets(b, "exclude_modules", &c->exclude);
     gr_config_add_bool(b, "inference_mode", true);
     gr_config_add_bool(b, "init_weights", s->init);
@@ -121,12 +110,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_add_text(b, "peft_version", GR_PEFT_VERSION);
     gr_config_add_int(b, "r", c->r);
     gr_config_add_float(b, "rank_dropout", 0);
-    gr_lora_write_patterns(b, "rank_pattern", &c->rank, 1);
-    gr_config_add_text(b, "revision", c->common.revision);
-    gr_config_add_targets(b, "target_modules", &c->targets);
-    gr_config_add_text(b, "task_type", c->common.task_type);
-    gr_config_add_bool(b, "use_effective_conv2d", s->conv);
-    gr_config_close(b);
+    gr_kin_write_end(b, c, s->conv);
 }
 
 const gr_adapter_method gr_adapter_loha = {.name = "loha", .peft_type = "LOHA", .state_size = sizeof(struct loha), .create = create,

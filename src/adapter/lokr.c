@@ -28,39 +28,21 @@ static const char *const known[] = {"alpha", "alpha_pattern", "auto_mapping", "b
 
 /* init_weights is a truth value or "lycoris". */
 static graft_status read_config(gr_adapter *a, const gr_json_value *json, bool fresh, graft_error *err) {
-    static const char *const dropouts[] = {"rank_dropout", "module_dropout"};
     struct lokr *s = a->state;
     const gr_json_value *init = gr_json_get(json, "init_weights");
     bool named = init && init->kind == GR_JSON_STRING;
     s->lycoris = named && strcmp(init->text, "lycoris") == 0;
     if (named && !s->lycoris)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: init_weights '%s', expected true, false or lycoris", a->where, init->text);
-    gr_json_value plain = *json; /* what is common to the kin knows no names */
-    gr_json_value *copy = NULL;
-    if (named) {
-        size_t n = 0;
-        if (!(copy = gr_arena_alloc(&a->arena, (json->len + 1) * sizeof *copy))) return gr_fail_memory(err);
-        for (const gr_json_value *v = json->child; v; v = v->next, n++) {
-            copy[n] = *v;
-            copy[n].next = v->next ? &copy[n + 1] : NULL;
-            if (v == init) copy[n].kind = GR_JSON_TRUE;
-        }
-        plain.child = copy;
-    }
-    GR_TRY(gr_kin_read(a, &plain, fresh, 8, known, &s->init, err));
+    GR_TRY(gr_kin_read(a, json, fresh, 8, known, named ? NULL : &s->init, err));
+    s->init |= named;
     s->factor = -1;
     GR_TRY(gr_config_bool(a, json, "use_effective_conv2d", &s->conv, err));
     GR_TRY(gr_config_bool(a, json, "decompose_both", &s->both, err));
     GR_TRY(gr_config_bool(a, json, "rank_dropout_scale", &s->scale_dropout, err));
     GR_TRY(gr_config_int(a, json, "decompose_factor", -1, INT32_MAX, &s->factor, err));
     if (s->factor == 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: decompose_factor is 0, expected -1 or a number above 0", a->where);
-    for (size_t i = 0; i < GR_COUNT(dropouts); i++) {
-        double p = 0;
-        GR_TRY(gr_config_number(a, json, dropouts[i], 0, 1, &p, err));
-        if (p > 0 && a->trainable)
-            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: '%s' is not supported in training", a->where, dropouts[i]);
-    }
-    return GRAFT_OK;
+    return gr_kin_refuse_dropouts(a, json, err);
 }
 
 /* Two factors of a size, the first at most the second: `wanted` where that divides it, else the pair of the smallest sum whose first
@@ -183,12 +165,7 @@ static graft_status collect(gr_adapter *a, graft_error *err) {
 static void write_config(const gr_adapter *a, gr_buf *b) {
     const struct lokr *s = a->state;
     const gr_lora_config *c = &s->lora.config;
-    gr_buf_add_text(b, "{\n  \"alpha\": ");
-    gr_lora_write_number(b, c->alpha);
-    gr_buf_add_text(b, ",\n");
-    gr_lora_write_patterns(b, "alpha_pattern", &c->alpha_of, 1);
-    gr_config_add_auto_mapping(b, &c->common);
-    gr_config_add_text(b, "base_model_name_or_path", c->common.base_model);
+    gr_kin_write_begin(b, c);
     gr_config_add_bool(b, "decompose_both", s->both);
     gr_config_add_int(b, "decompose_factor", s->factor);
     gr_config_add_targets(b, "exclude_modules", &c->exclude);
@@ -205,12 +182,7 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_config_add_int(b, "r", c->r);
     gr_config_add_float(b, "rank_dropout", 0);
     gr_config_add_bool(b, "rank_dropout_scale", s->scale_dropout);
-    gr_lora_write_patterns(b, "rank_pattern", &c->rank, 1);
-    gr_config_add_text(b, "revision", c->common.revision);
-    gr_config_add_targets(b, "target_modules", &c->targets);
-    gr_config_add_text(b, "task_type", c->common.task_type);
-    gr_config_add_bool(b, "use_effective_conv2d", s->conv);
-    gr_config_close(b);
+    gr_kin_write_end(b, c, s->conv);
 }
 
 const gr_adapter_method gr_adapter_lokr = {.name = "lokr", .peft_type = "LOKR", .state_size = sizeof(struct lokr), .create = create,

@@ -129,9 +129,14 @@ void gr_lora_write_number(gr_buf *b, double v);
 
 /* lora_kin.c: methods whose delta is a product of two factors that follow from their own parameters. The factors are made in
  * front of the passes of a step (refresh) and their gradients handed on behind them (collect); all hooks are LoRA's. */
-/* r, alpha, init_weights and what chooses modules into the gr_lora's configuration; c->alpha and c->init get defaults. */
+/* r, alpha, init_weights and what chooses modules into the gr_lora's configuration; alpha and init get defaults. `init` NULL: the
+ * method reads init_weights itself. */
 graft_status gr_kin_read(gr_adapter *a, const gr_json_value *json, bool fresh, int64_t r, const char *const *known,
                          bool *init, graft_error *err);
+/* LoHa and LoKr: rank_dropout and module_dropout, which are refused in training; the first and last keys of their configurations. */
+graft_status gr_kin_refuse_dropouts(gr_adapter *a, const gr_json_value *json, graft_error *err);
+void gr_kin_write_begin(gr_buf *b, const gr_lora_config *c);
+void gr_kin_write_end(gr_buf *b, const gr_lora_config *c, bool conv);
 /* Finds the sites, makes a pair with rank and scale of each, calls `add` for it, and makes the modules that are trained whole. */
 typedef graft_status (*gr_kin_add)(gr_adapter *a, size_t i, const gr_site *site, bool fresh, uint64_t seed, graft_error *err);
 graft_status gr_kin_create(gr_adapter *a, const gr_site *const *sites, size_t n, bool fresh, uint64_t seed, gr_kin_add add,

@@ -8,13 +8,42 @@ graft_status gr_kin_read(gr_adapter *a, const gr_json_value *json, bool fresh, i
                          graft_error *err) {
     gr_lora *s = a->state;
     s->config = (gr_lora_config){.r = r, .alpha = 8};
-    *init = true;
+    if (init) *init = true;
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
     GR_TRY(gr_config_int(a, json, "r", 1, GR_LORA_MAX_RANK, &s->config.r, err));
     GR_TRY(gr_config_number(a, json, "alpha", -1e9, 1e9, &s->config.alpha, err));
-    GR_TRY(gr_config_bool(a, json, "init_weights", init, err));
+    if (init) GR_TRY(gr_config_bool(a, json, "init_weights", init, err));
     if (!fresh) GR_TRY(gr_config_bool(a, json, "fan_in_fan_out", &s->config.fan_in_fan_out, err));
     return gr_lora_read_chosen(a, json, &s->config, err);
+}
+
+graft_status gr_kin_refuse_dropouts(gr_adapter *a, const gr_json_value *json, graft_error *err) {
+    static const char *const dropouts[] = {"rank_dropout", "module_dropout"};
+    for (size_t i = 0; i < GR_COUNT(dropouts); i++) {
+        double p = 0;
+        GR_TRY(gr_config_number(a, json, dropouts[i], 0, 1, &p, err));
+        if (p > 0 && a->trainable)
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: '%s' is not supported in training", a->where, dropouts[i]);
+    }
+    return GRAFT_OK;
+}
+
+void gr_kin_write_begin(gr_buf *b, const gr_lora_config *c) {
+    gr_buf_add_text(b, "{\n  \"alpha\": ");
+    gr_lora_write_number(b, c->alpha);
+    gr_buf_add_text(b, ",\n");
+    gr_lora_write_patterns(b, "alpha_pattern", &c->alpha_of, 1);
+    gr_config_add_auto_mapping(b, &c->common);
+    gr_config_add_text(b, "base_model_name_or_path", c->common.base_model);
+}
+
+void gr_kin_write_end(gr_buf *b, const gr_lora_config *c, bool conv) {
+    gr_lora_write_patterns(b, "rank_pattern", &c->rank, 1);
+    gr_config_add_text(b, "revision", c->common.revision);
+    gr_config_add_targets(b, "target_modules", &c->targets);
+    gr_config_add_text(b, "task_type", c->common.task_type);
+    gr_config_add_bool(b, "use_effective_conv2d", conv);
+    gr_config_close(b);
 }
 
 static graft_status add_site(gr_adapter *a, const gr_site *site, bool fresh, uint64_t seed, gr_kin_add add, graft_error *err) {

@@ -14,13 +14,6 @@ bool gr_lora_starts_from_weight(const gr_lora_config *c) { return c->init == GR_
 
 double gr_lora_start_alpha(const gr_lora_config *c) { return c->rslora ? sqrt(2) : 2; }
 
-static void set(const gr_param *p, int64_t i, double v) {
-    if (p->dtype == GR_F64)
-        ((double *)p->value)[i] = (double)(float)v;
-    else
-        ((float *)p->value)[i] = (float)v;
-}
-
 static char *element(const gr_param *p, void *x, int64_t i) { return (char *)x + gr_dtype_bytes(p->dtype, (size_t)i); }
 
 /* --- Factors of the weight ---------------------------------------------------------------------------------------------- */
@@ -55,13 +48,13 @@ static graft_status fill(gr_adapter *a, gr_lora_pair *p, const gr_lora_config *c
     double *a0 = gr_alloc(a->a, (size_t)(r * (in + out)) * sizeof *a0), *b0 = a0 ? a0 + r * in : NULL;
     graft_status st = a0 ? factors(a, p, c, r, a0, b0, err) : gr_fail_memory(err);
     for (int64_t i = 0; st == GRAFT_OK && i < r * in; i++) {
-        set(p->a, r * in + i, a0[i]);
-        if (fresh) set(p->own_a, i, a0[i]);
+        gr_param_put(p->a, r * in + i, (float)a0[i]);
+        if (fresh) gr_param_put(p->own_a, i, (float)a0[i]);
     }
     for (int64_t i = 0; st == GRAFT_OK && i < out; i++)
         for (int64_t k = 0; k < r; k++) {
-            set(p->b, i * 2 * r + r + k, -b0[k * out + i]);
-            if (fresh) set(p->own_b, i * r + k, b0[k * out + i]);
+            gr_param_put(p->b, i * 2 * r + r + k, (float)-b0[k * out + i]);
+            if (fresh) gr_param_put(p->own_b, i * r + k, (float)b0[k * out + i]);
         }
     size_t row = gr_dtype_bytes(p->b->dtype, (size_t)r);
     for (int64_t i = 0; st == GRAFT_OK && p->b_start && i < out; i++)
@@ -123,10 +116,7 @@ void gr_lora_start_collect(const gr_lora_pair *p) {
     int64_t r = p->r / 2;
     for (int64_t i = 0; i < p->site->out; i++)
         for (int64_t k = 0; k < r; k++)
-            if (p->b->dtype == GR_F64)
-                ((double *)p->own_b->grad)[i * r + k] += ((const double *)p->b->grad)[i * 2 * r + k];
-            else
-                ((float *)p->own_b->grad)[i * r + k] += ((const float *)p->b->grad)[i * 2 * r + k];
+            gr_param_add_grad(p->own_b, i * r + k, gr_param_grad_at(p->b, i * 2 * r + k));
 }
 
 /* A file of the reference's own form holds the first halves alone; from now on what is stored is whole. */

@@ -1,6 +1,7 @@
 /* Prompt tuning (Lester et al. 2021): the embeddings of a few virtual tokens in front of every sequence are trained.
  * Reference: peft 0.21 tuners/prompt_tuning. They begin as normal numbers, as the embeddings of a text's tokens (repeated or
  * cut to fit) or of tokens drawn from the vocabulary. */
+#include "adapter/lora.h"
 #include "adapter/prompt.h"
 
 struct prompt_tuning {
@@ -52,11 +53,7 @@ graft_status gr_prompt_copy_embeddings(gr_adapter *a, gr_param *p, const int32_t
     graft_status st = row ? GRAFT_OK : gr_fail_memory(err);
     for (int64_t i = 0; st == GRAFT_OK && i < p->shape.d[0]; i++) {
         st = gr_model_read_tensor(a->model, table, ids[(size_t)i % n], 1, row, err);
-        for (int64_t k = 0; st == GRAFT_OK && k < width; k++)
-            if (p->dtype == GR_F64)
-                ((double *)p->value)[i * width + k] = row[k];
-            else
-                ((float *)p->value)[i * width + k] = row[k];
+        for (int64_t k = 0; st == GRAFT_OK && k < width; k++) gr_param_put(p, i * width + k, row[k]);
     }
     gr_free(a->a, row);
     return st;
