@@ -26,7 +26,7 @@ typedef struct graft_lora_options {
     double lora_alpha; /* 8; the delta is scaled by lora_alpha / r, with use_rslora by lora_alpha / sqrt(r) */
     double lora_dropout; /* 0 */
     int use_rslora;      /* 0 (Kalajdzievski 2023, arXiv 2312.03732) */
-    int use_dora;        /* 0 (Liu et al. 2024, arXiv 2402.09353); without lora_dropout */
+    int use_dora;        /* 0 (Liu et al. 2024, arXiv 2402.09353) */
     const char *bias;    /* "none" (NULL), "all" or "lora_only" */
     /* Names of modules ("q_proj"), one full regular expression, or "all-linear" (every linear layer but the head).
      * Empty: what peft takes for the model's type (q_proj and v_proj for Llama). */

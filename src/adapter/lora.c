@@ -9,6 +9,7 @@
 
 void gr_lora_free(gr_adapter *a) {
     gr_lora *s = a->state;
+    for (size_t i = 0; s->pairs && i < s->n_pairs; i++) gr_matrix_free(s->pairs[i].w);
     gr_lora_free_config(&s->config);
 }
 
@@ -73,7 +74,7 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, bool fresh, uin
         else if (fresh) initialise(s, p, seed);
     }
     s->pair_of_site[site->index] = (int)s->n_pairs++;
-    if (s->config.dora) GR_TRY(gr_dora_add(a, p, err));
+    if (s->config.dora) GR_TRY(gr_dora_add(a, p, s->config.dropout > 0, err));
     return site->role == GR_ROLE_HEAD ? gr_lora_make_identity(a, p, err) : GRAFT_OK;
 }
 
@@ -130,6 +131,15 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
     gr_lora_write_config(&s->config, b);
 }
 
+static graft_status dora_dropped(const gr_lora *s, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, double dropout, gr_var *x,
+                                 gr_var **y, graft_error *err) {
+    for (int i = 0; i < l->n_parts; i++) {
+        int at = s->pair_of_site[l->site[i]->index];
+        if (at >= 0) GR_TRY(gr_dora_dropped(run, rows, &s->pairs[at], l->offset[i], dropout, x, y, err));
+    }
+    return GRAFT_OK;
+}
+
 graft_status gr_lora_linear(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
                            gr_var **y, graft_error *err) {
     const gr_lora *s = a->state;
@@ -141,6 +151,7 @@ graft_status gr_lora_linear(gr_adapter *a, gr_run *run, const gr_run_adapter *ro
     if (l->site[0]->role == GR_ROLE_HEAD) return GRAFT_OK; /* see head */
     if (l->n_parts > GR_LORA_PAIRS)
         return gr_fail(err, GRAFT_ERR_INTERNAL, "a product of %d parts, LoRA takes %d", l->n_parts, GR_LORA_PAIRS);
+    if (s->config.dora && params.dropout > 0) return dora_dropped(s, run, rows, l, params.dropout, x, y, err);
     for (int i = 0; i < l->n_parts; i++) {
         int at = s->pair_of_site[l->site[i]->index];
         if (at < 0 || apart) continue;

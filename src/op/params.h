@@ -128,6 +128,19 @@ typedef struct gr_lora_params {
     const uint64_t *key;        /* T: identity of each row; NULL: the row number */
 } gr_lora_params;
 
+/* gr_op_dora: y[r, column .. column+n-1] += (c - 1) x'[r] W^T + c scale x'[r] A^T B^T for the covered rows r, x' = drop(x) and W (n,K);
+ * other rows and columns stay; in place. in 0: y (T,N); in 1: x (T,K); in 2: A (r,K), in 3: B (n,r), in 4: c (n); parameters. */
+typedef struct gr_dora_params {
+    gr_matrix *w;
+    int64_t column;
+    double scale;
+    int n_ranges;               /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+    double dropout;             /* inverted dropout of x */
+    uint64_t seed, stream;
+    const uint64_t *key;        /* T: identity of each row; NULL: the row number */
+} gr_dora_params;
+
 /* gr_op_low_rank: y = x + u B^T; in place of x. in 0: x (T,N) of the activations' type or of the parameters' (logits); in 1:
  * u (T,r); in 2: B (N,r), parameter. No parameters. */
 

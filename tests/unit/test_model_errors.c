@@ -126,7 +126,6 @@ static void wrong_adapter_settings_are_named(void **state) {
         {"{\"peft_type\": \"LORA\", \"lora_dropout\": 1}", GRAFT_ERR_ARGUMENT, "lora_dropout"},
         {"{\"peft_type\": \"LORA\", \"bias\": \"some\"}", GRAFT_ERR_ARGUMENT, "some"},
         {"{\"peft_type\": \"LORA\", \"rank\": 8}", GRAFT_ERR_ARGUMENT, "'rank'"},
-        {"{\"peft_type\": \"LORA\", \"use_dora\": true, \"lora_dropout\": 0.1}", GRAFT_ERR_UNSUPPORTED, "use_dora"},
         {"{\"peft_type\": \"LORA\", \"init_lora_weights\": \"corda\"}", GRAFT_ERR_UNSUPPORTED, "corda"},
         {"{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa_niter_x\"}", GRAFT_ERR_ARGUMENT, "pissa_niter_x"},
         {"{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa\", \"r\": 17}", GRAFT_ERR_ARGUMENT, "no rank of 17"},
