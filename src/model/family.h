@@ -89,7 +89,7 @@ struct gr_model {
     gr_model_config config;
     gr_weights *weights;
     const gr_family *family;
-    const char *layers; /* the family's, unless its build says otherwise */
+    const char *layers, *encoder_layers; /* the family's, unless its build says otherwise */
     gr_labels labels;   /* of a classification, in `names` */
     gr_weight *fresh;   /* what the files lack; see gr_model_options.task. Of a shape all tensors */
     size_t n_fresh, cap_fresh;

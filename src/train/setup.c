@@ -4,10 +4,11 @@
 
 #include "data/dataset.h"
 #include "data/encode.h"
+#include "data/targets.h"
 #include "model/shape.h"
 #include "train/trainer.h"
 
-static bool is_seq2seq(const gr_trainer *t) { return gr_model_get_config(t->model)->n_encoder_layers > 0; }
+static bool is_seq2seq(const gr_trainer *t) { return gr_model_get_config(t->model)->task == GR_TASK_SEQ_2_SEQ_LM; }
 
 static graft_status load_records(gr_trainer *t, graft_texts paths, const char *template, graft_dataset **out,
                                  graft_error *err) {
@@ -30,7 +31,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
     if (d.prompt_template && d.learn == GRAFT_LEARN_MASKED && o->mlm_probability != 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "mlm_probability: with a prompt_template [MASK] alone is hidden");
     GR_TRY(gr_data_fit(t->model, gr_adapter_set_hooks(t->set), t->adapter, &d, err));
-    return graft_dataset_load(t->ctx, t->tok, &d, out, err);
+    GR_TRY(graft_dataset_load(t->ctx, t->tok, &d, out, err));
+    return gr_targets_check(t->model, *out, err);
 }
 
 enum { MADE_TOKENS = 1 << 26 };
@@ -67,7 +69,8 @@ static graft_status load_data(gr_trainer *t, graft_error *err) {
     if (!t->tok)
         return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected a tokenizer to read records with, found none", o->model);
     if (o->max_target_length >= 0 && !is_seq2seq(t))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "max_target_length: %s has no encoder, its records are not split",
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "max_target_length: records of %s are not split into a source and a target",
                        o->model);
     char *template = NULL;
     graft_status st = GRAFT_OK;
