@@ -96,6 +96,7 @@ struct gr_model {
     bool is_shape; /* see shape.h */
     gr_region zeros, scratch;
     size_t shape_mapped, shape_made;
+    gr_products products; /* as they came */
     uint64_t seed;
     bool make_head, may_make; /* parts of the head may be made; the part that is being built may */
     bool has_layers;

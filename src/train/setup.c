@@ -244,18 +244,7 @@ static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
                         o->cache_trunk_dir, &t->trunk, err);
 }
 
-graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
-    GR_TRY(load_model(t, err));
-    size_t before = gr_resident_bytes();
-    GR_TRY(load_tokenizer(t, err));
-    size_t between = gr_resident_bytes();
-    GR_TRY(make_adapter(t, err)); /* its template says how records are read */
-    size_t adapted = gr_resident_bytes();
-    GR_TRY(load_data(t, err));
-    GR_TRY(make_loaders(t, err));
-    size_t loaded = gr_resident_bytes();
-    t->resident_tokenizer = between > before ? between - before : 0;
-    t->resident_data = loaded > adapted ? loaded - adapted : 0;
+static graft_status make_engine(gr_trainer *t, graft_error *err) {
     GR_TRY(count_steps(t, err));
     GR_TRY(gr_adapter_begin_run(t->set, t->adapter, t->state.max_steps, err));
     int trunk_layer;
@@ -270,11 +259,46 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     return gr_engine_new(t->model, &eo, &t->engine, err);
 }
 
-void gr_trainer_close(gr_trainer *t) {
-    gr_optimizer_free(t->optimizer);
+graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
+    GR_TRY(load_model(t, err));
+    size_t before = gr_resident_bytes();
+    GR_TRY(load_tokenizer(t, err));
+    size_t between = gr_resident_bytes();
+    GR_TRY(make_adapter(t, err)); /* its template says how records are read */
+    size_t adapted = gr_resident_bytes();
+    GR_TRY(load_data(t, err));
+    GR_TRY(make_loaders(t, err));
+    size_t loaded = gr_resident_bytes();
+    t->resident_tokenizer = between > before ? between - before : 0;
+    t->resident_data = loaded > adapted ? loaded - adapted : 0;
+    return make_engine(t, err);
+}
+
+static void free_engine(gr_trainer *t) {
     gr_engine_free(t->engine);
     gr_trunk_free(t->trunk);
     gr_free(t->a, t->params);
+    t->engine = NULL;
+    t->trunk = NULL;
+    t->params = NULL;
+}
+
+graft_status gr_trainer_reload(gr_trainer *t, graft_error *err) {
+    free_engine(t);
+    gr_adapter_set_free(t->set);
+    t->set = NULL;
+    t->adapter = -1;
+    gr_model_close(t->model);
+    t->model = NULL;
+    graft_label_set_free(t->ctx, &t->labels);
+    GR_TRY(load_model(t, err));
+    GR_TRY(make_adapter(t, err));
+    return make_engine(t, err);
+}
+
+void gr_trainer_close(gr_trainer *t) {
+    gr_optimizer_free(t->optimizer);
+    free_engine(t);
     if (!t->base) {
         gr_adapter_set_free(t->set);
         gr_model_close(t->model);
