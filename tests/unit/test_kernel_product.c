@@ -130,7 +130,7 @@ static const gr_scales *make_scales(kcase *t, gr_dtype dt, int64_t rows, int64_t
 static matrix_case make_matrix(kcase *t, gr_dtype stored, bool transposed, bool misaligned) {
     int64_t block = gr_dtype_get(stored)->block_elements;
     const bool apart = gr_scaled_get(stored) != NULL;
-    matrix_case m = {.in = apart ? 2 * (1 + (int64_t)kcase_draw(t, 100)) : block > 1 ? block * (1 + (int64_t)kcase_draw(t, 3)) : 5 + (int64_t)kcase_draw(t, 200)};
+    matrix_case m = {.in = apart ? kcase_draw(t, 2) ? 128 * (1 + (int64_t)kcase_draw(t, 3)) : 2 * (1 + (int64_t)kcase_draw(t, 100)) : block > 1 ? block * (1 + (int64_t)kcase_draw(t, 3)) : 5 + (int64_t)kcase_draw(t, 200)};
     gr_matrix_spec spec = {.name = "w", .n_parts = 1 + (int)kcase_draw(t, GR_MATRIX_PARTS), .dt = t->dt};
     m.ref = kcase_alloc(t, sizeof(double) * (size_t)(GR_MATRIX_PARTS * 160 * m.in));
     for (int p = 0; p < spec.n_parts; p++) {

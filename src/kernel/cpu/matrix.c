@@ -205,7 +205,7 @@ static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const 
 }
 
 /* Sixteen rows of W, where one row after the other, or every second, can be decoded by tiles. */
-static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *from) {
+static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *from, void *scratch) {
     enum { ROWS = 16, STEP = 32 };
     const gr_matrix *w = ((const matrix_b *)base)->w;
     int64_t row, last;
@@ -215,11 +215,16 @@ static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *
     if (n0 + ROWS > w->out || find_row(w, n0 + ROWS - 1, &last) != p) return false;
     const int64_t dim = p->permuted_heads ? p->rows / p->permuted_heads : 0;
     if (dim && row % dim / 2 + ROWS > dim / 2) return false; /* half a head is every second row */
-    const gr_dtype_info *info = gr_dtype_get(p->view.dtype);
+    const gr_scales *s = p->view.scales;
+    const int64_t block = s ? s->block : GR_MAX(gr_dtype_get(p->view.dtype)->block_elements, (int)STEP);
+    if (w->in % block || block % STEP) return false; /* a block would lie in two rows, or in a part of a step */
     *from = (gr_tile_source){.blocks = (const uint8_t *)p->view.data + row * p->row_bytes,
-                             .row_bytes = p->row_bytes * (dim ? 2 : 1), .block_bytes = info->block_bytes,
-                             .steps = info->block_elements / STEP, .decode = decode_tile};
-    return true;
+                             .row_bytes = p->row_bytes * (dim ? 2 : 1),
+                             .block_bytes = (int)gr_dtype_bytes(p->view.dtype, (size_t)block),
+                             .steps = (int)(block / STEP), .decode = decode_tile, .scales = s ? scratch : NULL};
+    if (!s) return true;
+    const int64_t blocks = w->in / block;
+    return gr_cpu(w->d)->tile_scales(s, row * blocks, blocks * (dim ? 2 : 1), blocks, scratch);
 }
 
 /* Columns n0.. of rows k0.. of W (outer form, backward). Decodes whole blocks around the columns. */

@@ -1,0 +1,257 @@
+/* Decoders of tiles: one step of 32 elements of sixteen rows, to where a tile register is loaded from. */
+#include "kernel/cpu/simd_tables.h"
+#include "kernel/cpu/unroll.h"
+#include "quant/blocks.h"
+
+enum { ROWS = 16, STEP = 32 };
+_Static_assert(GR_TILE_SCALES >= 2 * 16 * ROWS, "scales and minima of 16 parts of a block");
+
+#define FOR_ROWS for (int r = 0; r < ROWS; r++, b += row, out += STEP)
+
+/* --- Blocks of 32 ---------------------------------------------------------------------------------------------------- */
+
+static void Q4_0(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    (void)step;
+    (void)space;
+    block_heads s;
+    read_scales_apart(b, row, ROWS, false, &s);
+    for (int r = 0; r < ROWS; r += 2, b += 2 * row, out += 2 * STEP)
+        two_blocks(table_of_two(sixteen_floats(s.d[r], -8, -0.0f), sixteen_floats(s.d[r + 1], -8, -0.0f)), b + 2,
+                   b + row + 2, out);
+}
+
+static void Q4_1(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    (void)step;
+    (void)space;
+    block_heads s;
+    read_scales_apart(b, row, ROWS, true, &s);
+    for (int r = 0; r < ROWS; r += 2, b += 2 * row, out += 2 * STEP)
+        two_blocks(table_of_two(sixteen_floats(s.d[r], 0, s.m[r]), sixteen_floats(s.d[r + 1], 0, s.m[r + 1])), b + 4,
+                   b + row + 4, out);
+}
+
+static void Q5_0(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    (void)step;
+    (void)space;
+    block_heads s;
+    read_scales_apart(b, row, ROWS, false, &s);
+    FOR_ROWS look_up(table5(s.d[r], -16, -0.0f), with_fifth(nibbles(b + 6), word_at(b + 2)), out);
+}
+
+static void Q5_1(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    (void)step;
+    (void)space;
+    block_heads s;
+    read_scales_apart(b, row, ROWS, true, &s);
+    FOR_ROWS look_up(table5(s.d[r], 0, s.m[r]), with_fifth(nibbles(b + 8), word_at(b + 4)), out);
+}
+
+static void Q8_0(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    (void)step;
+    (void)space;
+    block_heads s;
+    read_scales_apart(b, row, ROWS, false, &s);
+    FOR_ROWS bytes_under(s.d[r], b + 2, out);
+}
+
+/* --- Blocks of 256: step 0 leaves scale (and minimum) of each part, lane by lane a row ---------------------------------- */
+
+static inline __m512i words_of_rows(const uint8_t *b, int64_t row) {
+    const __m512i ramp = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_i32gather_epi32(_mm512_mullo_epi32(ramp, _mm512_set1_epi32((int)row)), b, 1);
+}
+static inline vf half_of(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
+static inline vf field(__m512i words, int shift, int mask) {
+    return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(words, (unsigned)shift), _mm512_set1_epi32(mask)));
+}
+
+static inline void Q2_K_scales(const uint8_t *b, int64_t row, float *d, float *m) {
+    const __m512i factors = words_of_rows(b + 80, row);
+    const vf all = half_of(factors), min = half_of(_mm512_srli_epi32(factors, 16));
+    for (int word = 0; word < 4; word++) {
+        const __m512i s = words_of_rows(b + 4 * word, row);
+        UNROLL for (int i = 0; i < 4; i++) {
+            v_store(d + (4 * word + i) * ROWS, v_mul(all, field(s, 8 * i, 15)));
+            v_store(m + (4 * word + i) * ROWS, v_mul(min, field(s, 8 * i + 4, 15)));
+        }
+    }
+}
+
+/* Part s of 16: low bits in byte s % 8, the low nibble for s < 8; bits 4 and 5 in byte 8 + s % 4 (gr_q3_scale). */
+static inline void Q3_K_scales(const uint8_t *b, int64_t row, float *d) {
+    const vf all = half_of(_mm512_srli_epi32(words_of_rows(b + 106, row), 16));
+    const __m512i low[2] = {words_of_rows(b + 96, row), words_of_rows(b + 100, row)}, high = words_of_rows(b + 104, row);
+    UNROLL for (int s = 0; s < 16; s++) {
+        const __m512i four = _mm512_and_si512(_mm512_srli_epi32(low[s / 4 % 2], 8 * (s % 4) + 4 * (s / 8)), _mm512_set1_epi32(15));
+        const __m512i two = _mm512_and_si512(_mm512_srli_epi32(high, 8 * (s % 4) + 2 * (s / 4)), _mm512_set1_epi32(3));
+        const __m512i code = _mm512_sub_epi32(_mm512_or_si512(four, _mm512_slli_epi32(two, 4)), _mm512_set1_epi32(32));
+        v_store(d + s * ROWS, v_mul(all, _mm512_cvtepi32_ps(code)));
+    }
+}
+
+/* Of Q4_K and Q5_K (gr_q4_scale_min). */
+static inline void Q4_K_scales(const uint8_t *b, int64_t row, float *d, float *m) {
+    const __m512i factors = words_of_rows(b, row), low = words_of_rows(b + 4, row), mid = words_of_rows(b + 8, row);
+    const __m512i high = words_of_rows(b + 12, row), top = _mm512_set1_epi32(0x30303030), four = _mm512_set1_epi32(0x0F0F0F0F);
+    const vf all = half_of(factors), min = half_of(_mm512_srli_epi32(factors, 16));
+    /* (a and four) or ((b >> 2) and top) */
+    const __m512i d1 = _mm512_or_si512(_mm512_and_si512(high, four), _mm512_and_si512(_mm512_srli_epi32(low, 2), top));
+    const __m512i m1 = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(high, 4), four), _mm512_and_si512(_mm512_srli_epi32(mid, 2), top));
+    UNROLL for (int i = 0; i < 4; i++) {
+        v_store(d + i * ROWS, v_mul(all, field(low, 8 * i, 63)));
+        v_store(m + i * ROWS, v_mul(min, field(mid, 8 * i, 63)));
+        v_store(d + (i + 4) * ROWS, v_mul(all, field(d1, 8 * i, 63)));
+        v_store(m + (i + 4) * ROWS, v_mul(min, field(m1, 8 * i, 63)));
+    }
+}
+
+static inline void Q6_K_scales(const uint8_t *b, int64_t row, float *d) {
+    const vf all = half_of(_mm512_srli_epi32(words_of_rows(b + 206, row), 16));
+    for (int word = 0; word < 4; word++) {
+        const __m512i s = words_of_rows(b + 192 + 4 * word, row);
+        UNROLL for (int i = 0; i < 4; i++)
+            v_store(d + (4 * word + i) * ROWS, v_mul(all, _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(s, 24 - 8 * i), 24))));
+    }
+}
+
+static void Q2_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    float *m = space + 16 * ROWS;
+    if (step == 0) Q2_K_scales(b, row, space, m);
+    space += 2 * step * ROWS;
+    m += 2 * step * ROWS;
+    FOR_ROWS q2_step(b, step, space[r], space[r + ROWS], m[r], m[r + ROWS], out);
+}
+
+static void Q3_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    if (step == 0) Q3_K_scales(b, row, space);
+    space += 2 * step * ROWS;
+    FOR_ROWS q3_step(b, step, space[r], space[r + ROWS], out);
+}
+
+static void Q4_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    float *m = space + 8 * ROWS;
+    if (step == 0) Q4_K_scales(b, row, space, m);
+    space += step * ROWS;
+    m += step * ROWS;
+    FOR_ROWS q4_step(b, step, space[r], m[r], out);
+}
+
+static void Q5_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    float *m = space + 8 * ROWS;
+    if (step == 0) Q4_K_scales(b, row, space, m);
+    space += step * ROWS;
+    m += step * ROWS;
+    FOR_ROWS q5_step(b, step, space[r], m[r], out);
+}
+
+static void Q6_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    if (step == 0) Q6_K_scales(b, row, space);
+    space += 2 * step * ROWS;
+    FOR_ROWS q6_step(b, step, space[r], space[r + ROWS], out);
+}
+
+/* --- Plain numbers -------------------------------------------------------------------------------------------------------- */
+
+static void F32(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    (void)step;
+    (void)space;
+    FOR_ROWS {
+        const vf low = _mm512_loadu_ps(b), high = _mm512_loadu_ps(b + 64);
+        if (_mm512_fpclass_ps_mask(low, 0x20) | _mm512_fpclass_ps_mask(high, 0x20)) { /* subnormal */
+            v_store_bf16_exact_n(out, low, VW);
+            v_store_bf16_exact_n(out + VW, high, VW);
+        } else {
+            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
+    }
+}
+
+static void F16(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+    (void)step;
+    (void)space;
+    FOR_ROWS {
+        const vf low = _mm512_cvtph_ps(load32(b)), high = _mm512_cvtph_ps(load32(b + 32));
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+/* --- Scales that stand apart ------------------------------------------------------------------------------------------- */
+
+static inline __attribute__((always_inline)) void nibbles_of(gr_dtype dtype, const uint8_t *b, int64_t row, int step,
+                                                             const float *scale, uint16_t *out) {
+    const vf values = v_load(gr_scaled_values(dtype));
+    b += step * STEP / 2;
+    FOR_ROWS {
+        const vf t = v_mul(values, v_set1(scale[r]));
+        look_up(table_of_two(t, t), nibble_pairs(b), out);
+    }
+}
+
+static void NF4(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) { nibbles_of(GR_NF4, b, row, step, scale, out); }
+static void FP4(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) { nibbles_of(GR_FP4, b, row, step, scale, out); }
+
+static void INT8(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) {
+    const vf by = v_set1(GR_INT8_STEP);
+    b += step * STEP;
+    FOR_ROWS {
+        const vf s = v_set1(scale[r]);
+        vf low = v_mul(v_mul(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b))), s), by);
+        vf high = v_mul(v_mul(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 16))), s), by);
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+/* Scales i to i + n - 1, n <= 16, of which scale i is under nested scale `nested` with `left` codes from it on (gr_scale_at). */
+static inline vf sixteen_scales(const gr_scales *s, int64_t i, int64_t n, int64_t nested, int64_t left) {
+    const __mmask16 mask = n >= 16 ? (__mmask16)~0 : v_mask(n);
+    if (s->absmax) return _mm512_maskz_loadu_ps(mask, (const uint8_t *)s->absmax + 4 * i);
+    const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, s->codes + i));
+    const vf v = _mm512_mask_i32gather_ps(v_zero(), mask, codes, s->map, 4);
+    vf under = v_set1(gr_scaled_float(s->nested, nested));
+    if (left < n) under = v_first(under, v_set1(gr_scaled_float(s->nested, nested + 1)), left);
+    return v_add(v_mul(v, under), v_set1(s->offset));
+}
+
+/* Lanes with a subnormal or nearly so (decode_avx512bf16.c), not zero. */
+static inline __mmask16 not_tame(vf x) {
+    const __m512i size = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)), one = _mm512_set1_epi32(1);
+    return _mm512_cmplt_epu32_mask(_mm512_sub_epi32(size, one), _mm512_set1_epi32(((127 - 110) << 23) - 1));
+}
+
+static bool read_tile_scales(const gr_scales *s, int64_t first, int64_t row, int64_t blocks, float *out) {
+    const int64_t nested_block = s->absmax ? INT64_MAX : s->nested_block;
+    if (nested_block < ROWS) return false;
+    __mmask16 bad = 0;
+    for (int64_t at = 0; at < blocks; at += ROWS) {
+        const int64_t n = GR_MIN(blocks - at, (int64_t)ROWS);
+        int64_t i = first + at, nested = i / nested_block, past = i % nested_block;
+        vf x[ROWS];
+        for (int r = 0; r < ROWS; r++, i += row) {
+            x[r] = sixteen_scales(s, i, n, nested, nested_block - past);
+            bad |= not_tame(x[r]);
+            for (past += row; past >= nested_block; past -= nested_block) nested++;
+        }
+        v_transpose(x);
+        for (int64_t c = 0; c < n; c++, out += ROWS) v_store(out, x[c]);
+    }
+    return !bad;
+}
+
+void gr_cpu_fill_avx512bf16_tiles(gr_cpu_kernels *k) {
+    k->tile[GR_F32] = F32;
+    k->tile[GR_F16] = F16;
+    k->tile[GR_Q4_0] = Q4_0;
+    k->tile[GR_Q4_1] = Q4_1;
+    k->tile[GR_Q5_0] = Q5_0;
+    k->tile[GR_Q5_1] = Q5_1;
+    k->tile[GR_Q8_0] = Q8_0;
+    k->tile[GR_Q2_K] = Q2_K;
+    k->tile[GR_Q3_K] = Q3_K;
+    k->tile[GR_Q4_K] = Q4_K;
+    k->tile[GR_Q5_K] = Q5_K;
+    k->tile[GR_Q6_K] = Q6_K;
+    k->tile[GR_NF4] = NF4;
+    k->tile[GR_FP4] = FP4;
+    k->tile[GR_INT8] = INT8;
+    k->tile_scales = read_tile_scales;
+}
