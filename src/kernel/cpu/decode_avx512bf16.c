@@ -118,6 +118,15 @@ static void Q6_K(const void *blocks, size_t n, uint16_t *out) {
     }
 }
 
+static void F32(const void *floats, size_t n, uint16_t *out) {
+    const float *x = floats;
+    for (size_t i = 0; i < n; i += 16) {
+        const int64_t left = n - i < 16 ? (int64_t)(n - i) : 16;
+        gr_fetch_ahead(x + i, 64);
+        v_store_bf16_exact_n(out + i, v_load_n(x + i, left), left);
+    }
+}
+
 static void F16(const void *halves, size_t n, uint16_t *out) {
     const uint16_t *h = halves;
     for (size_t i = 0; i < n; i += 16) {
@@ -150,6 +159,7 @@ static void INT8(const void *codes, size_t n, float scale, uint16_t *out) {
 }
 
 void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k) {
+    k->to_bf16[GR_F32] = F32;
     k->to_bf16[GR_F16] = F16;
     k->to_bf16[GR_Q4_0] = Q4_0;
     k->to_bf16[GR_Q4_1] = Q4_1;

@@ -122,18 +122,24 @@ static void decode_scaled(const part *p, gr_dtype dt, int64_t row, int64_t i, in
     const gr_scales *s = p->view.scales;
     const char *data = p->view.data;
     float piece[PIECE];
-    int64_t first = row * p->view.shape.d[1] + i, end = first + n;
-    for (int64_t at = first, stop; at < end; at = stop) {
-        const int64_t block = at / s->block;
-        stop = GR_MIN(end, (block + 1) * s->block);
+    const int64_t first = row * p->view.shape.d[1] + i, end = first + n;
+    int64_t block = first / s->block;
+    for (int64_t at = first, stop, next = (block + 1) * s->block; at < end; at = stop) {
+        stop = GR_MIN(end, next);
         if (dt == GR_F64) stop = GR_MIN(stop, at + PIECE);
         const char *from = data + gr_dtype_bytes(p->view.dtype, (size_t)at);
+        const float scale = gr_scale_at(s, block);
         void *to = gr_at(out, dt, at - first);
+        if (stop == next) {
+            block++;
+            next += s->block;
+            gr_fetch_ahead(from, (int)GR_MIN(s->block, (int64_t)64));
+        }
         if (dt == GR_BF16) {
-            p->scaled.to_bf16(from, (size_t)(stop - at), gr_scale_at(s, block), to);
+            p->scaled.to_bf16(from, (size_t)(stop - at), scale, to);
             continue;
         }
-        p->scaled.to_f32(from, (size_t)(stop - at), gr_scale_at(s, block), dt == GR_F32 ? to : piece);
+        p->scaled.to_f32(from, (size_t)(stop - at), scale, dt == GR_F32 ? to : piece);
         for (int64_t k = 0; dt == GR_F64 && k < stop - at; k++) ((double *)to)[k] = piece[k];
     }
 }
