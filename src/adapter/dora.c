@@ -8,7 +8,8 @@
  * reference gives NaN.
  *
  * Where inputs are dropped out, in training, what DoRA adds to y sees x' = drop(x) and y itself x: y + (c - 1) W x' + c s B A x' (op
- * dora), with a second product of W; b is no part of it. */
+ * dora), with a second product of W; b is no part of it. On the head, whose logits are never held whole, the op of the loss does both, in
+ * front of the bias. */
 #include <math.h>
 
 #include "adapter/lora.h"
@@ -18,22 +19,23 @@ enum { BLOCK_ROWS = 64 };
 graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, bool dropout, graft_error *err) {
     const gr_site *site = p->site;
     gr_shape shape = gr_shape1(site->out);
-    if (site->role == GR_ROLE_HEAD)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s'", a->where,
-                       site->name);
+    const bool head = site->role == GR_ROLE_HEAD, shifts = site->bias && !head;
+    if (head && dropout && a->trainable && gr_model_get_config(a->model)->task == GR_TASK_SEQ_CLS)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora with lora_dropout is not supported where LoRA adapts '%s', the classifier",
+                       a->where, site->name);
     if (a->scale != 1)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: DoRA's directions cannot be scaled by %g", a->where, a->scale);
     const char *name = gr_adapter_text(a, err, "base_model.model.%s.lora_magnitude_vector", site->name);
     if (!name) return GRAFT_ERR_MEMORY;
     GR_TRY(gr_adapter_new_param(a, name, &shape, true, &p->magnitude, err));
     GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->factor, err));
-    if (site->bias) GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->shift, err));
+    if (shifts) GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->shift, err));
     if (!(p->norm = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->norm))) return gr_fail_memory(err);
-    if (site->bias) {
+    if (shifts) {
         if (!(p->bias = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->bias))) return gr_fail_memory(err);
         GR_TRY(gr_model_read_tensor(a->model, site->bias_tensor, 0, site->out, p->bias, err));
     }
-    if (dropout && site->role != GR_ROLE_EMBED) GR_TRY(gr_lora_make_matrix(a, site, &p->w, err));
+    if (dropout && !head && site->role != GR_ROLE_EMBED) GR_TRY(gr_lora_make_matrix(a, site, &p->w, err));
     return gr_adapter_add(a, name, p->magnitude, gr_adapter_depth(a->model, site), err);
 }
 

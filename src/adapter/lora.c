@@ -105,6 +105,21 @@ graft_status gr_lora_rescale(gr_adapter *a, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* DoRA takes the norms of the base's rows. */
+static graft_status check_head(const gr_adapter *a, graft_error *err) {
+    const gr_lora *s = a->state;
+    for (size_t i = 0; i < s->n_pairs; i++) {
+        const gr_site *site = s->pairs[i].site;
+        if (site->role != GR_ROLE_HEAD) continue;
+        const bool tied = gr_model_head_is_tied(a->model) && !gr_variant_unties(a->variant);
+        const char *tensor = tied ? gr_model_embedding_site(a->model)->weight_tensor : site->weight_tensor;
+        if (gr_variant_find(a->variant, tensor))
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s' and modules_to_save has its weight",
+                           a->where, site->name);
+    }
+    return GRAFT_OK;
+}
+
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
     gr_lora *s = a->state;
     const gr_site **sites;
@@ -123,6 +138,7 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     if (!n_extra) return GRAFT_OK;
     bool untie = !s->config.ensure_weight_tying;
     GR_TRY(gr_adapter_add_variant(a, tensors, stored, n_extra, untie, err));
+    if (s->config.dora) GR_TRY(check_head(a, err));
     return !untie && gr_model_head_is_tied(a->model) ? add_tied_copy(a, err) : GRAFT_OK;
 }
 
@@ -245,6 +261,9 @@ graft_status gr_lora_head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows
     gr_var_drop(in[2]);
     gr_var_drop(in[3]);
     GR_TRY(gr_nn_leaf(run->tape, p->b, &out[*n].b, err));
+    out[*n].factor = NULL;
+    out[*n].rows = (gr_head_rows){.n_ranges = rows->n_ranges, .ranges = rows->ranges, .dropout = params.dropout, .stream = p->stream};
+    if (p->factor) GR_TRY(gr_nn_leaf(run->tape, p->factor, &out[*n].factor, err));
     (*n)++;
     return GRAFT_OK;
 }

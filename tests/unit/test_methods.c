@@ -29,6 +29,10 @@ static const method_case cases[] = {
     {"llama", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"lora_dropout\": 0.25, \"target_modules\": [\"embed_tokens\", \"q_proj\", "
               "\"v_proj\", \"o_proj\", \"gate_proj\", \"down_proj\"]}", false, false},
     {"llama_bias", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"lora_dropout\": 0.25, \"bias\": \"all\"}", false, true},
+    {"llama", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": [\"lm_head\", \"k_proj\"]}", false, false},
+    {"llama", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"lora_dropout\": 0.25, \"target_modules\": [\"lm_head\", \"q_proj\"]}", false, false},
+    {"llama", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"lora_dropout\": 0.4, \"r\": 3, \"target_modules\": [\"lm_head\", \"embed_tokens\", "
+              "\"q_proj\"]}", false, false},
     {"llama", "{\"peft_type\": \"LORA\", \"r\": 3, \"init_lora_weights\": \"pissa\", \"use_dora\": true, \"lora_dropout\": 0.25}", false, false},
     {"llama", "{\"peft_type\": \"LORA\", \"r\": 3, \"init_lora_weights\": \"pissa\", \"target_modules\": \"all-linear\"}", false, false},
     {"llama", "{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa_niter_2\", \"lora_dropout\": 0.25, \"target_modules\": "
@@ -69,6 +73,7 @@ static const method_case others[] = {
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\"}", false, false},
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": \"all-linear\", \"lora_dropout\": 0.25}", false, false},
+    {"../families/gpt2", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": [\"wte\", \"lm_head\"], \"lora_dropout\": 0.25}", false, false},
     {"../families/gpt2", "{\"peft_type\": \"LORA\", \"target_modules\": [\"wte\", \"lm_head\"]}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"ADALORA\", \"init_r\": 4, \"target_r\": 2, \"total_step\": 9}", true, false},
     {"../families/gpt2", "{\"peft_type\": \"OFT\", \"oft_block_size\": 4, \"target_modules\": \"all-linear\"}", true, false},

@@ -258,6 +258,25 @@ static void wrong_adapters_are_named(void **state) {
     graft_context_free(ctx);
 }
 
+/* Of a head that is trained itself the norms of the base's rows are not what DoRA needs. */
+static void dora_wants_a_frozen_head(void **state) {
+    (void)state;
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_model_path("llama_tied"), GRAFT_DTYPE_F32);
+    graft_error why = {0};
+    assert_int_equal(graft_adapter_new(m, "a", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": [\"lm_head\"], "
+                                               "\"modules_to_save\": [\"embed_tokens\"], \"ensure_weight_tying\": true}", 0, &why),
+                     GRAFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(why.text, "'lm_head'"));
+    graft_model_free(m);
+    m = test_load(ctx, test_golden("families/llama_cls"), GRAFT_DTYPE_F32);
+    assert_int_equal(graft_adapter_new(m, "a", "{\"peft_type\": \"LORA\", \"use_dora\": true, \"target_modules\": [\"score\"], "
+                                               "\"lora_dropout\": 0.1}", 0, &why), GRAFT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(why.text, "'score'"));
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 /* Rows that something has pruned have no direction, which is no reason for DoRA to give anything but zeros there. */
 static void dora_takes_rows_of_zeros(void **state) {
     (void)state;
@@ -394,7 +413,7 @@ int main(void) {
         cmocka_unit_test(wrong_models_are_named),
         cmocka_unit_test(wrong_adapter_settings_are_named),
         cmocka_unit_test(wrong_adapters_are_named),
-        cmocka_unit_test(dora_takes_rows_of_zeros),
+        cmocka_unit_test(dora_takes_rows_of_zeros), cmocka_unit_test(dora_wants_a_frozen_head),
         cmocka_unit_test(opening_survives_any_failed_allocation),
         cmocka_unit_test(adapting_survives_any_failed_allocation),
         cmocka_unit_test(forward_survives_any_failed_allocation),

@@ -53,12 +53,15 @@ CASES = {  # name: (base, settings of LoraConfig)
     "lora_embedding": ("llama", dict(r=4, target_modules=["embed_tokens", "v_proj"])),
     "lora_head": ("llama", dict(r=4, target_modules=["lm_head", "v_proj"], lora_alpha=2)),
     "lora_tied": ("llama_tied", dict(r=4, target_modules=["lm_head", "embed_tokens"])),
+    "dora_head": ("llama", dict(r=3, use_dora=True, target_modules=["lm_head", "v_proj"], lora_alpha=5)),
+    "dora_tied": ("llama_tied", dict(r=2, use_dora=True, target_modules=["lm_head", "embed_tokens"])),
 }
 STEPS = {"plain", "all_linear", "head", "bias_all", "qwen2", "tied_kept", "lora_head"}
-MERGED = {"all_linear", "bias_all", "norms", "head"}
+MERGED = {"all_linear", "bias_all", "norms", "head", "dora_head"}
 
 
 def stored(name):
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
     return name.replace(".modules_to_save.default", "").replace(".default", "")
 
 

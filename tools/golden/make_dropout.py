@@ -38,6 +38,8 @@ CASES = {  # name: (base, format, settings)
     "dora_bias": (BIASED, "f32", dict(r=2, use_dora=True, use_rslora=True, bias="lora_only", target_modules=["q_proj", "v_proj", "down_proj"])),
     "dora_olora": (LLAMA, "f32", dict(r=2, use_dora=True, init_lora_weights="olora", target_modules=["q_proj", "o_proj", "up_proj"])),
     "dora_nf4": (LLAMA, "nf4", dict(r=2, use_dora=True, target_modules=["q_proj", "k_proj", "down_proj"])),
+    "dora_head": (LLAMA, "f32", dict(r=2, use_dora=True, target_modules=["q_proj", "lm_head"])),
+    "dora_tied": ("models/llama_tied", "f32", dict(r=2, use_dora=True, target_modules=["lm_head"])),
     "dora_gpt2": (GPT2, "f32", dict(r=2, use_dora=True, fan_in_fan_out=True, target_modules=["c_attn", "c_fc", "c_proj"])),
 }
 MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
