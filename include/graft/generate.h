@@ -35,6 +35,11 @@ typedef enum graft_early_stopping {
     GRAFT_EARLY_STOPPING_NEVER
 } graft_early_stopping;
 
+/* How a session keeps keys and values. AUTO: in the type of the computation. BF16: of a model that computes in f32, rounded.
+ * INT8: blocks of 32 with a scale each (ggml's Q8_0), 8.5 bits an element. What was computed of a token is read as it was kept
+ * from the first use on, so that no output depends on the batch, on prompt lookup or on how a prompt was cut. */
+typedef enum graft_kv_dtype { GRAFT_KV_AUTO, GRAFT_KV_F32, GRAFT_KV_BF16, GRAFT_KV_INT8 } graft_kv_dtype;
+
 typedef struct graft_generate_options {
     graft_sampling sampling;
     int64_t max_new_tokens;   /* -1: until the model's max_position_embeddings */
@@ -60,6 +65,7 @@ typedef struct graft_generate_options {
      * most in common is taken; max_matching_ngram_size tokens count. */
     int64_t prompt_lookup_num_tokens; /* 0: none; at most 256 */
     int64_t max_matching_ngram_size;  /* 0: 2 */
+    graft_kv_dtype kv_cache_dtype;    /* another one than in the session's last call: nothing of that call is reused */
 } graft_generate_options;
 graft_generate_options graft_generate_options_default(void); /* greedy, 256 new tokens */
 
@@ -107,6 +113,7 @@ typedef struct graft_generate_stats {
     size_t proposed_tokens, accepted_tokens; /* of prompt lookup */
     double prompt_seconds, new_seconds;
     double first_token_seconds; /* from the call to the first token */
+    size_t kv_bytes;            /* what the session holds for keys and values after the call, free blocks included */
 } graft_generate_stats;
 graft_generate_stats graft_session_stats(const graft_session *s);
 

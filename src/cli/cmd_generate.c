@@ -64,8 +64,8 @@ static graft_status print_json(const graft_generation *g, size_t n, size_t n_ret
     }
     double decode = s->new_seconds > 0 ? (double)s->new_tokens / s->new_seconds : 0, prefill = s->prompt_seconds > 0 ? (double)s->prompt_tokens / s->prompt_seconds : 0;
     gr_buf_add_format(&b, "], \"prompt_tokens\": %zu, \"completion_tokens\": %zu, \"prompt_per_second\": %.1f, \"predicted_per_second\": %.1f, "
-                          "\"first_token_seconds\": %.4f, \"draft_n\": %zu, \"draft_n_accepted\": %zu}\n",
-                      s->prompt_tokens, s->new_tokens, prefill, decode, s->first_token_seconds, s->proposed_tokens, s->accepted_tokens);
+                          "\"first_token_seconds\": %.4f, \"draft_n\": %zu, \"draft_n_accepted\": %zu, \"kv_bytes\": %zu}\n",
+                      s->prompt_tokens, s->new_tokens, prefill, decode, s->first_token_seconds, s->proposed_tokens, s->accepted_tokens, s->kv_bytes);
     graft_status st = gr_buf_status(&b, err);
     if (st == GRAFT_OK) st = cli_write_stdout(b.data, b.len, err);
     gr_buf_free(&b);

@@ -110,6 +110,8 @@ static const cli_option sampling_options[] = {
              "0: one at a time"},
     {.name = "max-matching-ngram-size", .kind = CLI_INT64, .offset = AT(lookup_ngram), .metavar = "N",
      .help = "of those last tokens, how many are compared; 0: 2"},
+    {.name = "kv-cache-dtype", .kind = CLI_TEXT, .offset = AT(kv_cache_dtype), .metavar = "TYPE",
+     .help = "keys and values are kept in f32, bf16 or int8 (blocks of 32 with a scale); auto: in the type of the computation"},
     {.name = "seed", .letter = 's', .kind = CLI_INT64, .offset = AT(seed), .metavar = "N", .help = "decides the draws"},
     {.name = "stop", .kind = CLI_LIST, .offset = AT(stop), .offset_n = AT(n_stop), .metavar = "TEXT", .help = "text that ends the output; repeatable"},
     {.name = "ignore-eos", .kind = CLI_FLAG, .offset = AT(ignore_eos), .metavar = "", .help = "go on after an end of text"},
@@ -150,6 +152,16 @@ static graft_status finish_beams(const cli_sampling_args *a, graft_generate_opti
     return GRAFT_OK;
 }
 
+static graft_status finish_cache(const cli_sampling_args *a, graft_generate_options *o, graft_error *err) {
+    static const char *const names[] = {"auto", "f32", "bf16", "int8"};
+    size_t kept = 0;
+    while (a->kv_cache_dtype && kept < GR_COUNT(names) && strcmp(a->kv_cache_dtype, names[kept]) != 0) kept++;
+    if (kept == GR_COUNT(names))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--kv-cache-dtype: expected auto, f32, bf16 or int8, found %s", a->kv_cache_dtype);
+    o->kv_cache_dtype = (graft_kv_dtype)kept;
+    return GRAFT_OK;
+}
+
 graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a, graft_generate_options *out, graft_error *err) {
     graft_generate_options o = graft_generate_options_default();
     GR_TRY(graft_sampling_default(m->model, &o.sampling, err));
@@ -171,6 +183,7 @@ graft_status cli_sampling_finish(const cli_models *m, const cli_sampling_args *a
     o.prompt_lookup_num_tokens = a->lookup_tokens;
     o.max_matching_ngram_size = a->lookup_ngram;
     GR_TRY(finish_beams(a, &o, err));
+    GR_TRY(finish_cache(a, &o, err));
     *out = o;
     return GRAFT_OK;
 }

@@ -32,7 +32,7 @@ typedef struct cli_sampling_args {
     double temperature, top_p, min_p, repeat_penalty; /* NaN (top_k: INT64_MIN): not given */
     int64_t top_k, n, seed, num_beams, no_repeat_ngram_size, lookup_tokens, lookup_ngram;
     double length_penalty;
-    const char *early_stopping;
+    const char *early_stopping, *kv_cache_dtype;
     const char *const *stop;
     size_t n_stop;
     int ignore_eos, special;

@@ -34,7 +34,7 @@ graft_status graft_session_new(graft_model *m, const graft_tokenizer *tok, graft
     s->sampler.a = a;
     gr_tape_options o = {0};
     graft_status st;
-    GR_GO(fail, gr_kv_store_new(m->model, &s->store, err));
+    GR_GO(fail, gr_kv_store_new(m->model, GR_KV_COMPUTED, &s->store, err));
     gr_kv_seq_init(&s->kept, s->store);
     GR_GO(fail, gr_pool_new(a, 0, false, &s->pool, err));
     GR_GO(fail, gr_tape_new(gr_model_device(m->model), s->pool, &o, &s->tape, err));
@@ -410,6 +410,35 @@ static graft_status check(const gr_job *j, graft_error *err) {
     return GRAFT_OK;
 }
 
+static graft_status find_format(const gr_job *j, gr_kv_format *out, graft_error *err) {
+    static const gr_dtype types[] = {[GRAFT_KV_F32] = GR_F32, [GRAFT_KV_BF16] = GR_BF16};
+    const graft_kv_dtype kept = j->o->kv_cache_dtype;
+    const gr_dtype dt = gr_model_dtype(j->s->m->model);
+    *out = GR_KV_COMPUTED;
+    if ((unsigned)kept > GRAFT_KV_INT8) return gr_fail(err, GRAFT_ERR_ARGUMENT, "kv_cache_dtype: expected 0 to %d, found %d", GRAFT_KV_INT8, (int)kept);
+    if (kept == GRAFT_KV_INT8) *out = GR_KV_INT8;
+    if (kept == GRAFT_KV_AUTO || kept == GRAFT_KV_INT8 || types[kept] == dt) return GRAFT_OK;
+    if (kept == GRAFT_KV_F32)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "kv_cache_dtype: expected bf16 or int8, for keys and values are computed in bf16, found f32");
+    *out = GR_KV_BF16;
+    return GRAFT_OK;
+}
+
+/* A store of the format that is asked for. What was kept in another one is dropped. */
+static graft_status choose_store(gr_job *j, graft_error *err) {
+    graft_session *s = j->s;
+    gr_kv_format format;
+    gr_kv_store *store;
+    GR_TRY(find_format(j, &format, err));
+    if (format == gr_kv_store_format(s->store)) return GRAFT_OK;
+    GR_TRY(gr_kv_store_new(s->m->model, format, &store, err));
+    gr_kv_seq_free(&s->kept);
+    gr_kv_store_free(s->store);
+    s->store = store;
+    gr_kv_seq_init(&s->kept, store);
+    return GRAFT_OK;
+}
+
 static graft_status run(gr_job *j, graft_error *err) {
     while (j->next < j->n_prompts || j->n_rows) {
         GR_TRY(gr_check_cancel(j->s->m->ctx, err));
@@ -438,6 +467,7 @@ graft_status graft_generate(graft_session *s, const graft_input_ids *prompts, si
                 .piece = piece, .user = user, .begin = gr_now_seconds()};
     j.n_beams = j.o->num_beams;
     GR_TRY(check(&j, err));
+    GR_TRY(choose_store(&j, err));
     s->stats = (graft_generate_stats){0};
     for (size_t i = 0; i < n; i++) s->stats.prompt_tokens += prompts[i].n;
     j.max_rows = GR_MAX(j.o->max_batch ? j.o->max_batch : 32, rows_of_prompt(&j));
@@ -449,5 +479,6 @@ graft_status graft_generate(graft_session *s, const graft_input_ids *prompts, si
     for (size_t i = 0; st != GRAFT_OK && j.out && i < n * n_return; i++) graft_generation_free(s->m->ctx, &j.out[i]);
     gr_free(s->a, j.out);
     job_free(&j);
+    s->stats.kv_bytes = gr_kv_store_bytes(s->store);
     return st;
 }

@@ -27,8 +27,9 @@ typedef struct gr_kv_seq {
     size_t cap_segments, cap_targets;
 } gr_kv_seq;
 
-graft_status gr_kv_store_new(const gr_model *m, gr_kv_store **out, graft_error *err);
+graft_status gr_kv_store_new(const gr_model *m, gr_kv_format format, gr_kv_store **out, graft_error *err);
 void gr_kv_store_free(gr_kv_store *s); /* all sequences must be freed before */
+gr_kv_format gr_kv_store_format(const gr_kv_store *s);
 size_t gr_kv_store_bytes(const gr_kv_store *s);
 
 void gr_kv_seq_init(gr_kv_seq *q, gr_kv_store *s);
@@ -37,7 +38,8 @@ void gr_kv_seq_free(gr_kv_seq *q);
 void gr_kv_seq_truncate(gr_kv_seq *q, int64_t length);
 /* Makes `to` (initialised, empty) begin like `from`. Blocks are shared until one of both writes into the last one. */
 graft_status gr_kv_seq_fork(gr_kv_seq *to, const gr_kv_seq *from, int64_t length, graft_error *err);
-/* Makes room for n more rows and builds the view q->kv of the history so far and where the new rows go. After the pass
+/* Makes room for n more rows and builds the view q->kv of the history so far, with the new rows where it is `whole`, and where
+ * these go. After the pass
  * has run, the caller adds n to q->length. */
 graft_status gr_kv_seq_extend(gr_kv_seq *q, int64_t n, graft_error *err);
 

@@ -6,26 +6,29 @@
 struct gr_kv_block {
     gr_kv_block *next; /* in the free list */
     int users;
-    _Alignas(64) char rows[]; /* [layer][k, v][GR_KV_ROWS][width] */
+    _Alignas(64) char rows[]; /* [layer][k, v][GR_KV_ROWS][row_bytes] */
 };
 
 struct gr_kv_store {
     const graft_allocator *a;
+    gr_kv_format format;
     int n_layers;
-    int64_t width;
-    size_t element, block_bytes, n_blocks;
+    int64_t ld; /* of rows, as of gr_kv_segment */
+    size_t row_bytes, block_bytes, n_blocks;
     gr_kv_block *unused;
 };
 
-graft_status gr_kv_store_new(const gr_model *m, gr_kv_store **out, graft_error *err) {
+graft_status gr_kv_store_new(const gr_model *m, gr_kv_format format, gr_kv_store **out, graft_error *err) {
     const graft_allocator *a = gr_allocator(gr_model_context(m));
     gr_kv_store *s = gr_calloc(a, 1, sizeof *s);
     if (!s) return gr_fail_memory(err);
+    const gr_model_config *c = gr_model_get_config(m);
     s->a = a;
+    s->format = format;
     s->n_layers = gr_model_kv_layers(m);
-    s->width = gr_model_kv_width(m);
-    s->element = gr_dtype_bytes(gr_model_dtype(m), 1);
-    s->block_bytes = (size_t)s->n_layers * 2 * GR_KV_ROWS * (size_t)s->width * s->element;
+    s->ld = format == GR_KV_INT8 ? c->n_kv_heads * gr_kv_head_blocks(c->head_dim) : gr_model_kv_width(m);
+    s->row_bytes = gr_kv_row_bytes(gr_model_dtype(m), format, c->n_kv_heads, c->head_dim);
+    s->block_bytes = (size_t)s->n_layers * 2 * GR_KV_ROWS * s->row_bytes;
     *out = s;
     return GRAFT_OK;
 }
@@ -40,6 +43,7 @@ void gr_kv_store_free(gr_kv_store *s) {
     gr_free(s->a, s);
 }
 
+gr_kv_format gr_kv_store_format(const gr_kv_store *s) { return s->format; }
 size_t gr_kv_store_bytes(const gr_kv_store *s) { return s->n_blocks * (s->block_bytes + sizeof(gr_kv_block)); }
 
 static graft_status take_block(gr_kv_store *s, gr_kv_block **out, graft_error *err) {
@@ -64,7 +68,7 @@ static void drop_block(gr_kv_store *s, gr_kv_block *b) {
 }
 
 static char *row_at(const gr_kv_store *s, gr_kv_block *b, int layer, int which, int64_t row) {
-    return b->rows + (((size_t)layer * 2 + (size_t)which) * GR_KV_ROWS + (size_t)row) * (size_t)s->width * s->element;
+    return b->rows + (((size_t)layer * 2 + (size_t)which) * GR_KV_ROWS + (size_t)row) * s->row_bytes;
 }
 
 void gr_kv_seq_init(gr_kv_seq *q, gr_kv_store *s) { *q = (gr_kv_seq){.store = s}; }
@@ -100,7 +104,7 @@ static graft_status copy_block(gr_kv_seq *q, gr_kv_block *from, int64_t n, gr_kv
     GR_TRY(take_block(s, &b, err));
     for (int layer = 0; layer < s->n_layers; layer++)
         for (int which = 0; which < 2; which++)
-            memcpy(row_at(s, b, layer, which, 0), row_at(s, from, layer, which, 0), (size_t)n * (size_t)s->width * s->element);
+            memcpy(row_at(s, b, layer, which, 0), row_at(s, from, layer, which, 0), (size_t)n * s->row_bytes);
     *out = b;
     return GRAFT_OK;
 }
@@ -149,7 +153,9 @@ graft_status gr_kv_seq_extend(gr_kv_seq *q, int64_t n, graft_error *err) {
             return st;
         }
     }
-    size_t n_segments = ((size_t)q->length + GR_KV_ROWS - 1) / GR_KV_ROWS, first = (size_t)q->length / GR_KV_ROWS;
+    const bool whole = s->format != GR_KV_COMPUTED;
+    const int64_t seen = whole ? q->length + n : q->length;
+    size_t n_segments = ((size_t)seen + GR_KV_ROWS - 1) / GR_KV_ROWS, first = (size_t)q->length / GR_KV_ROWS;
     size_t n_targets = q->n_blocks - first;
     GR_TRY(room_for_view(q, n_segments, n_targets, err));
     for (int layer = 0; layer < s->n_layers; layer++) {
@@ -157,16 +163,17 @@ graft_status gr_kv_seq_extend(gr_kv_seq *q, int64_t n, graft_error *err) {
         gr_kv_target *targets = q->targets + (size_t)layer * n_targets;
         for (size_t i = 0; i < n_segments; i++) {
             int64_t pos = (int64_t)i * GR_KV_ROWS;
-            segments[i] = (gr_kv_segment){.k = row_at(s, q->blocks[i], layer, 0, 0), .v = row_at(s, q->blocks[i], layer, 1, 0),
-                                          .k_ld = s->width, .v_ld = s->width, .n = GR_MIN(q->length - pos, (int64_t)GR_KV_ROWS), .pos = pos};
+            segments[i] = (gr_kv_segment){.format = s->format, .k = row_at(s, q->blocks[i], layer, 0, 0),
+                                          .v = row_at(s, q->blocks[i], layer, 1, 0), .k_ld = s->ld, .v_ld = s->ld,
+                                          .n = GR_MIN(seen - pos, (int64_t)GR_KV_ROWS), .pos = pos};
         }
         for (size_t i = 0; i < n_targets; i++) {
             int64_t row = i == 0 ? q->length % GR_KV_ROWS : 0;
             targets[i] = (gr_kv_target){.k = row_at(s, q->blocks[first + i], layer, 0, row), .v = row_at(s, q->blocks[first + i], layer, 1, row),
-                                        .k_ld = s->width, .v_ld = s->width, .n = GR_KV_ROWS - row};
+                                        .k_ld = s->ld, .v_ld = s->ld, .n = GR_KV_ROWS - row, .format = s->format};
         }
         q->layers[layer] = (gr_kv_layer){.n_segments = (int)n_segments, .n_targets = (int)n_targets, .segments = segments, .targets = targets};
     }
-    q->kv = (gr_kv){.n_layers = s->n_layers, .layers = q->layers};
+    q->kv = (gr_kv){.n_layers = s->n_layers, .layers = q->layers, .whole = whole};
     return GRAFT_OK;
 }

@@ -50,18 +50,31 @@ typedef struct gr_moment_8bit {
 
 /* --- Attention over ragged sequences --------------------------------------------------------------------------- */
 
+/* How rows of keys and values are kept. INT8: each head of a row is blocks of 32 elements in GR_Q8_0, the last one filled up
+ * with zeros; what attention computes with are the decoded floats, rounded to the compute type. */
+typedef enum gr_kv_format { GR_KV_COMPUTED, GR_KV_BF16, GR_KV_INT8 } gr_kv_format; /* COMPUTED: in the compute type */
+
+enum { GR_KV_BLOCK = 32, GR_KV_BLOCK_BYTES = 34 };
+static inline int64_t gr_kv_head_blocks(int64_t head_dim) { return (head_dim + GR_KV_BLOCK - 1) / GR_KV_BLOCK; }
+/* Bytes of a row of n_heads heads. */
+static inline size_t gr_kv_row_bytes(gr_dtype dt, gr_kv_format f, int64_t n_heads, int64_t head_dim) {
+    if (f == GR_KV_INT8) return (size_t)(n_heads * gr_kv_head_blocks(head_dim)) * GR_KV_BLOCK_BYTES;
+    return gr_dtype_bytes(f == GR_KV_BF16 ? GR_BF16 : dt, (size_t)(n_heads * head_dim));
+}
+
 /* A run of key/value rows of one sequence: its own new rows, its history in a cache, a prefix shared with other
  * sequences, or virtual rows of an adapter. Heads lie side by side in a row (n_kv_heads * head_dim). */
 typedef struct gr_kv_segment {
+    gr_kv_format format;
     const void *k, *v;
-    int64_t k_ld, v_ld;
+    int64_t k_ld, v_ld; /* in elements; of INT8 in blocks */
     int64_t n;       /* rows */
     int64_t pos;     /* position of row 0 within the sequence */
     bool always;     /* visible from every query, whatever mask or window (virtual rows) */
     void *dk, *dv;   /* backward: gradient rows with ld dk_ld/dv_ld; NULL: not wanted */
     int64_t dk_ld, dv_ld;
     bool add;        /* backward: add to dk, dv instead of writing them */
-} gr_kv_segment;
+} gr_kv_segment; /* the backward takes COMPUTED only */
 
 typedef struct gr_attention_seq {
     int64_t q_begin, q_len; /* rows of q, out and lse */
@@ -186,6 +199,9 @@ struct gr_kernels {
                            const void *up, int64_t ld, const void *dout, int64_t dout_ld, void *dgate, void *dup,
                            int64_t d_ld);
 
+    /* Rows of n_heads heads as a segment of that format holds them; what is not finite stays so in its block. */
+    void (*keep_kv)(gr_device *d, gr_dtype dt, gr_kv_format format, int64_t rows, int n_heads, int head_dim, const void *x,
+                    int64_t x_ld, void *to, int64_t to_ld);
     void (*attention)(gr_device *d, const gr_attention *a);
     void (*attention_backward)(gr_device *d, const gr_attention *a); /* needs q, k, v, out, lse, dout */
 

@@ -104,7 +104,8 @@ static int root_of(const gr_batch *b, int s) {
 static int64_t history_end(const gr_batch *b, int s) {
     if (!b->kv || !b->kv[s] || !b->kv[s]->layers[0].n_segments) return 0;
     const gr_kv_layer *l = &b->kv[s]->layers[0];
-    return l->segments[l->n_segments - 1].pos + l->segments[l->n_segments - 1].n;
+    const int64_t end = l->segments[l->n_segments - 1].pos + l->segments[l->n_segments - 1].n;
+    return b->kv[s]->whole ? end - seq_len(b, s) : end;
 }
 
 /* Place of the first token of every sequence within it. */
@@ -161,6 +162,7 @@ static graft_status fill_sequences(gr_pass *p, graft_error *err) {
         r.virtual_len = prefix_of(p, s);
         r.virtual_begin = r.virtual_len ? p->all.prefix_bounds[s] : 0;
         const gr_kv *kv = b->kv ? b->kv[root_of(b, s)] : NULL;
+        if (kv && kv->whole) r.n_rows = 0;
         for (size_t l = 0; l < layers; l++) {
             if (kv) {
                 r.n_history = kv->layers[l].n_segments;

@@ -7,12 +7,20 @@ gr_var *gr_pass_encoded(gr_pass *p) { return p->encoded; }
 
 void gr_pass_source_attention(gr_pass *p, gr_nn_attention *a) { a->seqs = p->source_seqs; }
 
+/* Keys and values of a source that are read as they are kept. */
+static const gr_kv *kept_of(const gr_batch *source, int r) {
+    return source->kv && source->kv[r] && source->kv[r]->whole ? source->kv[r] : NULL;
+}
+
+/* Whether what targets see differs from layer to layer. */
+static bool cross_differs(const gr_batch *b) { return b->source_kv || (b->source && b->source->kv); }
+
 void gr_pass_cross_attention(gr_pass *p, const gr_run *run, int layer, gr_nn_attention *a) {
     size_t n = (size_t)p->batch->n_seqs;
     if (run == &p->wanted)
         a->seqs = p->cross_wanted; /* of the last layer */
     else
-        a->seqs = p->cross_seqs + (p->batch->source_kv ? (size_t)layer * n : 0);
+        a->seqs = p->cross_seqs + (cross_differs(p->batch) ? (size_t)layer * n : 0);
 }
 
 /* --- Who sees what ------------------------------------------------------------------------------------------------------- */
@@ -90,20 +98,21 @@ static void fill_cross(const gr_pass *p, const int32_t *bounds, size_t layer, gr
     for (int s = 0; s < b->n_seqs; s++) {
         gr_attention_rows *a = &out[s];
         int r = read_by(b, s);
+        const gr_kv *kv = r < 0 ? b->source_kv[s] : kept_of(b->source, r);
         *a = (gr_attention_rows){.q_begin = bounds[s], .q_len = bounds[s + 1] - bounds[s]};
-        if (r >= 0) {
+        if (kv) {
+            a->n_history = kv->layers[layer].n_segments;
+            a->history = kv->layers[layer].segments;
+        } else {
             a->n_rows = family_of(b->source, r);
             a->rows = &p->source_rows[r];
-        } else {
-            a->n_history = b->source_kv[s]->layers[layer].n_segments;
-            a->history = b->source_kv[s]->layers[layer].segments;
         }
     }
 }
 
 static graft_status fill_cross_seqs(gr_pass *p, int n_kv_layers, graft_error *err) {
     const gr_batch *b = p->batch;
-    size_t n = (size_t)b->n_seqs, layers = b->source_kv ? (size_t)n_kv_layers : 1;
+    size_t n = (size_t)b->n_seqs, layers = cross_differs(b) ? (size_t)n_kv_layers : 1;
     GR_TRY(
         gr_pass_reserve(p, GR_PASS_CROSS_SEQS, (layers + 1) * n * sizeof *p->cross_seqs, (void **)&p->cross_seqs, err));
     p->cross_wanted = p->cross_seqs + layers * n;

@@ -16,6 +16,16 @@ static graft_status check_ids(const gr_batch *b, int64_t vocab, graft_error *err
     return GRAFT_OK;
 }
 
+static bool is_whole(const gr_batch *b, int s) { return b->kv && b->kv[s] && b->kv[s]->whole; }
+
+/* Sequences that others continue, or that nobody sees, are read from the batch. */
+static graft_status check_whole(const gr_batch *b, int s, graft_error *err) {
+    const int parent = b->parent ? b->parent[s] : -1;
+    if ((parent < 0 || !is_whole(b, parent)) && !(is_whole(b, s) && (parent >= 0 || (b->blind && b->blind[s])))) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d is blind or continues another, but keys and values are read as they are kept",
+                   s);
+}
+
 static graft_status check_history(const gr_batch *b, int s, int n_layers, graft_error *err) {
     const gr_kv *kv = b->kv[s];
     if (kv->n_layers != n_layers)
@@ -25,6 +35,11 @@ static graft_status check_history(const gr_batch *b, int s, int n_layers, graft_
         const gr_kv_layer *layer = &kv->layers[l];
         int64_t room = 0;
         for (int i = 0; i < layer->n_targets; i++) room += layer->targets[i].n;
+        int64_t rows = 0;
+        for (int i = 0; i < layer->n_segments; i++) rows += layer->segments[i].n;
+        if (kv->whole && (!layer->n_targets || rows < b->bounds[s + 1] - b->bounds[s]))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: layer %d holds %lld rows, expected those of its %d tokens too", s, l,
+                           (long long)rows, b->bounds[s + 1] - b->bounds[s]);
         if (layer->n_targets && room < b->bounds[s + 1] - b->bounds[s])
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: layer %d has room for %lld rows, needs %d", s, l,
                            (long long)room, b->bounds[s + 1] - b->bounds[s]);
@@ -45,6 +60,7 @@ graft_status gr_batch_check(const gr_batch *b, int64_t vocab, int n_layers, int 
         if (b->parent && (b->parent[s] < -1 || b->parent[s] >= s))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d continues sequence %d, which is not an earlier one", s,
                            b->parent[s]);
+        GR_TRY(check_whole(b, s, err));
         int32_t adapter = gr_batch_adapter(b, s);
         if (adapter < -1 || adapter >= n_adapters)
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "sequence %d: adapter %d of %d", s, adapter, n_adapters);

@@ -8,10 +8,11 @@
 #include "io/hf_config.h"
 #include "kernel/kernel.h"
 
-/* Where keys and values of new tokens go: n rows at k and v, lds in elements, in the compute type. */
+/* Where keys and values of new tokens go: n rows at k and v, lds as of gr_kv_segment. */
 typedef struct gr_kv_target {
     void *k, *v;
     int64_t k_ld, v_ld, n;
+    gr_kv_format format;
 } gr_kv_target;
 
 /* One sequence in one layer: its history in order of position, and the targets into which the rows of the batch's
@@ -23,10 +24,13 @@ typedef struct gr_kv_layer {
     const gr_kv_target *targets;
 } gr_kv_layer;
 
-/* History of one sequence, n_layers entries. A shared prefix is a segment that several sequences name. */
+/* History of one sequence, n_layers entries. A shared prefix is a segment that several sequences name. Where rows are kept with
+ * less than the compute type has, the segments are `whole`: they hold the rows of the batch's tokens too, which attention then
+ * reads as they are kept. So it makes no difference in how many passes a sequence comes. */
 typedef struct gr_kv {
     int n_layers;
     const gr_kv_layer *layers;
+    bool whole; /* of a sequence without parent that no other one continues and that is not blind */
 } gr_kv;
 
 /* What a classification head is to say of sequences. */

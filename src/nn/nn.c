@@ -264,28 +264,27 @@ static graft_status head_norms(gr_run *run, const gr_nn_attention *a, gr_var **q
 }
 
 /* Rows of sequence s into its targets, which are filled one after the other. */
-static void keep_rows(const gr_nn_attention *a, const gr_array *from, int64_t k_column, int64_t begin, int64_t end,
+static void keep_rows(gr_device *d, const gr_nn_attention *a, const gr_array *from, int64_t k_column, int64_t begin, int64_t end,
                       const gr_kv_layer *kv) {
-    size_t size = gr_dtype_bytes(from->dtype, 1);
-    int64_t width = (int64_t)a->n_kv_heads * a->head_dim, ld = from->shape.d[1];
-    const char *rows = from->data;
-    size_t k_at = (size_t)k_column * size, bytes = (size_t)width * size;
+    const int64_t width = (int64_t)a->n_kv_heads * a->head_dim, ld = from->shape.d[1];
+    const size_t size = gr_dtype_bytes(from->dtype, 1);
     for (int i = 0; i < kv->n_targets && begin < end; i++) {
         const gr_kv_target *to = &kv->targets[i];
-        for (int64_t r = 0; r < to->n && begin < end; r++, begin++) {
-            const char *k = rows + (size_t)(begin * ld) * size + k_at;
-            memcpy((char *)to->k + (size_t)(r * to->k_ld) * size, k, bytes);
-            memcpy((char *)to->v + (size_t)(r * to->v_ld) * size, k + bytes, bytes);
-        }
+        const int64_t n = GR_MIN(to->n, end - begin);
+        const char *k = (const char *)from->data + (size_t)(begin * ld + k_column) * size, *v = k + (size_t)width * size;
+        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, k, ld, to->k, to->k_ld);
+        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, v, ld, to->v, to->v_ld);
+        begin += n;
     }
 }
 
 void gr_nn_keep_rows(gr_run *run, const gr_nn_attention *a, const gr_var *from, int64_t k_column) {
     const gr_batch *b = run->batch;
     const gr_array *rows = gr_var_array(from);
+    gr_device *d = gr_tape_device(run->tape);
     if (!b->kv || gr_tape_is_dry(run->tape)) return;
     for (int s = 0; s < b->n_seqs; s++)
-        if (b->kv[s]) keep_rows(a, rows, k_column, b->bounds[s], b->bounds[s + 1], &b->kv[s]->layers[a->layer]);
+        if (b->kv[s]) keep_rows(d, a, rows, k_column, b->bounds[s], b->bounds[s + 1], &b->kv[s]->layers[a->layer]);
 }
 
 /* The table of the bias as an input of attention; NULL where there is none. */

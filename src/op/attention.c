@@ -252,8 +252,17 @@ static void zero_gradient(const gr_op_call *c, int i) {
     gr_op_zero(c->dev, d->dtype, gr_rows(d), gr_cols(d), d->data, gr_cols(d));
 }
 
+static graft_status want_computed(const gr_attention_params *p, graft_error *err) {
+    for (int s = 0; s < p->n_seqs; s++)
+        for (int i = 0; i < p->seqs[s].n_history; i++)
+            if (p->seqs[s].history[i].format != GR_KV_COMPUTED)
+                return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "sequence %d: the gradient needs keys and values in the compute type", s);
+    return GRAFT_OK;
+}
+
 static graft_status backward(gr_op_call *c, graft_error *err) {
     const gr_attention_params *p = c->params;
+    GR_TRY(want_computed(p, err));
     sizes z = measure(p);
     gr_attention a;
     space w;

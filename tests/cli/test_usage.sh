@@ -186,6 +186,13 @@ c=$("$GRAFT" generate -m "$small" -p red -n 3 --json --prompt-lookup-num-tokens 
 [ "${c%%prompt_per*}" = "${b%%prompt_per*}" ] || fail "graft generate --prompt-lookup-num-tokens: $c"
 expect 2 'beam search does not look tokens up' "$GRAFT" generate -m "$small" -p red --num-beams 2 --prompt-lookup-num-tokens 4
 expect 2 'with prompt_lookup_num_tokens, found 3' "$GRAFT" generate -m "$small" -p red --max-matching-ngram-size 3
+# Keys and values in less than they are computed in; what would change nothing is refused.
+for kept in auto f32 bf16 int8; do
+    c=$("$GRAFT" generate -m "$small" -p red -n 3 --json --dtype f32 --kv-cache-dtype $kept) && [[ $c == *'"kv_bytes": '* ]] || fail "--kv-cache-dtype $kept: $c"
+done
+"$GRAFT" generate -m "$small" -p red -n 3 --dtype bf16 --kv-cache-dtype int8 >"$tmp/kept" || fail "--kv-cache-dtype int8 of bf16"
+expect 2 'computed in bf16, found f32' "$GRAFT" generate -m "$small" -p red -n 3 --dtype bf16 --kv-cache-dtype f32
+expect 2 'expected auto, f32, bf16 or int8, found q4' "$GRAFT" chat -m "$small" -p hi -n 3 --kv-cache-dtype q4
 json=$("$GRAFT" chat -m "$small" -p hi -n 3 --json)
 [[ $json == '{"role": "assistant", "content": "'*'"completion_tokens": 3}' ]] || fail "graft chat --json: $json"
 # graft forward writes the file that is named and touches no other.

@@ -254,7 +254,7 @@ static void kept_sources_give_the_same_bits(void **state) {
         pairs all;
         fill(&all, m, 0, PAIRS, 0, -1);
         float *x = test_logits(m->model, NULL, &all.target.batch);
-        assert_ok(gr_kv_store_new(m->model, &store, &err));
+        assert_ok(gr_kv_store_new(m->model, GR_KV_COMPUTED, &store, &err));
         for (int s = 0; s < PAIRS; s++) {
             gr_kv_seq_init(&sources[s], store);
             gr_kv_seq_init(&targets[s], store);

@@ -50,6 +50,8 @@ static graft_generate_options setting(int k, const char *adapter) {
     if (k % 7 == 3) o.stop = stop, o.n_stop = 2;
     if (k % 7 == 5) o.max_new_tokens = 1;
     if (k % 2) o.max_batch = 3;
+    if (k % 3 == 0) o.kv_cache_dtype = GRAFT_KV_INT8;
+    if (k % 6 == 1) o.kv_cache_dtype = GRAFT_KV_BF16;
     return o;
 }
 

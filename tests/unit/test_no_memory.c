@@ -42,6 +42,7 @@ static graft_status generate_with(const loaded *l) {
     o.n_stop = 2;
     o.adapter = "a";
     o.max_batch = 3;
+    o.kv_cache_dtype = GRAFT_KV_INT8;
     o.sampling = (graft_sampling){.temperature = 1.2, .top_k = 20, .top_p = 0.9, .min_p = 0.01, .repeat_penalty = 1.1, .seed = 4};
     graft_status st = graft_session_new(l->m, l->tok, &s, NULL);
     if (st == GRAFT_OK) {

@@ -183,14 +183,14 @@ static void history_equals_whole_sequence(void **state) {
         float *x = test_logits(m->model, NULL, &b.batch);
         for (int l = 0; l < layers; l++) { /* two targets and two segments: pages of a cache */
             float *kl = k + l * N * width, *vl = w + l * N * width;
-            targets[l][0] = (gr_kv_target){kl, vl, width, width, 4};
-            targets[l][1] = (gr_kv_target){kl + 4 * width, vl + 4 * width, width, width, 5};
+            targets[l][0] = (gr_kv_target){kl, vl, width, width, 4, GR_KV_COMPUTED};
+            targets[l][1] = (gr_kv_target){kl + 4 * width, vl + 4 * width, width, width, 5, GR_KV_COMPUTED};
             segments[l][0] = (gr_kv_segment){.k = kl, .v = vl, .k_ld = width, .v_ld = width, .n = 4};
             segments[l][1] = (gr_kv_segment){.k = kl + 4 * width, .v = vl + 4 * width, .k_ld = width, .v_ld = width, .n = 5,
                                              .pos = 4};
             kv_layers[l] = (gr_kv_layer){.n_targets = 2, .targets = targets[l]};
         }
-        gr_kv kv = {layers, kv_layers};
+        gr_kv kv = {.n_layers = layers, .layers = kv_layers};
         const gr_kv *const list[] = {&kv};
         test_fill_batch(&b, vocab, 1, &cut, seeds);
         b.batch.kv = list;

@@ -103,6 +103,7 @@ size_t gr_attention_blocks_scratch(const gr_attention *a, bool backward) {
 typedef struct item {
     const gr_attention *a;
     const gr_attention_seq *seq;
+    const gr_cpu_kernels *cpu;
     const gr_product_kernels *k;
     const gr_attention_rows *rows;
     const gr_row_kernels *plain; /* F32 */
@@ -144,7 +145,7 @@ static float *acc_at(const item *t, int h, int64_t i) {
     return t->w.acc + ((int64_t)h * chunk_positions(t->a) + i) * t->dim;
 }
 
-/* Rows [key0, key0 + n_keys) of the concatenated segments, one head: where they stand, or copied together. */
+/* Rows [key0, key0 + n_keys) of the concatenated segments, one head: where they stand, or copied together and decoded. */
 static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
     const gr_attention *a = t->a;
     int64_t first = 0, size = (int64_t)gr_type_size(a->dt), col = (int64_t)t->kv_head * t->dim;
@@ -154,6 +155,11 @@ static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
         if (begin >= end) continue;
         const void *from = values ? seg->v : seg->k;
         int64_t seg_ld = values ? seg->v_ld : seg->k_ld;
+        if (seg->format != GR_KV_COMPUTED) {
+            for (int64_t j = begin; j < end; j++)
+                gr_kept_row(t->cpu, a, seg, values, t->kv_head, j - first, to + (j - t->key0) * t->dim * size);
+            continue;
+        }
         if (end - begin == t->n_keys) {
             *ld = seg_ld;
             return gr_at_const(from, a->dt, (begin - first) * seg_ld + col);
@@ -482,6 +488,7 @@ static item make_item(const job *j, int thread) {
     const gr_product_kernels *k = products(j);
     char *scratch = (char *)a->scratch + gr_bias_bytes(a);
     return (item){.a = a,
+                  .cpu = gr_cpu(j->d),
                   .k = k,
                   .rows = gr_cpu(j->d)->attention_rows[gr_type_index(a->dt)],
                   .plain = gr_cpu(j->d)->rows[gr_type_index(GR_F32)],

@@ -50,6 +50,10 @@ static inline uint64_t gr_attention_drop_stream(const gr_attention *a, int head,
     return a->drop.stream ^ (((uint64_t)head + 1) << 32 | (uint64_t)block) * 0xD6E8FEB86659FD93u;
 }
 
+/* One head of row j of a segment's keys or values, decoded to `to` in the compute type. */
+void gr_kept_row(const gr_cpu_kernels *k, const gr_attention *a, const gr_kv_segment *seg, bool values, int kv_head, int64_t j,
+                 void *to);
+
 /* Scratch of one thread, a multiple of 64 bytes: what any level needs. */
 size_t gr_attention_thread_scratch(const gr_attention *a, bool backward);
 size_t gr_attention_blocks_scratch(const gr_attention *a, bool backward); /* of attention.c */

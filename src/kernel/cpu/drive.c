@@ -445,6 +445,7 @@ const gr_kernels gr_cpu_table = {
     .rope = rope,
     .gated = gated,
     .gated_backward = gated_backward,
+    .keep_kv = gr_cpu_keep_kv,
     .attention = attention,
     .attention_backward = attention_backward,
     .embedding_backward = embedding_backward,

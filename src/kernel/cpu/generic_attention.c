@@ -63,7 +63,7 @@ size_t gr_attention_thread_scratch(const gr_attention *a, bool backward) {
     size_t keys = 0, dim = (size_t)a->head_dim;
     for (int s = 0; s < a->n_seqs; s++) keys = GR_MAX(keys, (size_t)gr_attention_keys(&a->seqs[s]));
     size_t group = (size_t)(a->n_heads / a->n_kv_heads);
-    size_t n = backward ? keys * dim * 2 + dim + group * gr_bias_span(a) : keys + dim;
+    size_t n = backward ? keys * dim * 2 + dim + group * gr_bias_span(a) : keys + 2 * dim;
     size_t bytes = (n * (a->dt == GR_F64 ? sizeof(double) : sizeof(float)) + 63) / 64 * 64;
     return GR_MAX(bytes, gr_attention_blocks_scratch(a, backward));
 }
@@ -103,11 +103,11 @@ static void forward_item(void *arg, size_t begin, size_t end, int thread) {
         float *narrow = scratch_of(w, thread);
         for (int64_t i = 0; i < seq->q_len; i++) {
             if (a->dt == GR_F64)
-                forward_row_f64(a, seq, head, i, wide, wide + keys);
+                forward_row_f64(a, seq, head, i, wide, wide + keys, wide + keys + a->head_dim);
             else if (a->dt == GR_F32)
-                forward_row_f32(a, seq, head, i, narrow, narrow + keys);
+                forward_row_f32(a, seq, head, i, narrow, narrow + keys, narrow + keys + a->head_dim);
             else
-                forward_row_bf16(a, seq, head, i, narrow, narrow + keys);
+                forward_row_bf16(a, seq, head, i, narrow, narrow + keys, (uint16_t *)(void *)(narrow + keys + a->head_dim));
         }
     }
 }

@@ -10,9 +10,17 @@ static S NAME(bias)(const gr_attention *a, const gr_kv_segment *seg, int64_t row
     return ((const S *)gr_bias_of_head(a, head))[gr_bias_at(a, seg->pos + row - q_pos)];
 }
 
-/* One query row against all keys. scores: as many as there are keys; acc: head_dim. */
+static const T *NAME(row_of)(const gr_attention *a, const gr_kv_segment *seg, bool values, int kv_head, int64_t j, T *row) {
+    const T *at = values ? seg->v : seg->k;
+    if (seg->format == GR_KV_COMPUTED) return at + j * (values ? seg->v_ld : seg->k_ld) + (int64_t)kv_head * a->head_dim;
+    gr_kept_row(NULL, a, seg, values, kv_head, j, row);
+    return row;
+}
+
+/* One query row against all keys. scores: as many as there are keys; acc: head_dim; row: one
+ * row of a head. */
 static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq, int head, int64_t i, S *scores,
-                              S *acc) {
+                              S *acc, T *row) {
     const int kv_head = head / (a->n_heads / a->n_kv_heads), dim = a->head_dim;
     const T *q = (const T *)a->q + (seq->q_begin + i) * a->q_ld + (int64_t)head * dim;
     T *out = (T *)a->out + (seq->q_begin + i) * a->out_ld + (int64_t)head * dim;
@@ -23,7 +31,7 @@ static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq
             const gr_kv_segment *seg = &seq->segments[s];
             scores[n] = -(S)INFINITY;
             if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
-            const T *k = (const T *)seg->k + j * seg->k_ld + (int64_t)kv_head * dim;
+            const T *k = NAME(row_of)(a, seg, false, kv_head, j, row);
             S dot = 0;
             for (int c = 0; c < dim; c++) dot += LOAD(q[c]) * LOAD(k[c]);
             scores[n] = dot * (S)a->scale + NAME(bias)(a, seg, j, head, seq->q_pos + i);
@@ -37,7 +45,7 @@ static void NAME(forward_row)(const gr_attention *a, const gr_attention_seq *seq
             const gr_kv_segment *seg = &seq->segments[s];
             const S factor = (S)drop_factor(a, seq->q_begin + i, head, n, keep);
             if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
-            const T *v = (const T *)seg->v + j * seg->v_ld + (int64_t)kv_head * dim;
+            const T *v = NAME(row_of)(a, seg, true, kv_head, j, row);
             S p = EXP(scores[n] - max);
             sum += p;
             p *= factor;
