@@ -5,31 +5,37 @@
  * and a shift by t = (1 - c) b. Both are the same for a whole step and are made once in front of its passes;
  * dm = (dc - b dt) / norm is taken behind them, and where
  * b is trained too (1 - c) dt is added to what came to it as a part of y. A row of zeros has no direction: c is 1 and dm is 0 there, where the
- * reference gives NaN. */
+ * reference gives NaN.
+ *
+ * Where inputs are dropped out, in training, what DoRA adds to y sees x' = drop(x) and y itself x: y + (c - 1) W x' + c s B A x' (op
+ * dora), with a second product of W; b is no part of it. On the head, whose logits are never held whole, the op of the loss does both, in
+ * front of the bias. */
 #include <math.h>
 
 #include "adapter/lora.h"
 
 enum { BLOCK_ROWS = 64 };
 
-graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
+graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, bool dropout, graft_error *err) {
     const gr_site *site = p->site;
     gr_shape shape = gr_shape1(site->out);
-    if (site->role == GR_ROLE_HEAD)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s'", a->where,
-                       site->name);
+    const bool head = site->role == GR_ROLE_HEAD, shifts = site->bias && !head;
+    if (head && dropout && a->trainable && gr_model_get_config(a->model)->task == GR_TASK_SEQ_CLS)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora with lora_dropout is not supported where LoRA adapts '%s', the classifier",
+                       a->where, site->name);
     if (a->scale != 1)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: DoRA's directions cannot be scaled by %g", a->where, a->scale);
     const char *name = gr_adapter_text(a, err, "base_model.model.%s.lora_magnitude_vector", site->name);
     if (!name) return GRAFT_ERR_MEMORY;
     GR_TRY(gr_adapter_new_param(a, name, &shape, true, &p->magnitude, err));
     GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->factor, err));
-    if (site->bias) GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->shift, err));
+    if (shifts) GR_TRY(gr_adapter_new_param(a, name, &shape, false, &p->shift, err));
     if (!(p->norm = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->norm))) return gr_fail_memory(err);
-    if (site->bias) {
+    if (shifts) {
         if (!(p->bias = gr_arena_alloc(&a->arena, (size_t)site->out * sizeof *p->bias))) return gr_fail_memory(err);
         GR_TRY(gr_model_read_tensor(a->model, site->bias_tensor, 0, site->out, p->bias, err));
     }
+    if (dropout && !head && site->role != GR_ROLE_EMBED) GR_TRY(gr_lora_make_matrix(a, site, &p->w, err));
     return gr_adapter_add(a, name, p->magnitude, gr_adapter_depth(a->model, site), err);
 }
 
@@ -184,4 +190,16 @@ graft_status gr_dora_scale(gr_run *run, const gr_run_adapter *rows, const gr_lor
     gr_var_drop(in[1]);
     gr_var_drop(in[2]);
     return GRAFT_OK;
+}
+
+graft_status gr_dora_dropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout, gr_var *x,
+                             gr_var **y, graft_error *err) {
+    gr_dora_params params = {.w = p->w, .column = column, .scale = p->scale, .n_ranges = rows->n_ranges, .ranges = rows->ranges,
+                             .dropout = dropout, .seed = run->batch->seed, .stream = p->stream, .key = run->dropout_key};
+    const gr_param *const own[3] = {p->a, p->b, p->factor};
+    gr_var *in[5] = {*y, x};
+    for (int i = 0; i < 3; i++) GR_TRY(gr_nn_leaf(run->tape, own[i], &in[2 + i], err));
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_dora, in, 5, &params, y, err));
+    for (int i = 2; i < 5; i++) gr_var_drop(in[i]);
+    return p->own_a ? gr_lora_start_redropped(run, rows, p, column, dropout, x, y, err) : GRAFT_OK;
 }

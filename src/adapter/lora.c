@@ -9,6 +9,7 @@
 
 void gr_lora_free(gr_adapter *a) {
     gr_lora *s = a->state;
+    for (size_t i = 0; s->pairs && i < s->n_pairs; i++) gr_matrix_free(s->pairs[i].w);
     gr_lora_free_config(&s->config);
 }
 
@@ -73,7 +74,7 @@ static graft_status add_pair(gr_adapter *a, const gr_site *site, bool fresh, uin
         else if (fresh) initialise(s, p, seed);
     }
     s->pair_of_site[site->index] = (int)s->n_pairs++;
-    if (s->config.dora) GR_TRY(gr_dora_add(a, p, err));
+    if (s->config.dora) GR_TRY(gr_dora_add(a, p, s->config.dropout > 0, err));
     return site->role == GR_ROLE_HEAD ? gr_lora_make_identity(a, p, err) : GRAFT_OK;
 }
 
@@ -104,6 +105,21 @@ graft_status gr_lora_rescale(gr_adapter *a, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* DoRA takes the norms of the base's rows. */
+static graft_status check_head(const gr_adapter *a, graft_error *err) {
+    const gr_lora *s = a->state;
+    for (size_t i = 0; i < s->n_pairs; i++) {
+        const gr_site *site = s->pairs[i].site;
+        if (site->role != GR_ROLE_HEAD) continue;
+        const bool tied = gr_model_head_is_tied(a->model) && !gr_variant_unties(a->variant);
+        const char *tensor = tied ? gr_model_embedding_site(a->model)->weight_tensor : site->weight_tensor;
+        if (gr_variant_find(a->variant, tensor))
+            return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: use_dora is not supported where LoRA adapts '%s' and modules_to_save has its weight",
+                           a->where, site->name);
+    }
+    return GRAFT_OK;
+}
+
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {
     gr_lora *s = a->state;
     const gr_site **sites;
@@ -122,12 +138,22 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     if (!n_extra) return GRAFT_OK;
     bool untie = !s->config.ensure_weight_tying;
     GR_TRY(gr_adapter_add_variant(a, tensors, stored, n_extra, untie, err));
+    if (s->config.dora) GR_TRY(check_head(a, err));
     return !untie && gr_model_head_is_tied(a->model) ? add_tied_copy(a, err) : GRAFT_OK;
 }
 
 static void write_config(const gr_adapter *a, gr_buf *b) {
     const gr_lora *s = a->state;
     gr_lora_write_config(&s->config, b);
+}
+
+static graft_status dora_dropped(const gr_lora *s, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, double dropout, gr_var *x,
+                                 gr_var **y, graft_error *err) {
+    for (int i = 0; i < l->n_parts; i++) {
+        int at = s->pair_of_site[l->site[i]->index];
+        if (at >= 0) GR_TRY(gr_dora_dropped(run, rows, &s->pairs[at], l->offset[i], dropout, x, y, err));
+    }
+    return GRAFT_OK;
 }
 
 graft_status gr_lora_linear(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
@@ -141,6 +167,7 @@ graft_status gr_lora_linear(gr_adapter *a, gr_run *run, const gr_run_adapter *ro
     if (l->site[0]->role == GR_ROLE_HEAD) return GRAFT_OK; /* see head */
     if (l->n_parts > GR_LORA_PAIRS)
         return gr_fail(err, GRAFT_ERR_INTERNAL, "a product of %d parts, LoRA takes %d", l->n_parts, GR_LORA_PAIRS);
+    if (s->config.dora && params.dropout > 0) return dora_dropped(s, run, rows, l, params.dropout, x, y, err);
     for (int i = 0; i < l->n_parts; i++) {
         int at = s->pair_of_site[l->site[i]->index];
         if (at < 0 || apart) continue;
@@ -234,6 +261,9 @@ graft_status gr_lora_head(gr_adapter *a, gr_run *run, const gr_run_adapter *rows
     gr_var_drop(in[2]);
     gr_var_drop(in[3]);
     GR_TRY(gr_nn_leaf(run->tape, p->b, &out[*n].b, err));
+    out[*n].factor = NULL;
+    out[*n].rows = (gr_head_rows){.n_ranges = rows->n_ranges, .ranges = rows->ranges, .dropout = params.dropout, .stream = p->stream};
+    if (p->factor) GR_TRY(gr_nn_leaf(run->tape, p->factor, &out[*n].factor, err));
     (*n)++;
     return GRAFT_OK;
 }

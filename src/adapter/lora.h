@@ -63,6 +63,7 @@ typedef struct gr_lora_pair {
     double *norm;
     float *bias;
     const gr_param *own_bias; /* the bias where it is trained, NULL: it is the base's */
+    gr_matrix *w;             /* with dropout: the site's weight alone, for a product of its own */
     /* Where it starts from the weight's own factors, else NULL: what is trained, the first half of a and of b; r counts both
      * halves. b_start: the second half of b apart, (out, r / 2), where there is dropout. */
     gr_param *own_a, *own_b;
@@ -100,19 +101,26 @@ void gr_lora_start_loaded(gr_adapter *a, const gr_lora_pair *p);
 /* y += s B drop(x) A^T of the first half, and of the second without dropout. */
 graft_status gr_lora_start_dropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout,
                                    gr_var *x, gr_var **y, graft_error *err);
+/* y -= s B drop(x) A^T - s B x A^T of the second half, which is part of the weight that the first one is added to. */
+graft_status gr_lora_start_redropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout,
+                                     gr_var *x, gr_var **y, graft_error *err);
 
 /* loftq.c: whether a base can begin so; A and B of a pair. */
 graft_status gr_loftq_check(gr_adapter *a, const gr_lora_config *c, const gr_site *const *sites, size_t n, graft_error *err);
 graft_status gr_loftq_fill(gr_adapter *a, gr_lora_pair *p, graft_error *err);
 
 /* dora.c */
-graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, graft_error *err);
+graft_status gr_dora_add(gr_adapter *a, gr_lora_pair *p, bool dropout, graft_error *err);
 graft_status gr_dora_initialise(gr_adapter *a, gr_lora_pair *p, graft_error *err);
 graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graft_error *err);
 void gr_dora_collect(gr_lora_pair *p);
 /* The pair's columns of *y, which begin at `column`, once LoRA's delta is in them. */
 graft_status gr_dora_scale(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, gr_var **y,
                            graft_error *err);
+
+/* The same in place of LoRA's delta, with dropout. */
+graft_status gr_dora_dropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout, gr_var *x,
+                             gr_var **y, graft_error *err);
 
 /* `plan`: AdaLoRA's configuration, which has these keys too. */
 graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool fresh, const gr_rank_plan *plan, gr_lora_config *c,
@@ -141,6 +149,8 @@ void gr_kin_write_end(gr_buf *b, const gr_lora_config *c, bool conv);
 typedef graft_status (*gr_kin_add)(gr_adapter *a, size_t i, const gr_site *site, bool fresh, uint64_t seed, graft_error *err);
 graft_status gr_kin_create(gr_adapter *a, const gr_site *const *sites, size_t n, bool fresh, uint64_t seed, gr_kin_add add,
                            graft_error *err);
+/* The site's weight as a matrix of its own, whatever product it is a part of. */
+graft_status gr_lora_make_matrix(gr_adapter *a, const gr_site *site, gr_matrix **out, graft_error *err);
 /* A parameter under "base_model.model.SITE.name"; uniform within +-bound where it is new and bound is above 0. */
 graft_status gr_kin_param(gr_adapter *a, const gr_site *site, const char *name, gr_shape shape, double bound, bool fresh,
                           uint64_t seed, gr_param **out, graft_error *err);

@@ -190,8 +190,6 @@ graft_status gr_lora_read_config(gr_adapter *a, const gr_json_value *json, bool 
     GR_TRY(gr_config_bool(a, json, "fan_in_fan_out", &c->fan_in_fan_out, err));
     GR_TRY(gr_config_bool(a, json, "use_rslora", &c->rslora, err));
     GR_TRY(gr_config_bool(a, json, "use_dora", &c->dora, err));
-    if (fresh && c->dora && c->dropout > 0)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: lora_dropout is not supported with use_dora", a->where);
     GR_TRY(gr_config_bool(a, json, "ensure_weight_tying", &c->ensure_weight_tying, err));
     GR_TRY(read_bias(a, json, c, err));
     GR_TRY(read_init(a, json, fresh, c, err));

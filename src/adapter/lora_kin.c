@@ -17,6 +17,15 @@ graft_status gr_kin_read(gr_adapter *a, const gr_json_value *json, bool fresh, i
     return gr_lora_read_chosen(a, json, &s->config, err);
 }
 
+graft_status gr_lora_make_matrix(gr_adapter *a, const gr_site *site, gr_matrix **out, graft_error *err) {
+    const gr_weight *w;
+    gr_matrix_spec spec = {.name = site->name, .n_parts = 1, .dt = gr_model_dtype(a->model)};
+    GR_TRY(gr_model_get_weight(a->model, site->weight_tensor, &w, err));
+    spec.part[0] = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
+                                    .transposed = site->transposed && !w->turned};
+    return gr_matrix_new(gr_model_device(a->model), &spec, out, err);
+}
+
 graft_status gr_kin_refuse_dropouts(gr_adapter *a, const gr_json_value *json, graft_error *err) {
     static const char *const dropouts[] = {"rank_dropout", "module_dropout"};
     for (size_t i = 0; i < GR_COUNT(dropouts); i++) {

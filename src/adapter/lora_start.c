@@ -137,26 +137,35 @@ void gr_lora_start_loaded(gr_adapter *a, const gr_lora_pair *p) {
     }
 }
 
+/* y += scale * B drop(x) A^T of the first half, which is trained, or of the second. */
+static graft_status add_half(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, bool second, int64_t column, double scale,
+                             double dropout, gr_var *x, gr_var **y, graft_error *err) {
+    gr_lora_params params = {.column = {column}, .scale = {scale}, .n_ranges = rows->n_ranges, .ranges = rows->ranges,
+                             .dropout = dropout, .seed = run->batch->seed, .stream = {p->stream}, .key = run->dropout_key};
+    gr_array a0 = {p->a->dtype, p->own_a->shape, element(p->a, p->a->value, p->own_a->n)};
+    gr_array b0 = {p->b->dtype, p->own_b->shape, p->b_start};
+    gr_var *in[4] = {*y, x, NULL, NULL};
+    if (second) {
+        GR_TRY(gr_tape_leaf(run->tape, &a0, NULL, &in[2], err));
+        GR_TRY(gr_tape_leaf(run->tape, &b0, NULL, &in[3], err));
+    } else {
+        GR_TRY(gr_nn_leaf(run->tape, p->own_a, &in[2], err));
+        GR_TRY(gr_nn_leaf(run->tape, p->own_b, &in[3], err));
+    }
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_lora, in, 4, &params, y, err));
+    gr_var_drop(in[2]);
+    gr_var_drop(in[3]);
+    return GRAFT_OK;
+}
+
 graft_status gr_lora_start_dropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout,
                                    gr_var *x, gr_var **y, graft_error *err) {
-    int64_t r = p->r / 2;
-    gr_lora_params params = {.column = {column}, .scale = {p->scale}, .n_ranges = rows->n_ranges, .ranges = rows->ranges,
-                             .dropout = dropout, .seed = run->batch->seed, .stream = {p->stream}, .key = run->dropout_key};
-    gr_array a0 = {p->a->dtype, p->own_a->shape, element(p->a, p->a->value, r * p->site->in)};
-    gr_array b0 = {p->b->dtype, p->own_b->shape, p->b_start};
-    for (int half = 0; half < 2; half++) {
-        gr_var *in[4] = {*y, x, NULL, NULL};
-        if (half == 0) {
-            GR_TRY(gr_nn_leaf(run->tape, p->own_a, &in[2], err));
-            GR_TRY(gr_nn_leaf(run->tape, p->own_b, &in[3], err));
-        } else {
-            GR_TRY(gr_tape_leaf(run->tape, &a0, NULL, &in[2], err));
-            GR_TRY(gr_tape_leaf(run->tape, &b0, NULL, &in[3], err));
-            params.dropout = 0;
-        }
-        GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_lora, in, 4, &params, y, err));
-        gr_var_drop(in[2]);
-        gr_var_drop(in[3]);
-    }
-    return GRAFT_OK;
+    GR_TRY(add_half(run, rows, p, false, column, p->scale, dropout, x, y, err));
+    return add_half(run, rows, p, true, column, p->scale, 0, x, y, err);
+}
+
+graft_status gr_lora_start_redropped(gr_run *run, const gr_run_adapter *rows, const gr_lora_pair *p, int64_t column, double dropout,
+                                     gr_var *x, gr_var **y, graft_error *err) {
+    GR_TRY(add_half(run, rows, p, true, column, -p->scale, dropout, x, y, err));
+    return add_half(run, rows, p, true, column, p->scale, 0, x, y, err);
 }

@@ -101,15 +101,6 @@ static graft_status choose_block(gr_adapter *a, rotation *t, bool fresh, graft_e
     return GRAFT_OK;
 }
 
-static graft_status make_matrix(gr_adapter *a, rotation *t, graft_error *err) {
-    const gr_weight *w;
-    gr_matrix_spec spec = {.name = t->site->name, .n_parts = 1, .dt = gr_model_dtype(a->model)};
-    GR_TRY(gr_model_get_weight(a->model, t->site->weight_tensor, &w, err));
-    spec.part[0] = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
-                                    .transposed = t->site->transposed && !w->turned};
-    return gr_matrix_new(gr_model_device(a->model), &spec, &t->w, err);
-}
-
 static graft_status add_site(gr_adapter *a, const gr_site *site, bool fresh, uint64_t seed, graft_error *err) {
     struct oft *s = a->state;
     rotation *t = &s->of[s->n];
@@ -123,7 +114,7 @@ static graft_status add_site(gr_adapter *a, const gr_site *site, bool fresh, uin
     const gr_shape shape = gr_shape2(t->n_blocks * t->block, t->block);
     GR_TRY(gr_adapter_new_param(a, site->name, &shape, false, &t->d, err));
     s->of_site[site->index] = (int)s->n++;
-    return make_matrix(a, t, err);
+    return gr_lora_make_matrix(a, site, &t->w, err);
 }
 
 static graft_status create(gr_adapter *a, const gr_json_value *config, bool fresh, uint64_t seed, graft_error *err) {

@@ -132,9 +132,10 @@ graft_status gr_pass_pooled(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_
 }
 
 graft_status gr_pass_head(gr_pass *p, gr_var *hidden, int64_t begin, int64_t n, gr_var **out, graft_error *err) {
-    int32_t *rows;
-    GR_TRY(gr_pass_reserve(p, GR_PASS_HEAD_ROWS, (size_t)n * sizeof *rows, (void **)&rows, err));
-    return gr_nn_logits(gr_pass_run_wanted(p), &p->modules->head, hidden, begin, n, rows, out, err);
+    void *room;
+    gr_run *run = gr_pass_run_wanted(p);
+    GR_TRY(gr_pass_reserve(p, GR_PASS_HEAD_ROWS, gr_nn_logits_room(run, n), &room, err));
+    return gr_nn_logits(run, &p->modules->head, hidden, begin, n, room, out, err);
 }
 
 /* The rows that have a label, with label and weight of each. */
@@ -205,7 +206,7 @@ graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pa
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a model without a head has no loss", gr_model_path(p->model));
     int32_t *rows = NULL;
     int64_t n = 0;
-    enum { INPUTS = 3 + 2 * GR_HEAD_UPDATES };
+    enum { BIAS = 2 + 2 * GR_HEAD_UPDATES, FACTORS, INPUTS = FACTORS + GR_HEAD_UPDATES };
     gr_var *h, *in[INPUTS] = {NULL}, *loss;
     gr_head_update updates[GR_HEAD_UPDATES];
     int n_updates;
@@ -215,13 +216,16 @@ graft_status gr_pass_loss(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pa
     GR_TRY(gr_nn_head_updates(gr_pass_run_wanted(p), head, h, updates, &n_updates, err));
     in[0] = h;
     if (head->weight[0]) GR_TRY(gr_nn_leaf(t, head->weight[0], &in[1], err));
+    gr_cross_entropy_params params = {.head = head->matrix, .labels = p->labels, .weight = p->weights,
+                                      .losses = p->losses, .hits = p->hits, .seed = b->seed,
+                                      .key = gr_pass_run_wanted(p)->dropout_key};
     for (int i = 0; i < n_updates; i++) {
         in[2 + 2 * i] = updates[i].u;
         in[3 + 2 * i] = updates[i].b;
+        in[FACTORS + i] = updates[i].factor;
+        params.update[i] = updates[i].rows;
     }
-    gr_cross_entropy_params params = {.head = head->matrix, .labels = p->labels, .weight = p->weights,
-                                      .losses = p->losses, .hits = p->hits};
-    GR_TRY(gr_nn_head_bias(gr_pass_run_wanted(p), head, &in[INPUTS - 1], err));
+    GR_TRY(gr_nn_head_bias(gr_pass_run_wanted(p), head, &in[BIAS], err));
     GR_TRY(gr_tape_apply(t, &gr_op_cross_entropy_head, in, INPUTS, &params, &loss, err));
     for (int i = 0; i < INPUTS; i++) gr_var_drop(in[i]);
     gr_loss result = {.var = loss, .n_labels = n, .n_rows = n, .rows = rows, .losses = p->losses, .correct = p->hits};

@@ -122,12 +122,47 @@ static graft_status pick(gr_run *run, gr_var **x, int64_t n, const int32_t *rows
     return GRAFT_OK;
 }
 
-graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t begin, int64_t n, int32_t *rows,
+/* Rows of an update among rows [begin, begin + n); `to` has room for them. A range of no rows stands for none: none at all would mean
+ * every row. */
+static void cut_ranges(const gr_head_rows *u, int64_t begin, int64_t n, gr_row_range *to, gr_scale_columns_params *out) {
+    *out = (gr_scale_columns_params){.ranges = to};
+    for (int i = 0; i < u->n_ranges && u->ranges; i++) {
+        const gr_row_range r = {GR_MAX(u->ranges[i].begin - begin, (int64_t)0), GR_MIN(u->ranges[i].end - begin, n)};
+        if (r.begin < r.end) to[out->n_ranges++] = r;
+    }
+    if (u->n_ranges && !out->n_ranges) to[out->n_ranges++] = (gr_row_range){0, 0};
+}
+
+static graft_status add_update(gr_run *run, gr_head_update *u, int64_t n, const int32_t *rows, const gr_scale_columns_params *scale,
+                               gr_var **y, graft_error *err) {
+    if (n >= 0) GR_TRY(pick(run, &u->u, n, rows, err));
+    gr_var *low[3] = {*y, u->u, u->b};
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_low_rank, low, 3, NULL, y, err));
+    gr_var_drop(u->u);
+    gr_var_drop(u->b);
+    if (!u->factor) return GRAFT_OK;
+    if (u->rows.dropout > 0) return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "dropout in front of logits that are scaled");
+    gr_var *in[2] = {*y, u->factor};
+    GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_scale_columns, in, 2, scale, y, err));
+    gr_var_drop(u->factor);
+    return GRAFT_OK;
+}
+
+size_t gr_nn_logits_room(const gr_run *run, int64_t n) {
+    size_t ranges = 0;
+    for (int i = 0; i < run->n_adapters; i++) ranges += (size_t)run->adapters[i].n_ranges + 1;
+    return ranges * sizeof(gr_row_range) + (size_t)n * sizeof(int32_t);
+}
+
+graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t begin, int64_t n, void *room,
                           gr_var **out, graft_error *err) {
     gr_head_update updates[GR_HEAD_UPDATES];
     gr_var *in[2] = {gr_var_keep(x), NULL}, *y;
+    gr_row_range *ranges = room;
     int n_updates;
     GR_TRY(gr_nn_head_updates(run, head, x, updates, &n_updates, err));
+    for (int i = 0; room && i < run->n_adapters; i++) ranges += run->adapters[i].n_ranges + 1;
+    int32_t *rows = (int32_t *)ranges;
     for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)(begin + i);
     if (n >= 0) GR_TRY(pick(run, &in[0], n, rows, err));
     if (head->weight[0]) GR_TRY(gr_nn_leaf(run->tape, head->weight[0], &in[1], err));
@@ -135,14 +170,15 @@ graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t
     GR_TRY(gr_tape_apply(run->tape, &gr_op_linear, in, in[1] ? 2 : 1, &params, &y, err));
     gr_var_drop(in[0]);
     gr_var_drop(in[1]);
-    GR_TRY(add_bias(run, head, &y, err));
+    ranges = room;
     for (int i = 0; i < n_updates; i++) {
-        if (n >= 0) GR_TRY(pick(run, &updates[i].u, n, rows, err));
-        gr_var *low[3] = {y, updates[i].u, updates[i].b};
-        GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_low_rank, low, 3, NULL, &y, err));
-        gr_var_drop(updates[i].u);
-        gr_var_drop(updates[i].b);
+        const gr_head_rows *u = &updates[i].rows;
+        gr_scale_columns_params scale = {.n_ranges = u->n_ranges, .ranges = u->ranges};
+        if (n >= 0) cut_ranges(u, begin, n, ranges, &scale);
+        if (n >= 0) ranges += u->n_ranges + 1;
+        GR_TRY(add_update(run, &updates[i], n, rows, &scale, &y, err));
     }
+    GR_TRY(add_bias(run, head, &y, err));
     *out = y;
     return GRAFT_OK;
 }
@@ -236,8 +272,8 @@ static void keep_rows(gr_device *d, const gr_nn_attention *a, const gr_array *fr
         const gr_kv_target *to = &kv->targets[i];
         const int64_t n = GR_MIN(to->n, end - begin);
         const char *k = (const char *)from->data + (size_t)(begin * ld + k_column) * size, *v = k + (size_t)width * size;
-        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, k, ld, to->k, to->k_ld, to->head);
-        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, v, ld, to->v, to->v_ld, to->head);
+        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, k, ld, to->k, to->k_ld);
+        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, v, ld, to->v, to->v_ld);
         begin += n;
     }
 }

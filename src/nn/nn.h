@@ -63,9 +63,10 @@ graft_status gr_nn_head_updates(gr_run *run, const gr_linear *head, gr_var *x, g
                                 graft_error *err);
 /* A leaf over the head's bias; *out is NULL where it has none. */
 graft_status gr_nn_head_bias(gr_run *run, const gr_linear *head, gr_var **out, graft_error *err);
-/* Logits in F32 (F64) of rows begin .. begin+n-1 of x, which are the rows in flight; n < 0: of all. `rows`: room for n
- * numbers, until the backward is done. */
-graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t begin, int64_t n, int32_t *rows,
+/* Logits in F32 (F64) of rows begin .. begin+n-1 of x, which are the rows in flight; n < 0: of all. `room`: gr_nn_logits_room
+ * bytes, until the backward is done; NULL where n < 0. */
+size_t gr_nn_logits_room(const gr_run *run, int64_t n);
+graft_status gr_nn_logits(gr_run *run, const gr_linear *head, gr_var *x, int64_t begin, int64_t n, void *room,
                           gr_var **out, graft_error *err);
 
 graft_status gr_nn_norm(gr_run *run, const gr_norm *n, double eps, gr_var *x, gr_var **out, graft_error *err);

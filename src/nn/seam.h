@@ -130,11 +130,13 @@ typedef struct gr_variant gr_variant; /* model/model.h */
 typedef struct gr_run gr_run;         /* nn/nn.h: the running pass: tape, batch, rows in flight */
 typedef struct gr_nn_attention gr_nn_attention;
 
-/* logits += u B^T; the receiver drops both variables. */
+/* logits += u B^T in front of the bias, then on `rows` times the factor, as gr_op_cross_entropy_head has it; the receiver drops all
+ * variables. */
 typedef struct gr_head_update {
-    gr_var *u, *b; /* u (rows, r) in the compute type, b (vocab, r) a parameter */
+    gr_var *u, *b;  /* u (rows, r) in the compute type, b (vocab, r) a parameter */
+    gr_var *factor; /* (vocab), a parameter; NULL: none */
+    gr_head_rows rows;
 } gr_head_update;
-enum { GR_HEAD_UPDATES = 3 };
 
 /* Hooks get `self` first. Where they replace a variable they take over the old reference and give a new one. Any may
  * be NULL. The rows of x and y are run->n_rows rows in run->bounds (not always all tokens of the batch: the last layer

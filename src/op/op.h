@@ -13,7 +13,7 @@ typedef struct gr_array {
     void *data;
 } gr_array;
 
-enum { GR_OP_MAX_IN = 9, GR_OP_MAX_OUT = 3 };
+enum { GR_OP_MAX_IN = 12, GR_OP_MAX_OUT = 3 };
 
 /* Where only memory is planned (a dry tape) shape, saves and scratch are called as always, but every data pointer is a
  * mere mark: NULL absent, anything else present and not to be touched. The arrays of params may be NULL then. */

@@ -128,6 +128,19 @@ typedef struct gr_lora_params {
     const uint64_t *key;        /* T: identity of each row; NULL: the row number */
 } gr_lora_params;
 
+/* gr_op_dora: y[r, column .. column+n-1] += (c - 1) x'[r] W^T + c scale x'[r] A^T B^T for the covered rows r, x' = drop(x) and W (n,K);
+ * other rows and columns stay; in place. in 0: y (T,N); in 1: x (T,K); in 2: A (r,K), in 3: B (n,r), in 4: c (n); parameters. */
+typedef struct gr_dora_params {
+    gr_matrix *w;
+    int64_t column;
+    double scale;
+    int n_ranges;               /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+    double dropout;             /* inverted dropout of x */
+    uint64_t seed, stream;
+    const uint64_t *key;        /* T: identity of each row; NULL: the row number */
+} gr_dora_params;
+
 /* gr_op_low_rank: y = x + u B^T; in place of x. in 0: x (T,N) of the activations' type or of the parameters' (logits); in 1:
  * u (T,r); in 2: B (N,r), parameter. No parameters. */
 
@@ -215,9 +228,18 @@ typedef struct gr_gather_rows_params {
 /* gr_op_cross_entropy_head: sum over r of weight[r] * -log softmax(x[r] W^T + b + sum_i u_i[r] B_i^T)[label[r]], chunk by
  * chunk of rows, so that logits are never held for more than a chunk. in 0: x (R,C); in 1 (optional): the head's weight (V,C) as
  * a parameter, only its gradient matters; in 2 + 2i and in 3 + 2i (optional, i < 3): u_i (R,r_i) and B_i (V,r_i), parameter:
- * low-rank updates of the head; in 8 (optional): b (V), parameter. out: (1) F64. Rows whose label is negative count nothing.
+ * low-rank updates of the head; in 8 (optional): b (V), parameter; in 9 + i (optional): c (V), parameter: rows of update i have
+ * c (x W^T + u_i B_i^T) in place of that sum (DoRA), or with dropout x W^T + (c - 1) x' W^T + c u_i B_i^T, x' = drop(x), which excludes
+ * in 1. out: (1) F64. Rows whose label is negative count nothing.
  * The gradient of x is made in the forward, where the logits are; with a trainable head or bias, or updates, the backward makes
  * them again. */
+enum { GR_HEAD_UPDATES = 3 };
+typedef struct gr_head_rows { /* of an update with a factor, and what drops its input out; rows of two of them are disjoint */
+    int n_ranges;             /* 0: all rows */
+    const gr_row_range *ranges; /* ascending, disjoint */
+    double dropout;           /* 0: none */
+    uint64_t stream;
+} gr_head_rows;
 typedef struct gr_cross_entropy_params {
     gr_matrix *head;
     const int32_t *labels; /* R, below V (else GRAFT_ERR_ARGUMENT) */
@@ -225,6 +247,9 @@ typedef struct gr_cross_entropy_params {
     int64_t chunk;         /* rows at a time; 0: chosen by V */
     double *losses;        /* R, written: -log p of each row, without weight; NULL: not wanted */
     int32_t *hits;         /* R, written: 1 where the largest logit is the label's; NULL: not wanted */
+    gr_head_rows update[GR_HEAD_UPDATES];
+    uint64_t seed;         /* of dropout */
+    const uint64_t *key;   /* R; NULL: the row number */
 } gr_cross_entropy_params;
 
 /* gr_op_class_loss: sum over r of weight[r] * loss[r], the losses of transformers' classification heads, for R rows of L

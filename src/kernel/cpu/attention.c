@@ -9,9 +9,7 @@
  * Forward, per tile of queries of one head: S = Q K^T; online softmax; O = O * factor + P V.
  * Backward: P from lse; dV += P^T dO; dP = dO V^T; dS = P (dP - D) scale; dQ += dS K; dK += dS^T Q.
  * Dropout: zeros in P where it meets V and dO, and in dP; the factor of the others is that of the sums O and dV, and of dP.
- * All heads that share a key/value head use the packed block of keys together; few queries, as of a step that makes one token, are
- * one tile of all these heads. On tile registers that tile is then what is packed, and keys are multiplied as they lie, S^T = K Q^T,
- * or decoded on the way: elements are the same sums. Memory: a constant part per thread, and
+ * All heads that share a key/value head use the packed block of keys together. Memory: a constant part per thread, and
  * for the backward the float sums of dK and dV of one sequence and head. */
 #include <math.h>
 
@@ -23,8 +21,7 @@ enum {
     TILE = 48,           /* query rows of a tile: whole register tiles */
     STEP = 32,           /* query rows of a tile on tile registers: a step, and the longest step of any level */
     CHUNK_ROWS = 18 * TILE, /* query rows, all heads of the group, that use a packed block before the next is packed */
-    LANES = 16,
-    FEW = 16 /* rows of a tile that keys are multiplied with as they lie */
+    LANES = 16
 };
 
 static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
@@ -47,8 +44,6 @@ typedef struct space {
     char *k_t, *v_t, *k_panels, *v_panels;
     char *q_rows, *do_rows;     /* (heads, chunk, dim) packed type where A must be packed */
     char *q_panels, *do_panels; /* backward: (heads, tiles, panels of dim) */
-    char *q_few;                /* forward: a panel of FEW columns */
-    float *s_t;                 /* forward: (KEYS, FEW) */
     float *dk, *dv;             /* backward: (keys of the sequence, dim) */
     float *dbias;               /* backward: (heads of the group, gr_bias_span) */
     size_t bytes;
@@ -85,8 +80,6 @@ static space lay_out(const gr_attention *a, bool backward, int64_t max_keys, cha
     w.do_rows = carve(base, &at, backward ? rows * packed : 0);
     w.q_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
     w.do_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
-    w.q_few = carve(base, &at, backward ? 0 : packed * FEW);
-    w.s_t = carve(base, &at, backward ? 0 : KEYS * FEW * f);
     w.dk = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
     w.dv = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
     w.dbias = carve(base, &at, backward ? group * gr_bias_span(a) * f : 0);
@@ -118,11 +111,7 @@ typedef struct item {
     int kv_head, group, dim;
     int64_t tile;           /* query rows of a tile, at most TILE */
     int64_t q0, n_q;        /* the chunk, within the sequence's queries */
-    int64_t stride;         /* rows of a head in acc, max, lanes and q_rows */
-    bool few;               /* q_few is filled */
     int64_t key0, n_keys;   /* the block */
-    int seg0;               /* the first segment that reaches into it, and the number of that one's first key */
-    int64_t first0;
     int64_t key_pos;        /* position of its first key where all stand in order of position */
     bool in_order;
     size_t packed, step_bytes;
@@ -148,33 +137,19 @@ typedef struct operand {
 static operand rows_operand(const item *t, const void *where, int64_t ld, const char *packed, int h, int64_t i) {
     int64_t size = (int64_t)gr_type_size(t->a->dt), dim = round_up(t->dim, t->k->step);
     if (!t->k->pack_a[0]) return (operand){where, ld * size, size * t->k->step};
-    return (operand){packed + ((int64_t)h * t->stride + i) * dim * (int64_t)t->packed, dim * (int64_t)t->packed,
+    return (operand){packed + ((int64_t)h * chunk_positions(t->a) + i) * dim * (int64_t)t->packed, dim * (int64_t)t->packed,
                      (int64_t)t->step_bytes};
 }
 
 static float *acc_at(const item *t, int h, int64_t i) {
-    return t->w.acc + ((int64_t)h * t->stride + i) * t->dim;
+    return t->w.acc + ((int64_t)h * chunk_positions(t->a) + i) * t->dim;
 }
-
-/* The block from key0 on. */
-static void enter_block(item *t, int64_t key0, int64_t keys) {
-    const gr_kv_segment *seg = t->seq->segments;
-    if (key0 == 0) t->seg0 = 0, t->first0 = 0;
-    t->key0 = key0;
-    t->n_keys = GR_MIN(keys - key0, (int64_t)KEYS);
-    while (t->first0 + seg[t->seg0].n <= key0) t->first0 += seg[t->seg0++].n;
-}
-
-/* Segment s, whose first key is number `first`, over those of the block. */
-#define FOR_SEGMENTS(t, s, first)                                                                                      \
-    for (int64_t s = (t)->seg0, first = (t)->first0; s < (t)->seq->n_segments && first < (t)->key0 + (t)->n_keys;      \
-         first += (t)->seq->segments[s++].n)
 
 /* Rows [key0, key0 + n_keys) of the concatenated segments, one head: where they stand, or copied together and decoded. */
 static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
     const gr_attention *a = t->a;
-    const int64_t size = (int64_t)gr_type_size(a->dt);
-    FOR_SEGMENTS(t, s, first) {
+    int64_t first = 0, size = (int64_t)gr_type_size(a->dt), col = (int64_t)t->kv_head * t->dim;
+    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
         const gr_kv_segment *seg = &t->seq->segments[s];
         int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + seg->n);
         if (begin >= end) continue;
@@ -185,7 +160,6 @@ static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
                 gr_kept_row(t->cpu, a, seg, values, t->kv_head, j - first, to + (j - t->key0) * t->dim * size);
             continue;
         }
-        const int64_t col = t->kv_head * gr_kv_head_step(seg->format, t->dim, seg->head);
         if (end - begin == t->n_keys) {
             *ld = seg_ld;
             return gr_at_const(from, a->dt, (begin - first) * seg_ld + col);
@@ -216,7 +190,8 @@ static void times_panels(const item *t, int64_t m, int64_t n, operand a, int64_t
 static uint64_t seen_bits(const item *t, int64_t q_pos) {
     const gr_attention *a = t->a;
     uint64_t bits = 0;
-    FOR_SEGMENTS(t, s, first) {
+    int64_t first = 0;
+    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
         const gr_kv_segment *seg = &t->seq->segments[s];
         int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + seg->n);
         if (!seg->always && a->causal) end = GR_MIN(end, first + q_pos - seg->pos + 1);
@@ -238,7 +213,7 @@ static bool look(const item *t, int64_t i, int64_t m, view *v) {
     uint64_t all = 0;
     v->skip = m;
     for (int64_t r = 0; r < m; r++) {
-        v->seen[r] = i + r < t->n_q ? seen_bits(t, t->seq->q_pos + t->q0 + i + r) : v->seen[r - t->n_q];
+        v->seen[r] = seen_bits(t, t->seq->q_pos + t->q0 + i + r);
         all |= v->seen[r];
         if (v->seen[r] && v->skip == m) v->skip = r / steps * steps; /* what is multiplied together stays together */
     }
@@ -251,8 +226,8 @@ static bool look(const item *t, int64_t i, int64_t m, view *v) {
 
 /* Position of key j of the block. */
 static int64_t position(const item *t, int64_t j) {
-    int64_t row = t->key0 + j - t->first0;
-    const gr_kv_segment *seg = t->seq->segments + t->seg0;
+    int64_t row = t->key0 + j;
+    const gr_kv_segment *seg = t->seq->segments;
     while (row >= seg->n) row -= seg++->n;
     return seg->pos + row;
 }
@@ -261,8 +236,9 @@ static int64_t position(const item *t, int64_t j) {
 static void order_block(item *t) {
     if (!t->a->bias.table) return;
     t->key_pos = position(t, 0);
+    int64_t first = 0;
     t->in_order = true;
-    FOR_SEGMENTS(t, s, first) {
+    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
         int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + t->seq->segments[s].n);
         if (begin < end && t->seq->segments[s].pos + begin - first != t->key_pos + begin - t->key0) t->in_order = false;
     }
@@ -295,8 +271,9 @@ static void add_dbias(const item *t, int h, int64_t q_pos, const float *piece) {
 
 static void pack_rows_of_chunk(const item *t, bool backward) {
     if (!t->k->pack_a[0]) return;
-    for (int h = 0; h < t->group; h++) { /* in order: rows of zeros behind one head's are the next one's */
-        size_t at = (size_t)(h * t->stride * round_up(t->dim, t->k->step)) * t->packed;
+    int64_t chunk = chunk_positions(t->a);
+    for (int h = 0; h < t->group; h++) {
+        size_t at = (size_t)(h * chunk * round_up(t->dim, t->k->step)) * t->packed;
         t->k->pack_a[0](t->n_q, t->dim, q_at(t, h, 0), t->a->q_ld, t->w.q_rows + at);
         if (backward) t->k->pack_a[0](t->n_q, t->dim, dout_at(t, h, 0), t->a->dout_ld, t->w.do_rows + at);
     }
@@ -316,63 +293,16 @@ static double kept_factor(const gr_attention *a) { return a->drop.p > 0 ? 1 / (1
 
 /* --- Forward ---------------------------------------------------------------------------------------------------------- */
 
-/* The segment that holds the whole block of KEYS keys in a form that tile registers take, NULL: none does. */
-static const gr_kv_segment *lies_whole(const item *t) {
-    const gr_kv_segment *seg = &t->seq->segments[t->seg0];
-    if (!t->few || t->n_keys < KEYS || t->key0 + KEYS > t->first0 + seg->n) return NULL;
-    return seg->format == GR_KV_COMPUTED || (seg->format == GR_KV_INT8 && t->cpu->tile[GR_Q8_0]) ? seg : NULL;
-}
-
-static const uint8_t *blocks_at(const item *t, const gr_kv_segment *seg, bool values, int64_t key) {
-    const int64_t row = (t->key0 - t->first0 + key) * (values ? seg->v_ld : seg->k_ld);
-    return (const uint8_t *)(values ? seg->v : seg->k) +
-           (row + t->kv_head * gr_kv_head_step(seg->format, t->dim, seg->head)) * GR_KV_BLOCK_BYTES;
-}
-
-/* S of the tile of few rows: (KEYS, FEW) = K q_few, turned. */
-static void few_scores(const item *t, const gr_kv_segment *seg) {
-    const gr_tile_kernels *k = t->k->tiles;
-    const int64_t col = t->kv_head * gr_kv_head_step(seg->format, t->dim, seg->head);
-    if (seg->format == GR_KV_COMPUTED)
-        k->multiply(KEYS, FEW, t->dim, gr_at_const(seg->k, t->a->dt, (t->key0 - t->first0) * seg->k_ld + col),
-                    seg->k_ld * (int64_t)t->packed, t->w.q_few, FEW, t->w.s_t, FEW, false);
-    for (int64_t j = 0; seg->format == GR_KV_INT8 && j < KEYS; j += FEW) {
-        const gr_tile_source from = {.blocks = blocks_at(t, seg, false, j), .row_bytes = seg->k_ld * GR_KV_BLOCK_BYTES,
-                                     .block_bytes = GR_KV_BLOCK_BYTES, .steps = 1, .decode = t->cpu->tile[GR_Q8_0]};
-        k->multiply_stored(FEW, t->dim / GR_KV_BLOCK, &from, t->w.q_few, t->w.s_t + j * FEW, FEW);
-    }
-    k->turn(KEYS, FEW, t->w.s_t, FEW, t->w.s, KEYS);
-}
-
-/* Panels of values that are kept in blocks, a block's columns at a time. */
-static void few_values(const item *t, const gr_kv_segment *seg) {
-    const int64_t panel = KEYS * GR_PANEL * (int64_t)t->packed, ld = seg->v_ld * GR_KV_BLOCK_BYTES;
-    for (int64_t c = 0; c < t->dim; c += GR_KV_BLOCK) {
-        uint16_t *to = (uint16_t *)(void *)t->w.values;
-        for (int64_t j = 0; j < KEYS; j += FEW)
-            t->cpu->tile[GR_Q8_0](blocks_at(t, seg, true, j) + c / GR_KV_BLOCK * GR_KV_BLOCK_BYTES, ld, 0, to + j * GR_KV_BLOCK);
-        t->k->tiles->pack(KEYS, GR_KV_BLOCK, to, GR_KV_BLOCK, 1, GR_PANEL,
-                          t->w.v_panels + c / GR_PANEL * panel + c % GR_PANEL / FEW * (FEW * STEP * (int64_t)t->packed));
-    }
-}
-
-/* Scores of m rows from (h, i) on, which may run on into the next heads. `lies`: the block, where it is multiplied as it lies. */
-static void forward_tile(const item *t, int h, int64_t i, int64_t m, const gr_kv_segment *lies) {
+static void forward_tile(const item *t, int h, int64_t i, int64_t m) {
     view v;
     if (!look(t, i, m, &v)) return;
-    const int64_t at = (int64_t)h * t->stride + i, row_bytes = KEYS * (int64_t)t->packed;
-    if (lies) {
-        few_scores(t, lies);
-    } else {
-        const operand q = rows_operand(t, q_at(t, h, i), m > t->n_q ? t->dim : t->a->q_ld, t->w.q_rows, h, i);
-        t->k->outer(m, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, KEYS, false);
-    }
+    const operand q = rows_operand(t, q_at(t, h, i), t->a->q_ld, t->w.q_rows, h, i);
+    const int64_t at = (int64_t)h * chunk_positions(t->a) + i, row_bytes = KEYS * (int64_t)t->packed;
+    t->k->outer(m, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, KEYS, false);
     float *o = acc_at(t, h, i), piece[KEYS];
     for (int64_t r = 0; r < m; r++) {
-        const int head = h + (int)((i + r) / t->n_q);
-        const int64_t row = (i + r) % t->n_q;
-        const float *bias = bias_of(t, head, t->seq->q_pos + t->q0 + row, piece);
-        float factor = t->rows->softmax_row(v.wide, t->w.s + r * KEYS, v.seen[r], kept_bits(t, head, row), (float)t->a->scale, bias,
+        const float *bias = bias_of(t, h, t->seq->q_pos + t->q0 + i + r, piece);
+        float factor = t->rows->softmax_row(v.wide, t->w.s + r * KEYS, v.seen[r], kept_bits(t, h, i + r), (float)t->a->scale, bias,
                                             t->w.max + at + r, t->w.lanes + (at + r) * LANES, t->w.p + r * row_bytes);
         for (int64_t c = 0; factor != 1.0f && c < t->dim; c++) o[r * t->dim + c] *= factor;
     }
@@ -383,7 +313,7 @@ static void forward_store(const item *t, int h) {
     const gr_attention *a = t->a;
     const int head = t->kv_head * t->group + h;
     for (int64_t i = 0; i < t->n_q; i++) {
-        const int64_t at = (int64_t)h * t->stride + i, row = t->seq->q_begin + t->q0 + i;
+        const int64_t at = (int64_t)h * chunk_positions(a) + i, row = t->seq->q_begin + t->q0 + i;
         float sum = 0;
         for (int l = 0; l < LANES; l++) sum += t->w.lanes[at * LANES + l];
         t->k->finish(1, t->dim, sum == 0 ? 0 : kept_factor(a) / (double)sum, acc_at(t, h, i), t->dim, 0, a->dt,
@@ -392,73 +322,28 @@ static void forward_store(const item *t, int h) {
     }
 }
 
-/* Whether the rows of all heads are one tile, which is then packed for keys as they lie where that goes. */
-static bool join_heads(item *t) {
-    const int64_t m = t->group * t->n_q;
-    if (m > t->tile || (!t->k->pack_a[0] && t->n_q > 1)) return false;
-    t->stride = t->n_q;
-    t->few = t->k->tiles && m <= FEW && t->dim % STEP == 0;
-    const void *rows[FEW];
-    for (int64_t r = 0; t->few && r < m; r++) rows[r] = q_at(t, (int)(r / t->n_q), r % t->n_q);
-    if (t->few) t->k->tiles->pack_rows(t->dim, m, rows, FEW, t->w.q_few);
-    return true;
-}
-
-/* A step of few rows waits for memory. The processor's own prefetching knows nothing of the next block, which lies elsewhere. */
-static void fetch_next(const item *t) {
-    const gr_kv_segment *seg = &t->seq->segments[t->seg0];
-    int64_t row = t->key0 + KEYS - t->first0;
-    if (row >= seg->n) row -= seg++->n;
-    if (seg >= t->seq->segments + t->seq->n_segments) return;
-    const bool blocks = seg->format == GR_KV_INT8;
-    const int64_t size = blocks ? GR_KV_BLOCK_BYTES : (int64_t)gr_type_size(seg->format == GR_KV_BF16 ? GR_BF16 : t->a->dt);
-    const int64_t head = size * gr_kv_head_size(seg->format, t->dim), col = t->kv_head * size * gr_kv_head_step(seg->format, t->dim, seg->head);
-    for (int64_t end = GR_MIN(row + KEYS, seg->n); row < end; row++) {
-        const char *k = (const char *)seg->k + row * seg->k_ld * size + col;
-        const char *v = (const char *)seg->v + row * seg->v_ld * size + col;
-        for (int64_t b = 0; b < head; b += 64) {
-            __builtin_prefetch(k + b, 0, 2);
-            __builtin_prefetch(v + b, 0, 2);
-        }
-    }
-}
-
-static void forward_block(const item *t, bool joined) {
-    const gr_kv_segment *lies = lies_whole(t);
-    if (joined) fetch_next(t);
-    int64_t ld;
-    if (!lies) {
-        const void *k = gather(t, false, t->w.keys, &ld);
-        t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
-    }
-    if (lies && lies->format == GR_KV_INT8) {
-        few_values(t, lies);
-    } else {
-        const void *values = gather(t, true, t->w.values, &ld);
-        pack_panels(t, t->n_keys, values, ld, t->w.v_panels);
-    }
-    if (joined) forward_tile(t, 0, 0, t->group * t->n_q, lies);
-    for (int h = 0; !joined && h < t->group; h++)
-        for (int64_t i = 0; i < t->n_q; i += t->tile) forward_tile(t, h, i, GR_MIN(t->n_q - i, t->tile), NULL);
-}
-
 static void forward_chunk(item *t) {
-    const int64_t keys = gr_attention_keys(t->seq);
-    const bool joined = join_heads(t);
+    const int64_t chunk = chunk_positions(t->a), keys = gr_attention_keys(t->seq);
     for (int h = 0; h < t->group; h++) {
         memset(acc_at(t, h, 0), 0, (size_t)(t->n_q * t->dim) * sizeof(float));
-        memset(t->w.lanes + h * t->stride * LANES, 0, (size_t)t->n_q * LANES * sizeof(float));
-        for (int64_t r = 0; r < t->n_q; r++) t->w.max[h * t->stride + r] = -INFINITY;
+        memset(t->w.lanes + h * chunk * LANES, 0, (size_t)t->n_q * LANES * sizeof(float));
+        for (int64_t r = 0; r < t->n_q; r++) t->w.max[h * chunk + r] = -INFINITY;
     }
     pack_rows_of_chunk(t, false);
-    for (int64_t key0 = 0; key0 < keys; key0 += KEYS) {
-        enter_block(t, key0, keys);
+    for (t->key0 = 0; t->key0 < keys; t->key0 += KEYS) {
+        t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
         view v;
         bool any = false;
         for (int64_t i = 0; i < t->n_q && !any; i += t->tile) any = look(t, i, GR_MIN(t->n_q - i, t->tile), &v);
         if (!any) continue;
         order_block(t);
-        forward_block(t, joined);
+        int64_t ld;
+        const void *k = gather(t, false, t->w.keys, &ld);
+        t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
+        const void *values = gather(t, true, t->w.values, &ld);
+        pack_panels(t, t->n_keys, values, ld, t->w.v_panels);
+        for (int h = 0; h < t->group; h++)
+            for (int64_t i = 0; i < t->n_q; i += t->tile) forward_tile(t, h, i, GR_MIN(t->n_q - i, t->tile));
     }
     for (int h = 0; h < t->group; h++) forward_store(t, h);
 }
@@ -539,8 +424,8 @@ static void backward_chunk(item *t) {
     const gr_attention *a = t->a;
     const int64_t keys = gr_attention_keys(t->seq);
     backward_prepare(t);
-    for (int64_t key0 = 0; key0 < keys; key0 += KEYS) {
-        enter_block(t, key0, keys);
+    for (t->key0 = 0; t->key0 < keys; t->key0 += KEYS) {
+        t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
         view v;
         bool any = false;
         for (int64_t i = 0; i < t->n_q && !any; i += t->tile) any = look(t, i, GR_MIN(t->n_q - i, t->tile), &v);
@@ -610,7 +495,6 @@ static item make_item(const job *j, int thread) {
                   .w = lay_out(a, j->backward, j->max_keys, scratch + j->per_thread * (size_t)thread),
                   .group = a->n_heads / a->n_kv_heads,
                   .dim = a->head_dim,
-                  .stride = chunk_positions(a),
                   .tile = k->tiles ? STEP : TILE,
                   .packed = k->packed_size,
                   .step_bytes = k->packed_size * (size_t)k->step};

@@ -67,8 +67,13 @@ typedef struct gr_adamw_coef {
 typedef struct gr_product_kernels gr_product_kernels; /* product.h */
 typedef struct gr_attention_rows gr_attention_rows;   /* attention.h */
 
-/* Decodes elements 32 `step` to 32 `step` + 31 of blocks that stand `row_bytes` apart, one in each of 16 rows, to 16 x 32. */
-typedef void (*gr_decode_tile_fn)(const uint8_t *blocks, int64_t row_bytes, int step, uint16_t *out);
+/* Decodes elements 32 `step` to 32 `step` + 31 of blocks that stand `row_bytes` apart, one in each of 16 rows, to 16 x 32.
+ * scales: those of the 16 blocks, where they stand apart; else space that step 0 may fill for the steps after it. */
+enum { GR_TILE_SCALES = 512 };
+typedef void (*gr_decode_tile_fn)(const uint8_t *blocks, int64_t row_bytes, int step, float *scales, uint16_t *out);
+/* Scales first + r * row + b of rows r = 0 .. 15 and blocks b = 0 .. blocks - 1, to [block][16]. False: one of them could give
+ * subnormal values, which decoders of tiles do not make. */
+typedef bool (*gr_tile_scales_fn)(const gr_scales *s, int64_t first, int64_t row, int64_t blocks, float *out);
 
 typedef struct gr_cpu_kernels {
     const gr_row_kernels *rows[GR_TYPE_COUNT];
@@ -77,6 +82,7 @@ typedef struct gr_cpu_kernels {
     gr_dequantize_bf16_fn to_bf16[GR_DTYPE_COUNT]; /* room quant */
     gr_scaled_ops scaled[GR_DTYPE_COUNT]; /* the same of formats whose scales stand apart */
     gr_decode_tile_fn tile[GR_DTYPE_COUNT]; /* to BF16, the bits of to_bf16; NULL where there is none */
+    gr_tile_scales_fn tile_scales;
     gr_int_kernels integer; /* products of activations in 8 bits */
     void (*convert)(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);
     double (*sum_squares)(int64_t n, const float *x);
@@ -110,6 +116,7 @@ void gr_cpu_fill_avx512_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k);
+void gr_cpu_fill_avx512bf16_tiles(gr_cpu_kernels *k);
 #endif
 void gr_cpu_fill_generic_attention(gr_cpu_kernels *k); /* called by gr_cpu_fill_generic */
 void gr_cpu_fill_generic_products(gr_cpu_kernels *k);  /* likewise */
@@ -141,7 +148,7 @@ static inline const gr_cpu_kernels *gr_cpu(const gr_device *d) { return &((const
 
 /* Entries of the device table in files of their own: kept_rows.c, columns.c, gates.c. */
 void gr_cpu_keep_kv(gr_device *d, gr_dtype dt, gr_kv_format format, int64_t rows, int n_heads, int head_dim, const void *x,
-                    int64_t x_ld, void *to, int64_t to_ld, int64_t to_head);
+                    int64_t x_ld, void *to, int64_t to_ld);
 void gr_cpu_lstm_cell(gr_device *d, gr_dtype dt, int64_t n, void *gates, const void *c_prev, void *c, void *h);
 void gr_cpu_lstm_cell_backward(gr_device *d, gr_dtype dt, int64_t n, const void *gates, const void *c_prev, const void *c,
                                const void *dh, void *dc, void *dgates);

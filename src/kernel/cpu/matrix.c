@@ -122,18 +122,24 @@ static void decode_scaled(const part *p, gr_dtype dt, int64_t row, int64_t i, in
     const gr_scales *s = p->view.scales;
     const char *data = p->view.data;
     float piece[PIECE];
-    int64_t first = row * p->view.shape.d[1] + i, end = first + n;
-    for (int64_t at = first, stop; at < end; at = stop) {
-        const int64_t block = at / s->block;
-        stop = GR_MIN(end, (block + 1) * s->block);
+    const int64_t first = row * p->view.shape.d[1] + i, end = first + n;
+    int64_t block = first / s->block;
+    for (int64_t at = first, stop, next = (block + 1) * s->block; at < end; at = stop) {
+        stop = GR_MIN(end, next);
         if (dt == GR_F64) stop = GR_MIN(stop, at + PIECE);
         const char *from = data + gr_dtype_bytes(p->view.dtype, (size_t)at);
+        const float scale = gr_scale_at(s, block);
         void *to = gr_at(out, dt, at - first);
+        if (stop == next) {
+            block++;
+            next += s->block;
+            gr_fetch_ahead(from, (int)GR_MIN(s->block, (int64_t)64));
+        }
         if (dt == GR_BF16) {
-            p->scaled.to_bf16(from, (size_t)(stop - at), gr_scale_at(s, block), to);
+            p->scaled.to_bf16(from, (size_t)(stop - at), scale, to);
             continue;
         }
-        p->scaled.to_f32(from, (size_t)(stop - at), gr_scale_at(s, block), dt == GR_F32 ? to : piece);
+        p->scaled.to_f32(from, (size_t)(stop - at), scale, dt == GR_F32 ? to : piece);
         for (int64_t k = 0; dt == GR_F64 && k < stop - at; k++) ((double *)to)[k] = piece[k];
     }
 }
@@ -205,7 +211,7 @@ static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const 
 }
 
 /* Sixteen rows of W, where one row after the other, or every second, can be decoded by tiles. */
-static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *from) {
+static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *from, void *scratch) {
     enum { ROWS = 16, STEP = 32 };
     const gr_matrix *w = ((const matrix_b *)base)->w;
     int64_t row, last;
@@ -215,11 +221,16 @@ static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *
     if (n0 + ROWS > w->out || find_row(w, n0 + ROWS - 1, &last) != p) return false;
     const int64_t dim = p->permuted_heads ? p->rows / p->permuted_heads : 0;
     if (dim && row % dim / 2 + ROWS > dim / 2) return false; /* half a head is every second row */
-    const gr_dtype_info *info = gr_dtype_get(p->view.dtype);
+    const gr_scales *s = p->view.scales;
+    const int64_t block = s ? s->block : GR_MAX(gr_dtype_get(p->view.dtype)->block_elements, (int)STEP);
+    if (w->in % block || block % STEP) return false; /* a block would lie in two rows, or in a part of a step */
     *from = (gr_tile_source){.blocks = (const uint8_t *)p->view.data + row * p->row_bytes,
-                             .row_bytes = p->row_bytes * (dim ? 2 : 1), .block_bytes = info->block_bytes,
-                             .steps = info->block_elements / STEP, .decode = decode_tile};
-    return true;
+                             .row_bytes = p->row_bytes * (dim ? 2 : 1),
+                             .block_bytes = (int)gr_dtype_bytes(p->view.dtype, (size_t)block),
+                             .steps = (int)(block / STEP), .decode = decode_tile, .scales = s ? scratch : NULL};
+    if (!s) return true;
+    const int64_t blocks = w->in / block;
+    return gr_cpu(w->d)->tile_scales(s, row * blocks, blocks * (dim ? 2 : 1), blocks, scratch);
 }
 
 /* Columns n0.. of rows k0.. of W (outer form, backward). Decodes whole blocks around the columns. */

@@ -24,6 +24,7 @@ typedef struct gr_tile_source { /* sixteen rows in a format that can be decoded 
     int64_t row_bytes;
     int block_bytes, steps; /* of a block: its length, and the steps of 32 elements in it */
     gr_decode_tile_fn decode;
+    float *scales; /* [block][16], where they stand apart; else NULL */
 } gr_tile_source;
 
 typedef struct gr_tile_kernels {
@@ -71,8 +72,8 @@ typedef struct gr_product_b gr_product_b;
 struct gr_product_b {
     /* Dot form: pointers to rows n0..n0+nc-1 (K elements each), decoded into scratch or where they stand. */
     void (*rows)(const gr_product_b *b, int64_t n0, int64_t nc, const void **ptrs, void *scratch);
-    /* Dot form, or NULL: whether rows n0 to n0 + 15 can be decoded by tiles, and from where. */
-    bool (*stored)(const gr_product_b *b, int64_t n0, gr_tile_source *from);
+    /* Dot form, or NULL: whether rows n0 to n0 + 15 can be decoded by tiles, and from where. scratch: as for 16 rows. */
+    bool (*stored)(const gr_product_b *b, int64_t n0, gr_tile_source *from, void *scratch);
     /* Outer form: packs columns n0..n0+nc-1 of rows k0..k0+kc-1 into a panel of `width` columns: GR_PANEL, or on tiles any. */
     void (*panel)(const gr_product_b *b, int64_t k0, int64_t kc, int64_t n0, int64_t nc, int64_t width, void *panel,
                   void *scratch);

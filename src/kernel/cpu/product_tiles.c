@@ -203,7 +203,7 @@ static void few_item(void *arg, size_t first, size_t last, int thread) {
         const int64_t n = GR_MIN(end - j, w->inner), tiles = round_up(n, SIDE);
         int64_t row_bytes;
         gr_tile_source stored;
-        if (n == SIDE && w->b->stored && w->b->stored(w->b, j, &stored)) {
+        if (n == SIDE && w->b->stored && w->b->stored(w->b, j, &stored, scratch)) {
             w->k->tiles->multiply_stored(width, w->steps_k / w->k->step, &stored, w->few_a, turned, width);
         } else {
             w->b->rows(w->b, j, n, rows, scratch);

@@ -122,16 +122,18 @@ typedef struct stream {
     const uint8_t *at;
     uintptr_t ahead;
     int step, step_bytes;
+    float *scales, own[GR_TILE_SCALES];
 } stream;
 
 static inline void next_step(stream *t, uint16_t *to) {
     const gr_tile_source *from = t->from;
     for (int i = 0; i < t->step_bytes; i += 64) __builtin_prefetch((const void *)(t->ahead + (uintptr_t)i));
     t->ahead += (uintptr_t)t->step_bytes;
-    from->decode(t->at, from->row_bytes, t->step, to);
+    from->decode(t->at, from->row_bytes, t->step, t->scales, to);
     if (++t->step < from->steps) return;
     t->step = 0;
     t->at += from->block_bytes;
+    if (from->scales) t->scales += SIDE;
 }
 
 /* The sums of multiply for 16 rows that are decoded on the way. Two steps lie between the stores of a tile and its load, so
@@ -140,8 +142,13 @@ static inline __attribute__((always_inline)) void strip(const int nt, int64_t st
                                                         int64_t b_step, float *c, int64_t ldc) {
     enum { LAG = 2, RING = 4 };
     _Alignas(64) uint16_t a[RING][SIDE * STEP];
-    stream t = {.from = from, .at = from->blocks, .ahead = (uintptr_t)from->blocks + SIDE * (uintptr_t)from->row_bytes,
-                .step_bytes = SIDE * from->block_bytes / from->steps};
+    stream t;
+    t.from = from;
+    t.at = from->blocks;
+    t.ahead = (uintptr_t)from->blocks + SIDE * (uintptr_t)from->row_bytes;
+    t.step = 0;
+    t.step_bytes = SIDE * from->block_bytes / from->steps;
+    t.scales = from->scales ? from->scales : t.own;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

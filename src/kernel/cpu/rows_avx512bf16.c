@@ -16,4 +16,5 @@ void gr_cpu_fill_avx512bf16(gr_cpu_kernels *k) {
     gr_cpu_fill_avx512bf16_products(k);
     gr_cpu_fill_avx512bf16_attention(k);
     gr_cpu_fill_avx512bf16_decode(k);
+    gr_cpu_fill_avx512bf16_tiles(k);
 }
