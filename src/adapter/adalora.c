@@ -339,7 +339,9 @@ static void facts(const gr_adapter *a, gr_buf *b) {
 const gr_adapter_method gr_adapter_adalora = {.name = "adalora", .peft_type = "ADALORA", .state_size = sizeof(gr_adalora),
                                               .create = create, .free = gr_lora_free, .write_config = write_config,
                                               .merge = gr_lora_merge, .unties = gr_lora_unties, .facts = facts,
-                                              .linear = gr_lora_linear, .head = gr_lora_head, .refresh = refresh,
+                                              .linear = gr_lora_linear,
+                                              .freeze = gr_lora_freeze, .update = gr_lora_update,
+                                              .head = gr_lora_head, .refresh = refresh,
                                               .collect = collect, .rescale = gr_lora_rescale, .stored_view = stored_view,
                                               .begin_run = gr_adalora_begin_run, .penalty = penalty,
                                               .stepped = gr_adalora_stepped};

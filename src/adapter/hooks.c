@@ -13,12 +13,54 @@ static int64_t hook_identity(void *self, int adapter) {
     return a ? a->identity : 0;
 }
 
-static graft_status hook_linear(void *self, gr_run *run, const gr_linear *l, gr_var *x, gr_var **y, graft_error *err) {
-    for (int i = 0; i < run->n_adapters; i++) {
-        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
-        if (a->method->linear) GR_TRY(a->method->linear(a, run, &run->adapters[i], l, x, y, err));
+/* Updates of the product's rows that are made together. */
+typedef struct updates {
+    gr_run *run;
+    gr_var *x;
+    int n;
+    gr_low_rank_use uses[64];
+} updates;
+
+static graft_status flush(updates *u, gr_var *y, graft_error *err) {
+    const gr_array *x = gr_var_array(u->x), *out = gr_var_array(y);
+    const int n = u->n;
+    u->n = 0;
+    if (n == 0 || gr_tape_is_dry(u->run->tape)) return GRAFT_OK;
+    gr_device *d = gr_tape_device(u->run->tape);
+    return gr_low_rank_apply(d, n, u->uses, x->data, x->shape.d[1], out->data, out->shape.d[1], err);
+}
+
+static graft_status add_ranges(updates *u, const gr_run_adapter *rows, const gr_low_rank_use *use, gr_var *y,
+                               graft_error *err) {
+    const gr_row_range all = {0, u->run->n_rows};
+    for (int i = 0; i < (rows->n_ranges ? rows->n_ranges : 1); i++) {
+        const gr_row_range *r = rows->n_ranges ? &rows->ranges[i] : &all;
+        if (u->n == (int)GR_COUNT(u->uses)) GR_TRY(flush(u, y, err));
+        gr_low_rank_use *to = &u->uses[u->n++];
+        *to = *use;
+        to->begin = r->begin;
+        to->end = r->end;
     }
     return GRAFT_OK;
+}
+
+/* Rows of different adapters have nothing in common, so that those of frozen factors may be done last, all at once. */
+static graft_status hook_linear(void *self, gr_run *run, const gr_linear *l, gr_var *x, gr_var **y, graft_error *err) {
+    const bool together = !gr_tape_records(run->tape) && !run->batch->training;
+    updates u;
+    u.run = run;
+    u.x = x;
+    u.n = 0;
+    for (int i = 0; i < run->n_adapters; i++) {
+        gr_adapter *a = gr_adapter_at(self, run->adapters[i].index);
+        gr_low_rank_use use;
+        if (together && a->method->update && a->method->update(a, l, &use)) {
+            if (use.f) GR_TRY(add_ranges(&u, &run->adapters[i], &use, *y, err));
+        } else if (a->method->linear) {
+            GR_TRY(a->method->linear(a, run, &run->adapters[i], l, x, y, err));
+        }
+    }
+    return flush(&u, *y, err);
 }
 
 static graft_status hook_embedding(void *self, gr_run *run, const gr_embedding *e, gr_var **y, graft_error *err) {

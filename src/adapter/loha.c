@@ -116,4 +116,5 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
 const gr_adapter_method gr_adapter_loha = {.name = "loha", .peft_type = "LOHA", .state_size = sizeof(struct loha), .create = create,
                                            .free = gr_lora_free, .write_config = write_config, .merge = gr_lora_merge,
                                            .unties = gr_lora_unties, .facts = gr_kin_facts, .linear = gr_lora_linear,
+                                           .freeze = gr_lora_freeze, .update = gr_lora_update,
                                            .head = gr_lora_head, .refresh = refresh, .collect = collect, .rescale = gr_lora_rescale};

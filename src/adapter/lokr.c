@@ -188,4 +188,5 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
 const gr_adapter_method gr_adapter_lokr = {.name = "lokr", .peft_type = "LOKR", .state_size = sizeof(struct lokr), .create = create,
                                            .free = gr_lora_free, .write_config = write_config, .merge = gr_lora_merge,
                                            .unties = gr_lora_unties, .facts = gr_kin_facts, .linear = gr_lora_linear,
+                                           .freeze = gr_lora_freeze, .update = gr_lora_update,
                                            .head = gr_lora_head, .refresh = refresh, .collect = collect, .rescale = gr_lora_rescale};

@@ -9,6 +9,7 @@
 
 void gr_lora_free(gr_adapter *a) {
     gr_lora *s = a->state;
+    gr_lora_thaw(a);
     for (size_t i = 0; s->pairs && i < s->n_pairs; i++) gr_matrix_free(s->pairs[i].w);
     gr_lora_free_config(&s->config);
 }
@@ -304,6 +305,8 @@ static void facts(const gr_adapter *a, gr_buf *b) {
 const gr_adapter_method gr_adapter_lora = {.name = "lora", .peft_type = "LORA", .state_size = sizeof(gr_lora),
                                            .create = create, .free = gr_lora_free, .write_config = write_config,
                                            .merge = gr_lora_merge, .unties = gr_lora_unties, .facts = facts,
-                                           .linear = gr_lora_linear, .rescale = gr_lora_rescale,
+                                           .linear = gr_lora_linear,
+                                           .freeze = gr_lora_freeze, .update = gr_lora_update,
+                                           .rescale = gr_lora_rescale,
                                            .embedding = embedding, .head = gr_lora_head, .refresh = refresh,
                                            .collect = collect, .loaded = loaded};

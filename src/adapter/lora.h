@@ -76,6 +76,8 @@ typedef struct gr_lora {
     gr_lora_pair *pairs;
     size_t n_pairs;
     int *pair_of_site; /* -1: none */
+    gr_low_rank **frozen; /* where nothing is trained: of the product that begins with a site; NULL: none */
+    size_t n_frozen;
 } gr_lora;
 
 /* lora.c: room for n pairs, and the hooks over them. */
@@ -89,6 +91,11 @@ graft_status gr_lora_merge(const gr_adapter *a, const gr_site *site, int64_t row
 bool gr_lora_unties(const gr_adapter *a);
 graft_status gr_lora_rescale(gr_adapter *a, graft_error *err);
 graft_status gr_lora_make_identity(gr_adapter *a, gr_lora_pair *p, graft_error *err);
+
+/* lora_frozen.c: the hooks freeze and update of gr_adapter_method. */
+graft_status gr_lora_freeze(gr_adapter *a, graft_error *err);
+void gr_lora_thaw(gr_adapter *a);
+bool gr_lora_update(const gr_adapter *a, const gr_linear *l, gr_low_rank_use *use);
 
 /* lora_start.c */
 bool gr_lora_starts_from_weight(const gr_lora_config *c);

@@ -47,6 +47,10 @@ typedef struct gr_adapter_method {
     /* Hooks for the rows of this adapter; see gr_hooks. NULL: not used. */
     graft_status (*linear)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *l, gr_var *x,
                            gr_var **y, graft_error *err);
+    /* What is not trained: made ready for `update` once its values are there. update: scales and factors (NULL: none
+     * here) of a product, in place of `linear` in passes without a backward; false: `linear` does it. Both NULL: never. */
+    graft_status (*freeze)(gr_adapter *a, graft_error *err);
+    bool (*update)(const gr_adapter *a, const gr_linear *l, gr_low_rank_use *use);
     graft_status (*embedding)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_embedding *e, gr_var **y,
                               graft_error *err);
     graft_status (*head)(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, const gr_linear *head, gr_var *x,

@@ -305,6 +305,7 @@ graft_status gr_adapter_begin(gr_adapter_set *s, const char *name, const char *w
 
 graft_status gr_adapter_finish(gr_adapter_set *s, gr_adapter *a, int *index, graft_error *err) {
     size_t i = 0;
+    if (!a->trainable && a->method->freeze) GR_TRY(a->method->freeze(a, err));
     while (i < s->n_slots && s->slots[i]) i++;
     if (i == s->n_slots) {
         GR_TRY(gr_grow(s->a, (void **)&s->slots, &s->cap_slots, s->n_slots + 1, sizeof *s->slots, err));
@@ -320,7 +321,8 @@ graft_status gr_adapter_refresh(gr_adapter_set *s, int index, uint64_t key, bool
     gr_adapter *a = gr_adapter_at(s, index);
     if (!a) return GRAFT_OK;
     if (training) GR_TRY(gr_adapter_part_gradients(a, err));
-    return a->method->refresh ? a->method->refresh(a, key, training, err) : GRAFT_OK;
+    if (a->method->refresh) GR_TRY(a->method->refresh(a, key, training, err));
+    return !a->trainable && a->method->freeze ? a->method->freeze(a, err) : GRAFT_OK;
 }
 
 graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err) {

@@ -29,6 +29,7 @@ static void fill(gr_cpu_kernels *k, gr_cpu_level level) {
     if (level >= GR_CPU_AVX512 && has_avx512vnni()) gr_cpu_fill_avx512vnni_integer(k);
     if (level >= GR_CPU_AVX512BF16) gr_cpu_fill_avx512bf16(k);
     if (level >= GR_CPU_AMX) gr_cpu_fill_amx(k);
+    if (level >= GR_CPU_AMX) gr_cpu_fill_amx_low_rank(k);
     if (level >= GR_CPU_AMX && has_avx512vnni() && has_amx_int8()) gr_cpu_fill_amx_integer(k);
 #else
     (void)level;

@@ -318,4 +318,31 @@ size_t gr_matrix_planned_bytes(const gr_matrix *w, bool forward, bool backward);
  * needed, about a megabyte a thread. */
 size_t gr_device_workspace_bytes(gr_device *d);
 
+/* --- Low-rank updates of frozen factors ------------------------------------------------------------------------- */
+
+/* Pairs of factors that read the same input: y[:, column ..] += scale (x A^T) B^T, A (rank, in), B (out, rank), F32. */
+enum { GR_LOW_RANK_PAIRS = 4 };
+typedef struct gr_low_rank_pair {
+    int64_t rank, out, column;
+    const float *a, *b;
+} gr_low_rank_pair;
+
+/* Factors made ready for products with activations of type dt, rounded to it and laid out as the level wants them. A
+ * row's sums are those of two gr_gemm, x A^T rounded to dt and then added to y, whatever rows are in the call. */
+typedef struct gr_low_rank gr_low_rank;
+graft_status gr_low_rank_new(gr_device *d, gr_dtype dt, int64_t in, int n_pairs, const gr_low_rank_pair *pairs,
+                             gr_low_rank **out, graft_error *err);
+void gr_low_rank_free(gr_low_rank *f);
+size_t gr_low_rank_bytes(const gr_low_rank *f);
+
+/* Rows begin .. end-1 take the update of these factors. */
+typedef struct gr_low_rank_use {
+    const gr_low_rank *f;
+    double scale[GR_LOW_RANK_PAIRS];
+    int64_t begin, end;
+} gr_low_rank_use;
+/* All uses in one parallel loop. They have one type and width of x, and no row in common. */
+graft_status gr_low_rank_apply(gr_device *d, int n, const gr_low_rank_use *uses, const void *x, int64_t x_ld, void *y,
+                               int64_t y_ld, graft_error *err);
+
 #endif

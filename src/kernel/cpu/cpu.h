@@ -66,6 +66,7 @@ typedef struct gr_adamw_coef {
 
 typedef struct gr_product_kernels gr_product_kernels; /* product.h */
 typedef struct gr_attention_rows gr_attention_rows;   /* attention.h */
+typedef struct gr_low_rank_kernels gr_low_rank_kernels; /* low_rank.h */
 
 /* Decodes elements 32 `step` to 32 `step` + 31 of blocks that stand `row_bytes` apart, one in each of 16 rows, to 16 x 32.
  * scales: those of the 16 blocks, where they stand apart; else space that step 0 may fill for the steps after it. */
@@ -78,6 +79,7 @@ typedef bool (*gr_tile_scales_fn)(const gr_scales *s, int64_t first, int64_t row
 typedef struct gr_cpu_kernels {
     const gr_row_kernels *rows[GR_TYPE_COUNT];
     const gr_product_kernels *products[GR_TYPE_COUNT];
+    const gr_low_rank_kernels *low_rank; /* of BF16; NULL: those over `products` */
     gr_dequantize_fn to_f32[GR_DTYPE_COUNT]; /* decoders of stored formats, NULL where there is none; bits as in */
     gr_dequantize_bf16_fn to_bf16[GR_DTYPE_COUNT]; /* room quant */
     gr_scaled_ops scaled[GR_DTYPE_COUNT]; /* the same of formats whose scales stand apart */
@@ -112,6 +114,7 @@ void gr_cpu_fill_avx2_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx2_integer(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512vnni_integer(gr_cpu_kernels *k);
 void gr_cpu_fill_amx_integer(gr_cpu_kernels *k); /* needs VNNI too */
+void gr_cpu_fill_amx_low_rank(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_attention(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512_decode(gr_cpu_kernels *k);
 void gr_cpu_fill_avx512bf16_attention(gr_cpu_kernels *k);
