@@ -223,16 +223,46 @@ static void fetch(const gr_low_rank *f) {
     for (size_t i = 0; i < GR_FETCH_AHEAD && i < f->bytes; i += 64) __builtin_prefetch(f->data + i);
 }
 
+static void up_parts(const job *w, const chunk *c, const void *u, void *space) {
+    for (int p = 0; p < c->f->n_parts; p++)
+        c->f->k->up(c->f, p, c->m, u, c->use->scale[p], 0, c->f->part[p].out, y_of(w, c), w->y_ld, space);
+}
+
+/* Chunks i and on, before `last`, that are single rows whose factors are alike; at least one. */
+static int find_group(const job *w, size_t i, size_t last, chunk *c) {
+    int n = 1;
+    c[0] = find_chunk(w, (int64_t)i);
+    for (; n < GR_LOW_RANK_GROUP && i + (size_t)n < last && c[0].f->k->down_rows; n++) {
+        c[n] = find_chunk(w, (int64_t)i + n);
+        if (c[0].m > 1 || c[n].m > 1 || c[n].f->rank != c[0].f->rank) break;
+    }
+    return n;
+}
+
 static void whole_item(void *arg, size_t first, size_t last, int thread) {
     const job *w = arg;
     char *u = space_of(w, thread), *space = u + w->u_bytes;
     w->uses[0].f->k->begin(space);
-    for (size_t i = first; i < last; i++) {
-        const chunk c = find_chunk(w, (int64_t)i);
-        if (i + 1 < (size_t)w->chunks) fetch(find_chunk(w, (int64_t)i + 1).f);
-        c.f->k->down(c.f, c.m, x_of(w, &c), w->x_ld, 0, c.f->rank, u, space);
-        for (int p = 0; p < c.f->n_parts; p++)
-            c.f->k->up(c.f, p, c.m, u, c.use->scale[p], 0, c.f->part[p].out, y_of(w, &c), w->y_ld, space);
+    for (size_t i = first; i < last;) {
+        chunk c[GR_LOW_RANK_GROUP];
+        const gr_low_rank *f[GR_LOW_RANK_GROUP];
+        const void *x[GR_LOW_RANK_GROUP];
+        void *to[GR_LOW_RANK_GROUP];
+        const int n = find_group(w, i, last, c);
+        for (int j = 0; j < n; j++) {
+            f[j] = c[j].f;
+            x[j] = x_of(w, &c[j]);
+            to[j] = u + (size_t)j * (w->u_bytes / GR_LOW_RANK_ROWS);
+        }
+        if (n > 1)
+            f[0]->k->down_rows(n, f, x, to, space);
+        else
+            f[0]->k->down(f[0], c[0].m, x[0], w->x_ld, 0, f[0]->rank, u, space);
+        i += (size_t)n;
+        for (int j = 0; j < n; j++) {
+            if (i + (size_t)j < (size_t)w->chunks) fetch(find_chunk(w, (int64_t)i + j).f);
+            up_parts(w, &c[j], to[j], space);
+        }
     }
     w->uses[0].f->k->end();
 }
@@ -301,7 +331,8 @@ graft_status gr_low_rank_apply(gr_device *d, int n, const gr_low_rank_use *uses,
         gr_parallel_for(d->team, (size_t)(w.chunks * w.units), 1, down_item, &w);
         gr_parallel_for(d->team, (size_t)(w.chunks * w.blocks), 1, up_item, &w);
     } else {
-        gr_parallel_for(d->team, (size_t)w.chunks, 1, whole_item, &w);
+        const int64_t grain = GR_MIN(w.chunks / d->n_threads, (int64_t)GR_LOW_RANK_GROUP);
+        gr_parallel_for(d->team, (size_t)w.chunks, (size_t)GR_MAX(grain, (int64_t)1), whole_item, &w);
     }
     gr_workspace_give(d, space);
     return GRAFT_OK;

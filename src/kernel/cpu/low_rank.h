@@ -8,6 +8,7 @@
 enum {
     GR_LOW_RANK_ROWS = 32,     /* of x that go through the factors together */
     GR_LOW_RANK_COLUMNS = 256, /* of y that are computed together */
+    GR_LOW_RANK_GROUP = 4,     /* single rows that go from x to u together */
     GR_LOW_RANK_STEP = 32      /* u of a pair begins at a multiple of it; zeros behind the rank */
 };
 
@@ -43,6 +44,8 @@ struct gr_low_rank_kernels {
     int64_t (*unit)(const gr_low_rank *f);
     void (*down)(const gr_low_rank *f, int64_t m, const void *x, int64_t x_ld, int64_t begin, int64_t end, void *u,
                  void *space);
+    /* The same, all columns, for a row each of up to GR_LOW_RANK_GROUP factors of one rank. NULL: one by one. */
+    void (*down_rows)(int n, const gr_low_rank *const *f, const void *const *x, void *const *u, void *space);
     /* y += scale u B^T for the part's outputs begin .. end-1, begin a multiple of GR_PANEL; y: the rows' output 0. */
     void (*up)(const gr_low_rank *f, int part, int64_t m, const void *u, double scale, int64_t begin, int64_t end,
                void *y, int64_t y_ld, void *space);
