@@ -74,8 +74,13 @@ typedef struct graft_sft_options {
      * always, whole layers only to stay within memory. GRAFT_NO: nothing. The results are the same bits. */
     graft_choice gradient_checkpointing;
     /* Bytes that the process may use, 0: what the machine has. To fit, graft computes fewer records at a time and
-     * recomputes (the results stay the same), or fails and says what would fit. */
+     * recomputes: the results stay the same. Where that is not enough it holds frozen weights that are floats in fewer bits, as
+     * load_in_8bit or load_in_4bit with double quantisation would, and says so: see quantize_to_fit. Weights that still find no
+     * room are read from the files for each product. When nothing fits, the error says what would. */
     uint64_t memory;
+    /* Whether `memory` may choose the weights' format. GRAFT_AUTO: yes, unless load_in_4bit or load_in_8bit says it, the method
+     * is full, or the run has jobs beside it. A resumed run keeps the format that it began with. */
+    graft_choice quantize_to_fit;
     /* Bytes for what the layers below the lowest trained one give for each record, kept from epoch to epoch: these layers
      * are then run once a record. 0: none. An error where nothing lies below (layer 0 or the embedding is trained). The
      * results are the same bits. */
@@ -225,6 +230,7 @@ typedef struct graft_train_plan {
     int64_t steps_per_epoch, total_steps;
     double tokens_per_second, seconds; /* estimated; seconds for the whole run with its evaluations */
     char dtype[8];
+    char quantization[16]; /* that the products' weights are held in: "int8", "nf4", "fp4"; "": as stored */
 } graft_train_plan;
 
 /* The same options as graft_sft; output_dir is not needed and nothing is written. */

@@ -60,7 +60,7 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
     for (size_t i = 0; i < total; i++) {
         const gr_site *site = gr_model_site(a->model, i);
         bool chosen = false;
-        any += site->bias;
+        any += site->bias && site->layer >= 0; /* a classifier's own are no reason */
         if (site->bias) GR_TRY(is_chosen(a, site, &chosen, err));
         if (!chosen) continue;
         tensors[s->n_biases] = site->bias_tensor; /* of a masked head not the module's name and .bias */
@@ -68,7 +68,9 @@ static graft_status create(gr_adapter *a, const gr_json_value *config, bool fres
         if (!stored[s->n_biases]) return GRAFT_ERR_MEMORY;
         s->n_biases++;
     }
-    if (!any) return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: the model has no biases, which are what BitFit trains", a->where);
+    if (!any)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: the model has no biases in its layers, which are what BitFit trains",
+                       a->where);
     if (!s->n_biases)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: target_modules and exclude_modules leave no module with a bias", a->where);
     size_t n = s->n_biases;

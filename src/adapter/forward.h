@@ -4,7 +4,8 @@
 
 #include "adapter/method.h"
 
-/* The decoder's side of an encoder-decoder is padded input too: without ids these are its labels, moved by one. */
+/* The decoder's side of an encoder-decoder is padded input too: without ids these are its labels, or a
+ * classifier's source, moved by one. */
 typedef struct gr_padded {
     int64_t rows, columns; /* columns with the virtual ones */
     int64_t ahead;         /* virtual columns */
@@ -16,6 +17,7 @@ typedef struct gr_padded {
     bool per_row;    /* labels are of rows: classes or numbers */
     bool encodes;    /* tokens see all of their row */
     int32_t first_id, pad_id; /* where ids is NULL */
+    const gr_named_tensor *moved; /* what stands there then, one place on: labels, or of a classifier its source */
 } gr_padded;
 
 typedef struct gr_ragged {

@@ -91,12 +91,18 @@ static graft_status read_ids(const gr_tensor_list *list, const char *path, int64
 }
 
 /* The decoder's side. */
-static graft_status read_targets(const gr_tensor_list *list, const char *path, const gr_model_config *c,
+static graft_status read_targets(const gr_tensor_list *list, const char *path, const gr_model *m,
                                  const gr_padded *source, gr_padded *in, graft_error *err) {
-    *in = (gr_padded){.first_id = (int32_t)c->decoder_start_token_id, .pad_id = (int32_t)c->pad_token_id};
-    GR_TRY(find_input(list, path, "decoder_input_ids", NULL, &in->ids, err));
-    GR_TRY(find_input(list, path, "labels", in->ids ? &in->ids->view.shape : NULL, &in->labels, err));
-    const gr_named_tensor *either = in->ids ? in->ids : in->labels;
+    const gr_model_config *c = gr_model_get_config(m);
+    const bool classifies = c->task == GR_TASK_SEQ_CLS;
+    *in = (gr_padded){.first_id = (int32_t)c->decoder_start_token_id,
+                      .pad_id = (int32_t)c->pad_token_id,
+                      .per_row = classifies};
+    GR_TRY(find_input(list, path, "decoder_input_ids", classifies ? &source->ids->view.shape : NULL, &in->ids, err));
+    if (!classifies)
+        GR_TRY(find_input(list, path, "labels", in->ids ? &in->ids->view.shape : NULL, &in->labels, err));
+    in->moved = classifies ? source->ids : in->labels;
+    const gr_named_tensor *either = in->ids ? in->ids : in->moved;
     if (!either) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected 'labels' or 'decoder_input_ids'", path);
     gr_shape shape = either->view.shape;
     GR_TRY(find_input(list, path, "decoder_attention_mask", &shape, &in->mask, err));
@@ -108,7 +114,7 @@ static graft_status read_targets(const gr_tensor_list *list, const char *path, c
     if (!in->ids && in->pad_id < 0)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: the model has no pad_token_id to stand for ignored labels",
                        path);
-    return GRAFT_OK;
+    return classifies ? find_row_labels(list, path, m, in, err) : GRAFT_OK;
 }
 
 graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const gr_model *m, int64_t ahead,
@@ -120,7 +126,7 @@ graft_status gr_padded_read(const gr_tensor_list *list, const char *path, const 
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: this model takes no '%s'", path, list->items[i].name);
     if (c->n_encoder_layers) {
         GR_TRY(read_ids(list, path, ahead, source, err));
-        return read_targets(list, path, c, source, in, err);
+        return read_targets(list, path, m, source, in, err);
     }
     *in = (gr_padded){.ahead = ahead, .n_tasks = n_tasks, .shifted = !c->bidirectional, .per_row = c->task == GR_TASK_SEQ_CLS,
                       .encodes = c->bidirectional};
@@ -177,8 +183,24 @@ typedef struct row_view {
 /* The token of a column that is not virtual. */
 static int64_t id_at(const gr_padded *in, int64_t row, int64_t column) {
     if (in->ids) return input_at(in, in->ids, row, column);
-    int64_t id = column ? input_at(in, in->labels, row, column - 1) : in->first_id;
+    int64_t id = column ? input_at(in, in->moved, row, column - 1) : in->first_id;
     return id == -100 ? in->pad_id : id;
+}
+
+/* Of an encoder-decoder by the source's tokens. */
+static graft_status find_pooled(row_view *v, const gr_model *m, bool prompted, graft_error *err) {
+    const gr_padded *in = v->in;
+    const gr_task task = gr_model_get_config(m)->task;
+    const int32_t *ids = v->ids;
+    v->pooled = -1;
+    if (task != GR_TASK_SEQ_CLS && task != GR_TASK_FEATURES) return GRAFT_OK;
+    for (int64_t c = 0; in->moved && c < in->columns; c++)
+        v->positions[c] = (int32_t)input_at(in, in->moved, v->row, c);
+    if (in->moved) ids = v->positions; /* which are not filled yet */
+    v->pooled = gr_model_pooled_token(m, ids, in->columns, prompted);
+    if (v->pooled >= 0) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "input_ids[%lld] has no end of text, where the classifier looks",
+                   (long long)v->row);
 }
 
 static graft_status view_row(row_view *v, const gr_model *m, graft_error *err) {
@@ -195,11 +217,9 @@ static graft_status view_row(row_view *v, const gr_model *m, graft_error *err) {
         v->labels[c] = (int32_t)label;
     }
     const bool prompted = in->ahead > 0 || in->placed > 0; /* the reference has embeddings then, and sees no pads */
+    GR_TRY(find_pooled(v, m, prompted, err));
     gr_model_fill_positions(m, v->ids, in->columns, prompted, 0, v->positions);
     for (int64_t c = 0; in->positions && c < in->columns; c++) v->positions[c] = (int32_t)input_at(in, in->positions, v->row, c);
-    gr_task task = gr_model_get_config(m)->task;
-    bool pools = task == GR_TASK_SEQ_CLS || task == GR_TASK_FEATURES;
-    v->pooled = pools ? gr_model_pooled_token(m, v->ids, in->columns, prompted) : -1;
     return GRAFT_OK;
 }
 

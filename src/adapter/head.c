@@ -17,7 +17,8 @@ static graft_status read_beside(const graft_allocator *a, const char *dir, const
 
 /* Rows of the classifier among the adapter's tensors, 0: there is none. */
 static graft_status count_labels(const graft_allocator *a, const char *dir, int *out, graft_error *err) {
-    static const char *const tails[] = {".score.weight", ".classifier.weight", ".classifier.out_proj.weight"};
+    static const char *const tails[] = {".score.weight", ".classifier.weight", ".classifier.out_proj.weight",
+                                        ".classification_head.out_proj.weight"};
     char *path = gr_path_join(a, dir, "adapter_model.safetensors");
     gr_safetensors *f = NULL;
     graft_status st = path ? gr_safetensors_open(a, path, &f, err) : gr_fail_memory(err);

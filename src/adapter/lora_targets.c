@@ -217,9 +217,10 @@ static graft_status stored_name(gr_adapter *a, const gr_lora_config *c, const gr
     return *out ? GRAFT_OK : GRAFT_ERR_MEMORY;
 }
 
-/* peft names both, whichever the model has. */
+/* peft names the first two, whichever the model has; the third is t5's, which has to be given to it. */
 static bool is_usual_head(const gr_model *m, const char *name) {
-    bool usual = strcmp(name, "classifier") == 0 || strcmp(name, "score") == 0;
+    bool usual = strcmp(name, "classifier") == 0 || strcmp(name, "score") == 0 ||
+                 strcmp(name, "classification_head") == 0;
     return usual && gr_model_get_config(m)->task == GR_TASK_SEQ_CLS;
 }
 

@@ -33,6 +33,10 @@ graft_status gr_prompt_read(gr_adapter *a, const gr_json_value *json, bool fresh
     /* The reference counts the layers of the encoder, and makes rows for both parts unless it is told otherwise. */
     const int layers = c->n_encoder_layers ? c->n_encoder_layers : c->n_layers, parts = c->n_encoder_layers ? 2 : 1;
     *p = (gr_prompt){.token_dim = dim, .n_heads = heads, .n_layers = layers, .n_submodules = parts};
+    if (c->task == GR_TASK_SEQ_CLS && c->n_encoder_layers)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: a T5 classifier takes tokens alone, in peft too: %s has nowhere to put its rows", a->where,
+                       a->method->name);
     if (fresh) GR_TRY(gr_config_known(a, json, known, err));
     GR_TRY(gr_config_targets(a, json, "modules_to_save", false, &p->modules_to_save, err));
     if (a->scale != 1)

@@ -27,10 +27,11 @@ static void print_json(const graft_train_plan *p, const row *rows, size_t n) {
     char rate[32], seconds[32];
     printf("{\"peak\": %zu", p->peak);
     for (size_t i = 0; i < n; i++) printf(", \"%s\": %zu", rows[i].key, rows[i].bytes);
-    printf(", \"micro_tokens\": %lld, \"gradient_checkpointing\": %s, \"dtype\": \"%s\", \"n_parameters\": %lld, \"n_trainable\": %lld, "
+    printf(", \"micro_tokens\": %lld, \"gradient_checkpointing\": %s, \"dtype\": \"%s\", \"quantization\": %s%s%s, \"n_parameters\": %lld, \"n_trainable\": %lld, "
            "\"n_records\": %lld, \"n_tokens\": %lld, \"n_label_tokens\": %lld, \"longest_record\": %lld, \"steps_per_epoch\": %lld, "
            "\"total_steps\": %lld, \"tokens_per_second\": %s, \"seconds\": %s}\n",
-           (long long)p->micro_tokens, p->gradient_checkpointing ? "true" : "false", p->dtype, (long long)p->n_parameters,
+           (long long)p->micro_tokens, p->gradient_checkpointing ? "true" : "false", p->dtype, *p->quantization ? "\"" : "",
+           *p->quantization ? p->quantization : "null", *p->quantization ? "\"" : "", (long long)p->n_parameters,
            (long long)p->n_trainable, (long long)p->n_records, (long long)p->n_tokens, (long long)p->n_label_tokens,
            (long long)p->longest_record, (long long)p->steps_per_epoch, (long long)p->total_steps, number(p->tokens_per_second, rate, sizeof rate),
            number(p->seconds, seconds, sizeof seconds));
@@ -45,8 +46,9 @@ static void print_text(const graft_train_plan *p, const row *rows, size_t n) {
            p->n_parameters ? 100.0 * (double)p->n_trainable / (double)p->n_parameters : 0.0);
     printf("%-28s %12lld, %lld tokens, %lld with a label, longest %lld\n", "records", (long long)p->n_records, (long long)p->n_tokens,
            (long long)p->n_label_tokens, (long long)p->longest_record);
-    printf("%-28s %12lld (%lld an epoch), at most %lld tokens at a time%s, %s\n", "steps", (long long)p->total_steps,
-           (long long)p->steps_per_epoch, (long long)p->micro_tokens, p->gradient_checkpointing ? ", recomputing" : "", p->dtype);
+    printf("%-28s %12lld (%lld an epoch), at most %lld tokens at a time%s, %s%s%s\n", "steps", (long long)p->total_steps,
+           (long long)p->steps_per_epoch, (long long)p->micro_tokens, p->gradient_checkpointing ? ", recomputing" : "", p->dtype,
+           *p->quantization ? ", weights in " : "", p->quantization);
     if (isfinite(p->seconds))
         printf("%-28s %12.0f s at %.0f tokens/s\n", "estimated time", p->seconds, p->tokens_per_second);
 }

@@ -28,7 +28,8 @@ static const cli_option model_options[] = {
     {.name = "bnb-4bit-use-double-quant", .aliases = "use-bnb-nested-quant", .kind = CLI_FLAG, .offset = O(bnb_4bit_use_double_quant), .metavar = "",
      .help = "quantise the scales of the 4 bits too"},
     {.name = "output-dir", .letter = 'o', .kind = CLI_TEXT, .offset = O(output_dir), .metavar = "DIR", .help = "where the result and the checkpoints go"},
-    {.name = "memory", .kind = CLI_SIZE, .offset = O(memory), .metavar = "SIZE", .help = "bytes the process may use; fewer records at a time and recomputation to fit"},
+    {.name = "memory", .kind = CLI_SIZE, .offset = O(memory), .metavar = "SIZE", .help = "bytes the process may use; fewer records at a time, recomputation, weights in fewer bits to fit"},
+    {.name = "quantize-to-fit", .kind = CLI_TRI, .offset = O(quantize_to_fit), .metavar = "", .help = "whether --memory may hold weights in 8 or 4 bits [yes]"},
     {.name = "seed", .kind = CLI_INT64, .offset = O(seed), .metavar = "N", .help = "decides order, initial values and dropout"},
 };
 const cli_group cli_train_model_group = {"Model", model_options, GR_COUNT(model_options)};

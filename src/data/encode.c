@@ -24,7 +24,7 @@ static graft_status find_adapter(const graft_model *m, const char *name, int32_t
 
 /* Templates are filled as the model takes them. */
 static void know_model(gr_encoder *e, const gr_model_config *c) {
-    e->seq2seq = c->n_encoder_layers > 0;
+    e->seq2seq = c->task == GR_TASK_SEQ_2_SEQ_LM;
     if (c->task == GR_TASK_MASKED_LM) e->learn = GRAFT_LEARN_MASKED;
     if (c->task == GR_TASK_SEQ_CLS || c->task == GR_TASK_FEATURES) e->learn = GRAFT_LEARN_CLASSES;
     e->positions = (size_t)gr_config_places(c);

@@ -1,9 +1,23 @@
 #include "data/targets.h"
 
+#include "data/dataset.h"
+
 void gr_target_rows_free(gr_target_rows *r, const graft_allocator *a) {
     gr_free(a, r->pooled);
     gr_free(a, r->weight);
     gr_free(a, r->row);
+}
+
+graft_status gr_targets_check(const gr_model *m, const graft_dataset *ds, graft_error *err) {
+    for (size_t i = 0; gr_dataset_learn(ds) == GRAFT_LEARN_CLASSES && i < graft_dataset_count(ds); i++) {
+        graft_example x;
+        graft_dataset_get(ds, i, &x);
+        if (gr_model_pooled_token(m, x.ids, (int64_t)x.n, false) < 0)
+            return gr_fail(err, GRAFT_ERR_MISMATCH,
+                           "%s:%zu: expected an end of text (token %lld), where the model's classifier looks, found none",
+                           x.path, x.line, (long long)gr_model_get_config(m)->eos_token_ids[0]);
+    }
+    return GRAFT_OK;
 }
 
 graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, const gr_model *m, const gr_data_batch *b,
@@ -18,7 +32,11 @@ graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, co
         int32_t begin = out->bounds[s], len = out->bounds[s + 1] - begin;
         bool has_virtual = false; /* what has no ids is not looked at for pads */
         for (int32_t i = begin; i < begin + len; i++) has_virtual |= out->ids[i] < 0;
-        r->pooled[s] = begin + (int32_t)gr_model_pooled_token(m, out->ids + begin, len, has_virtual);
+        const int64_t at = gr_model_pooled_token(m, out->ids + begin, len, has_virtual);
+        if (at < 0)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "record %u has no end of text, where the classifier looks",
+                           b->examples[from + s]);
+        r->pooled[s] = begin + (int32_t)at;
         r->weight[s] = weight;
     }
     r->targets = (gr_class_targets){.n = (int64_t)n, .rows = r->pooled, .problem = (gr_problem)b->problem,

@@ -13,6 +13,9 @@ typedef struct gr_target_rows {
     size_t pooled_cap, weight_cap, row_cap;
 } gr_target_rows;
 void gr_target_rows_free(gr_target_rows *r, const graft_allocator *a);
+/* Every record of a classification must have the token that the model's head looks at; an error names the first one
+ * that lacks it. */
+graft_status gr_targets_check(const gr_model *m, const graft_dataset *ds, graft_error *err);
 /* Targets and token types of sequences from, from + 1, ... of `b`, which stand in `out`; nothing for other records. Borrowed
  * from both. */
 graft_status gr_target_rows_fill(gr_target_rows *r, const graft_allocator *a, const gr_model *m, const gr_data_batch *b,

@@ -29,7 +29,7 @@ static graft_data_options data_options(const graft_model *m, const graft_eval_op
     const gr_hooks *h = m->hooks;
     const char *name = o->generate.adapter;
     graft_data_options d = o->data;
-    d.seq2seq = gr_model_get_config(m->model)->n_encoder_layers > 0;
+    d.seq2seq = gr_model_get_config(m->model)->task == GR_TASK_SEQ_2_SEQ_LM;
     if (name) d.prompt_template = h->prompt_template(h->self, h->find(h->self, name)); /* the name was checked */
     if (name) d.n_tasks = h->n_tasks(h->self, h->find(h->self, name));
     return d;
@@ -83,7 +83,7 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
     const gr_model_config *c = gr_model_get_config(m->model);
     gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8,
                                 .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
-                                .seq2seq = c->n_encoder_layers > 0,
+                                .seq2seq = c->task == GR_TASK_SEQ_2_SEQ_LM,
                                 .start_id = (int32_t)c->decoder_start_token_id};
     graft_data_options data = data_options(m, o);
     GR_TRY(choose_learning(m, tok, o, &data, &loader, err));
@@ -95,6 +95,7 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
     }
     GR_TRY(gr_data_fit(m->model, m->hooks, adapter, &data, err));
     GR_TRY(graft_dataset_load(m->ctx, tok, &data, &r->ds, err));
+    GR_TRY(gr_targets_check(m->model, r->ds, err));
     if (gr_dataset_n_labels(r->ds))
         GR_TRY(gr_class_tally_init(&r->classes, a, gr_dataset_problem(r->ds), gr_dataset_n_labels(r->ds), err));
     GR_TRY(gr_loader_new(m->ctx, r->ds, &loader, &r->loader, err));

@@ -186,11 +186,16 @@ static graft_status classify_batch(encoding *e, size_t done, void *arg, graft_er
     gr_var *logits = NULL;
     int32_t *rows = gr_alloc(e->a, (size_t)e->n_seqs * sizeof *rows);
     if (!rows) return gr_fail_memory(err);
-    for (int s = 0; s < e->n_seqs; s++) {
+    graft_status st = GRAFT_OK;
+    for (int s = 0; st == GRAFT_OK && s < e->n_seqs; s++) {
         int32_t begin = e->bounds[s], len = e->bounds[s + 1] - begin;
-        rows[s] = begin + (int32_t)gr_model_pooled_token(e->m->model, e->ids + begin, len, e->n_virtual > 0 || e->filled);
+        const int64_t at = gr_model_pooled_token(e->m->model, e->ids + begin, len, e->n_virtual > 0 || e->filled);
+        rows[s] = begin + (int32_t)at;
+        if (at < 0)
+            st = gr_fail(err, GRAFT_ERR_ARGUMENT,
+                         "text %zu: expected an end of text, where the classifier looks, found none", done + (size_t)s);
     }
-    graft_status st = gr_pass_logits(e->pass, e->tape, &b, &o, rows, e->n_seqs, &logits, err);
+    if (st == GRAFT_OK) st = gr_pass_logits(e->pass, e->tape, &b, &o, rows, e->n_seqs, &logits, err);
     for (size_t s = 0; st == GRAFT_OK && s < (size_t)e->n_seqs; s++) {
         float *row = c->out + (done + s) * c->n_labels;
         for (size_t i = 0; i < c->n_labels; i++)

@@ -42,6 +42,7 @@ void gr_config_read_t5(gr_fields *f, gr_model_config *c) {
     c->rms_norm_eps = gr_field_double(f, "layer_norm_epsilon", 1e-6, 0, 1);
     c->initializer_range = gr_field_double(f, "initializer_factor", 1, 0, 1e6);
     c->embedding_dropout = c->hidden_dropout = c->attention_dropout = gr_field_double(f, "dropout_rate", 0.1, 0, 1);
+    c->classifier_dropout = gr_field_double(f, "classifier_dropout", 0, 0, 1);
     c->tie_word_embeddings = gr_field_bool(f, "tie_word_embeddings", true);
     c->scale_decoder_outputs = gr_field_bool(f, "scale_decoder_outputs", c->tie_word_embeddings);
     gr_config_read_tokens(f, c, -1, 1, 0);

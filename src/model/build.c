@@ -164,9 +164,11 @@ static graft_status add_site(gr_model *m, gr_role role, int layer, const char *n
                              bool bias, gr_site **site, graft_error *err) {
     char full[256];
     int first = m->config.n_encoder_layers;
-    bool encoder = layer >= 0 ? layer < first : first && strncmp(name, "encoder.", 8) == 0;
+    const char *prefix = m->family->prefix;
+    size_t skip = prefix && strncmp(name, prefix, strlen(prefix)) == 0 ? strlen(prefix) : 0;
+    bool encoder = layer >= 0 ? layer < first : first && strncmp(name + skip, "encoder.", 8) == 0;
     int n = layer < 0 ? snprintf(full, sizeof full, "%s", name)
-                      : snprintf(full, sizeof full, "%s.%d.%s", encoder ? m->family->encoder_layers : m->layers,
+                      : snprintf(full, sizeof full, "%s.%d.%s", encoder ? m->encoder_layers : m->layers,
                                  encoder ? layer : layer - first, name);
     if (n < 0 || (size_t)n >= sizeof full) return gr_fail(err, GRAFT_ERR_INTERNAL, "module name '%s' is too long", name);
     GR_TRY(gr_grow(m->a, (void **)&m->sites, &m->cap_sites, m->n_sites + 1, sizeof *m->sites, err));
@@ -184,12 +186,12 @@ static graft_status add_site(gr_model *m, gr_role role, int layer, const char *n
     return GRAFT_OK;
 }
 
-/* bitsandbytes takes every product but the head. */
+/* bitsandbytes takes every product but the head. What was made is trained in floats in any case. */
 static graft_status quantize(gr_model *m, const gr_site *s, const gr_weight *w, graft_error *err) {
     gr_tensor_view view;
     void *memory;
     size_t bytes;
-    if (m->quantize.dtype == GR_F32 || s->role == GR_ROLE_HEAD) return GRAFT_OK;
+    if (m->quantize.dtype == GR_F32 || s->role == GR_ROLE_HEAD || gr_model_is_fresh(m, w->name)) return GRAFT_OK;
     if (gr_scaled_get(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s is %s already: the model is used as it is, without load_in_4bit or load_in_8bit", w->file,
                        w->stored_name, gr_dtype_name(w->view.dtype));
@@ -213,6 +215,7 @@ static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *pa
         if (w->view.scales && !w->turned) gr_weights_set_turned(m->weights, w); /* so transformers hands them to bitsandbytes */
     }
     GR_TRY(find_weight(m, name, &shape, &w, err));
+    if (s->role != GR_ROLE_HEAD) gr_count_product(&m->products, w->view.dtype, w->view.bytes, s->out, s->in);
     GR_TRY(quantize(m, s, w, err));
     *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
                              .transposed = s->transposed && !w->turned};

@@ -89,13 +89,14 @@ struct gr_model {
     gr_model_config config;
     gr_weights *weights;
     const gr_family *family;
-    const char *layers; /* the family's, unless its build says otherwise */
+    const char *layers, *encoder_layers; /* the family's, unless its build says otherwise */
     gr_labels labels;   /* of a classification, in `names` */
     gr_weight *fresh;   /* what the files lack; see gr_model_options.task. Of a shape all tensors */
     size_t n_fresh, cap_fresh;
     bool is_shape; /* see shape.h */
     gr_region zeros, scratch;
     size_t shape_mapped, shape_made;
+    gr_products products; /* as they came */
     uint64_t seed;
     bool make_head, may_make; /* parts of the head may be made; the part that is being built may */
     bool has_layers;

@@ -179,6 +179,7 @@ static graft_status open_model(gr_model *m, const char *path, const gr_model_opt
     GR_TRY(choose_task(m, o, err));
     if (!m->activations.threshold) m->activations.threshold = m->config.int8_threshold;
     m->layers = m->family->layers;
+    m->encoder_layers = m->family->encoder_layers;
     GR_TRY(m->family->build(m, &m->config, err));
     GR_TRY(read_freq_factors(m, err));
     if (m->activations.integer) GR_TRY(check_integers(m, o, err));

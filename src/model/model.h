@@ -128,7 +128,7 @@ typedef struct gr_pass_options {
  * count too. */
 void gr_model_fill_positions(const gr_model *m, const int32_t *ids, int64_t n, bool has_virtual, int32_t first, int32_t *out);
 /* The token of a sequence (of a padded row) whose hidden state a classification head takes: the first one of an encoder, of a
- * decoder the last that is no pad. */
+ * decoder the last that is no pad, of an encoder-decoder the last end of text; -1: it has none. */
 int64_t gr_model_pooled_token(const gr_model *m, const int32_t *ids, int64_t n, bool has_virtual);
 
 graft_status gr_pass_new(gr_model *m, gr_pass **out, graft_error *err);

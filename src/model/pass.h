@@ -36,6 +36,7 @@ typedef enum gr_pass_array {
     GR_PASS_SOURCE_RANGES,
     GR_PASS_SOURCE_ADAPTERS,
     GR_PASS_CROSS_SEQS,
+    GR_PASS_MOVED_IDS,
     GR_PASS_ARRAYS
 } gr_pass_array;
 
@@ -65,7 +66,8 @@ struct gr_pass {
     void *cos_sin;
     gr_attention_rows *seqs; /* n_seqs, or n_layers times that where layers differ */
     bool per_layer;
-    /* Models with an encoder. */
+    /* Models with an encoder. twice: of a classifier that reads its text twice, the decoder's batch and its source. */
+    gr_batch twice[2];
     gr_run source;
     gr_run_adapter *source_adapters;
     gr_kv_rows *source_rows;                               /* of each of its sequences */
@@ -85,7 +87,9 @@ graft_status gr_pass_fill_adapters(gr_pass *p, gr_run *run, gr_pass_array list_a
 graft_status gr_pass_fill_virtual(gr_pass *p, const gr_run *run, gr_run_adapter *adapters, gr_pass_array where,
                                   graft_error *err);
 graft_status gr_pass_fill_ids(gr_pass *p, gr_run *run, gr_pass_array where, bool virtual, graft_error *err);
-/* pass_source.c: the source side of the batch, and what its targets see. */
+/* pass_source.c: the batch of a classifier as its decoder and its encoder read it; others are left as they are. */
+graft_status gr_pass_read_twice(gr_pass *p, const gr_batch **b, graft_error *err);
+/* The source side of the batch, and what its targets see. */
 graft_status gr_pass_begin_source(gr_pass *p, int n_adapters, graft_error *err);
 /* Checks the batch and fills everything that does not depend on activations. */
 graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_pass_options *o, const int32_t *rows,

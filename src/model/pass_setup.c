@@ -179,6 +179,11 @@ static graft_status fill_sequences(gr_pass *p, graft_error *err) {
 int64_t gr_model_pooled_token(const gr_model *m, const int32_t *ids, int64_t n, bool has_virtual) {
     const gr_model_config *c = &m->config;
     if (c->bidirectional) return 0;
+    if (c->n_encoder_layers) {
+        for (int64_t i = n; i-- > 0;)
+            if (ids[i] == c->eos_token_ids[0]) return i;
+        return -1;
+    }
     if (has_virtual || c->pad_token_id < 0) return n - 1;
     for (int64_t i = n; i-- > 0;)
         if (ids[i] != c->pad_token_id) return i;
@@ -438,6 +443,7 @@ graft_status gr_pass_begin(gr_pass *p, gr_tape *t, const gr_batch *b, const gr_p
                            int64_t n_rows, graft_error *err) {
     const gr_model *m = p->model;
     p->tape = t;
+    GR_TRY(gr_pass_read_twice(p, &b, err));
     p->batch = b;
     p->options = o ? *o : (gr_pass_options){0};
     const gr_hooks *h = p->options.hooks;

@@ -121,6 +121,32 @@ static graft_status fill_cross_seqs(gr_pass *p, int n_kv_layers, graft_error *er
     return GRAFT_OK;
 }
 
+/* The decoder's inputs are the source moved by one. */
+graft_status gr_pass_read_twice(gr_pass *p, const gr_batch **batch, graft_error *err) {
+    const gr_model_config *c = &p->model->config;
+    const gr_batch *b = *batch;
+    gr_batch *target = &p->twice[0], *source = &p->twice[1];
+    bool dry = gr_tape_is_dry(p->tape);
+    int32_t *ids;
+    if (c->task != GR_TASK_SEQ_CLS || !c->n_encoder_layers || b->source || b->source_kv) return GRAFT_OK;
+    if (b->parent || b->kv || b->blind || b->seq_start || b->reads)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "a classifier with an encoder reads whole sequences");
+    GR_TRY(gr_batch_check(b, -1, gr_model_kv_layers(p->model), INT32_MAX, err));
+    *source = *b;
+    source->labels = NULL;
+    source->targets = NULL;
+    *target = *b;
+    target->source = source;
+    *batch = target;
+    if (dry || !b->ids) return GRAFT_OK;
+    GR_TRY(gr_pass_reserve(p, GR_PASS_MOVED_IDS, (size_t)b->n_tokens * sizeof *ids, (void **)&ids, err));
+    for (int s = 0; s < b->n_seqs; s++)
+        for (int32_t i = b->bounds[s]; i < b->bounds[s + 1]; i++)
+            ids[i] = i > b->bounds[s] ? b->ids[i - 1] : (int32_t)c->decoder_start_token_id;
+    target->ids = ids;
+    return GRAFT_OK;
+}
+
 graft_status gr_pass_begin_source(gr_pass *p, int n_adapters, graft_error *err) {
     const gr_model_config *c = &p->model->config;
     const gr_batch *b = p->batch, *from = b->source;

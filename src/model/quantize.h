@@ -32,6 +32,15 @@ graft_status gr_quantize_options(int load_in_4bit, int load_in_8bit, const char 
 graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, bool transposed, const gr_quantize_spec *spec,
                                 gr_tensor_view *view, void **memory, size_t *bytes, graft_error *err);
 
+/* Matrices that bitsandbytes would take: every product but the head. */
+typedef struct gr_products {
+    size_t stored, in_int8, in_nf4; /* bytes, and what they would be; NF4 with double quantisation */
+    bool others;                    /* some are no floats, or cannot be held in 4 bits */
+} gr_products;
+
+/* Counts one matrix that is stored in `bytes`. */
+void gr_count_product(gr_products *p, gr_dtype stored, size_t bytes, int64_t rows, int64_t columns);
+
 /* Bytes of that memory for a matrix. */
 size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t columns);
 

@@ -117,6 +117,12 @@ size_t gr_model_made_bytes(const gr_model *m) {
     return m->is_shape ? m->shape_made : gr_weights_owned_bytes(m->weights);
 }
 
+size_t gr_model_saved_by(const gr_model *m, const gr_quantize_spec *spec) {
+    const gr_products *p = &m->products;
+    const size_t made = spec->dtype == GR_INT8 ? p->in_int8 : p->in_nf4;
+    return p->others || made >= p->stored ? 0 : p->stored - made;
+}
+
 /* Bytes of all matrices and of the largest. */
 static size_t count_matrices(const gr_model *m, size_t *largest) {
     size_t all = 0;

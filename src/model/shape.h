@@ -18,6 +18,9 @@ graft_status gr_model_shape_scratch(gr_model *m, size_t bytes, void **out, graft
 size_t gr_model_mapped_bytes(const gr_model *m);
 size_t gr_model_made_bytes(const gr_model *m);
 
+/* Bytes of memory that `spec` (INT8, or NF4 with double quantisation) would save; 0: nothing, or products in other than floats. */
+size_t gr_model_saved_by(const gr_model *m, const gr_quantize_spec *spec);
+
 /* Keeps at most `budget` bytes of the mapped weights in memory: of matrices that find no room the pages leave with each
  * product and are read again for the next. The same bits. *kept, *streamed (may be NULL): bytes of either kind; `apply`
  * false only counts. */

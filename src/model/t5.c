@@ -9,7 +9,10 @@
  * Scores are not scaled. The bias is a table in the first layer of each stack that all its layers use. Where the head
  * is not one of v1.1, what enters it is scaled by hidden_size^-1/2. In the last layer everything after the decoder's
  * own attention is computed for the wanted rows only. Dropout stands where the reference has it, but for the one of
- * attention's weights. */
+ * attention's weights.
+ *
+ * A classifier reads its text twice: the decoder's inputs are the source moved by one, and out_proj(tanh(dense(x)))
+ * takes the x of the source's last end token, before which the decoder has seen all of it. */
 #include <math.h>
 
 #include "model/family.h"
@@ -21,6 +24,7 @@ enum { NORM_CROSS = NORM_SELF + 1, DECODER_NORM_FF, DECODER_NORMS };
 enum { BIAS_ENCODER, BIAS_DECODER };
 enum { DROP_SELF, DROP_CROSS, DROP_INNER, DROP_FEED_FORWARD, DROPS };
 enum { DROP_ENTER_SOURCE, DROP_ENTER, DROP_FINISH_SOURCE, DROP_FINISH }; /* outside the layers */
+enum { DROP_POOLED, DROP_HEAD }; /* beside those of the first layer that is none */
 
 static bool handles(gr_model_type type) { return type == GR_MODEL_T5; }
 
@@ -76,20 +80,41 @@ static graft_status build_feed_forward(gr_model *m, const gr_model_config *c, in
     return gr_build_norm(m, l, decoder ? "layer.2.layer_norm" : "layer.1.layer_norm", d, err);
 }
 
+static graft_status build_classifier(gr_model *m, const gr_model_config *c, graft_error *err) {
+    const gr_part dense = {
+        .role = GR_ROLE_DENSE, .name = "classification_head.dense", .out = c->hidden_size, .bias = true};
+    if (c->n_eos != 1)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: eos_token_id: expected one token, at whose last place a T5 classifier looks, found %d",
+                       gr_weights_path(m->weights), c->n_eos);
+    m->may_make = m->make_head;
+    graft_status st = gr_build_linear(m, -1, c->hidden_size, &dense, 1, err);
+    m->may_make = false;
+    return st == GRAFT_OK ? gr_build_classifier(m, "classification_head.out_proj", c->hidden_size, true, err) : st;
+}
+
+/* Only around a classifier the base model has a name. */
 static graft_status build(gr_model *m, const gr_model_config *c, graft_error *err) {
+    static const char *const names[] = {"transformer.shared", "transformer.encoder.final_layer_norm",
+                                        "transformer.decoder.final_layer_norm"};
+    const bool classifies = c->task == GR_TASK_SEQ_CLS;
+    const size_t skip = classifies ? 0 : strlen(m->family->prefix);
     int encoder = c->n_encoder_layers;
-    GR_TRY(gr_build_embedding(m, "shared", c->vocab_size, c->hidden_size, err));
+    m->layers += skip;
+    m->encoder_layers += skip;
+    GR_TRY(gr_build_embedding(m, names[0] + skip, c->vocab_size, c->hidden_size, err));
     for (int l = 0; l < encoder; l++) {
         GR_TRY(build_self_attention(m, c, l, l == 0, err));
         GR_TRY(build_feed_forward(m, c, l, false, err));
     }
-    GR_TRY(gr_build_norm(m, -1, "encoder.final_layer_norm", c->hidden_size, err));
+    GR_TRY(gr_build_norm(m, -1, names[1] + skip, c->hidden_size, err));
     for (int l = encoder; l < c->n_layers; l++) {
         GR_TRY(build_self_attention(m, c, l, l == encoder, err));
         GR_TRY(build_cross_attention(m, c, l, err));
         GR_TRY(build_feed_forward(m, c, l, true, err));
     }
-    GR_TRY(gr_build_norm(m, -1, "decoder.final_layer_norm", c->hidden_size, err));
+    GR_TRY(gr_build_norm(m, -1, names[2] + skip, c->hidden_size, err));
+    if (classifies) return build_classifier(m, c, err);
     if (c->scale_decoder_outputs)
         GR_TRY(gr_build_constants(m, c->hidden_size, 1 / sqrt((double)c->hidden_size), &m->modules.head_scale, err));
     /* A file without a head has the table's, whatever the configuration says. */
@@ -245,25 +270,39 @@ static graft_status finish_source(gr_pass *p, gr_var *x, gr_var **out, graft_err
     return gr_nn_dropout(run, c->hidden_dropout, stream(-1, DROP_FINISH_SOURCE), out, err);
 }
 
+static graft_status finish_classifier(gr_pass *p, gr_run *run, gr_var **x, graft_error *err) {
+    const gr_model_config *c = &gr_pass_model(p)->config;
+    const gr_modules *mods = gr_pass_modules(p);
+    gr_var *y;
+    GR_TRY(gr_nn_dropout(run, c->classifier_dropout, stream(c->n_layers, DROP_POOLED), x, err));
+    GR_TRY(gr_nn_linear(run, &mods->linears[mods->n_linears - 1], *x, &y, err));
+    gr_var_drop(*x);
+    *x = y;
+    GR_TRY(gr_nn_activate(run, GR_ACTIVATION_TANH, x, NULL, err));
+    return gr_nn_dropout(run, c->classifier_dropout, stream(c->n_layers, DROP_HEAD), x, err);
+}
+
 static graft_status finish(gr_pass *p, gr_var *x, gr_var **out, graft_error *err) {
     const gr_model_config *c = &gr_pass_model(p)->config;
     const gr_modules *mods = gr_pass_modules(p);
     gr_run *run = gr_pass_run_wanted(p);
     GR_TRY(gr_nn_norm(run, &mods->norms[mods->n_norms - 1], c->rms_norm_eps, x, out, err));
     GR_TRY(gr_nn_dropout(run, c->hidden_dropout, stream(-1, DROP_FINISH), out, err));
+    if (c->task == GR_TASK_SEQ_CLS) return finish_classifier(p, run, out, err);
     return mods->head_scale ? gr_nn_scale(run, c->hidden_size, mods->head_scale, out, err) : GRAFT_OK;
 }
 
 /* The table of tokens stands in files up to three times; old files have a bias in front of the cross-attention that is
  * not used. */
 static const char *const ignored[] = {"coder.embed_tokens.weight", "EncDecAttention.relative_attention_bias.weight",
-                                      NULL};
+                                      "classification_head.*", NULL};
 
 const gr_family gr_family_t5 = {.name = "t5",
-                                .layers = "decoder.block",
-                                .encoder_layers = "encoder.block",
+                                .layers = "transformer.decoder.block",
+                                .encoder_layers = "transformer.encoder.block",
+                                .prefix = "transformer.",
                                 .ignored = ignored,
-                                .tasks = 1u << GR_TASK_SEQ_2_SEQ_LM,
+                                .tasks = 1u << GR_TASK_SEQ_2_SEQ_LM | 1u << GR_TASK_SEQ_CLS,
                                 .handles = handles,
                                 .build = build,
                                 .enter = enter,

@@ -230,6 +230,9 @@ static graft_status choose(gr_trainer *t, size_t limit, bool stream, graft_train
 
 static void tell_choice(const gr_trainer *t, const graft_train_plan *p) {
     char weights[160] = "";
+    if (t->o == &t->chosen)
+        snprintf(weights, sizeof weights, "; weights of products are held in %s, as %s would", p->quantization,
+                 t->o->load_in_8bit ? "load_in_8bit" : "load_in_4bit with double quantisation");
     if (p->model_streamed)
         snprintf(weights, sizeof weights,
                  "; %.1f MiB of weights find no room and are read from the files for each product (held in fewer "
@@ -238,6 +241,16 @@ static void tell_choice(const gr_trainer *t, const graft_train_plan *p) {
     gr_log(t->ctx, GRAFT_LOG_INFO, "memory: %.1f of %.1f MiB with at most %lld tokens at a time%s%s",
            (double)p->peak / 1048576, (double)t->o->memory / 1048576, (long long)p->micro_tokens,
            p->gradient_checkpointing ? " and layers that are computed again" : "", weights);
+}
+
+graft_status gr_trainer_would_fit(gr_trainer *t, size_t saved, bool *fits, graft_error *err) {
+    graft_train_plan p = {0};
+    graft_error unsaid;
+    graft_status st = choose(t, (size_t)t->o->memory + saved, false, &p, &unsaid);
+    *fits = st == GRAFT_OK;
+    if (st == GRAFT_OK || st == GRAFT_ERR_LIMIT) return GRAFT_OK;
+    *err = unsaid;
+    return st;
 }
 
 graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *err) {
@@ -252,6 +265,8 @@ graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *
                           .tokens_per_second = NAN,
                           .seconds = NAN};
     snprintf(p.dtype, sizeof p.dtype, "%s", gr_model_dtype(t->model) == GR_BF16 ? "bf16" : "f32");
+    if (t->o->load_in_8bit || t->o->load_in_4bit)
+        snprintf(p.quantization, sizeof p.quantization, "%s", t->o->load_in_8bit ? "int8" : gr_model_quantized(t->model).dtype == GR_FP4 ? "fp4" : "nf4");
     GR_TRY(count_unread(t, &t->unread_bytes, err));
     size_t limit = (size_t)t->o->memory;
     /* The machine's memory is no hard limit: what is free now may change, and the kernel drops mapped pages first. */
@@ -259,7 +274,7 @@ graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *
     if (limit == 0 && available) limit = (size_t)((double)(available + t->resident_start) * 0.9);
     graft_status st = choose(t, limit ? limit : SIZE_MAX, false, &p, err);
     /* Reading weights again costs more time than any of the choices above. */
-    if (st == GRAFT_ERR_LIMIT && t->o->memory) st = choose(t, limit, true, &p, err);
+    if (st == GRAFT_ERR_LIMIT && t->o->memory && !t->keeps_weights) st = choose(t, limit, true, &p, err);
     if (st == GRAFT_ERR_LIMIT && t->o->memory == 0) st = GRAFT_OK;
     GR_TRY(st);
     if (t->o->memory && !t->plans) tell_choice(t, &p);

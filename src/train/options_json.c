@@ -79,6 +79,7 @@ static void add_steps(gr_buf *b, const graft_sft_options *o) {
     add_int(b, "gradient_accumulation_steps", o->gradient_accumulation_steps);
     add_choice(b, "gradient_checkpointing", o->gradient_checkpointing);
     add_int(b, "memory", (int64_t)o->memory);
+    add_choice(b, "quantize_to_fit", o->quantize_to_fit);
     add_int(b, "cache_trunk", (int64_t)o->cache_trunk);
     add_text(b, "cache_trunk_dir", o->cache_trunk_dir);
     add_text(b, "optim", o->optim);

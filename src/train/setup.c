@@ -4,10 +4,11 @@
 
 #include "data/dataset.h"
 #include "data/encode.h"
+#include "data/targets.h"
 #include "model/shape.h"
 #include "train/trainer.h"
 
-static bool is_seq2seq(const gr_trainer *t) { return gr_model_get_config(t->model)->n_encoder_layers > 0; }
+static bool is_seq2seq(const gr_trainer *t) { return gr_model_get_config(t->model)->task == GR_TASK_SEQ_2_SEQ_LM; }
 
 static graft_status load_records(gr_trainer *t, graft_texts paths, const char *template, graft_dataset **out,
                                  graft_error *err) {
@@ -30,7 +31,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
     if (d.prompt_template && d.learn == GRAFT_LEARN_MASKED && o->mlm_probability != 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "mlm_probability: with a prompt_template [MASK] alone is hidden");
     GR_TRY(gr_data_fit(t->model, gr_adapter_set_hooks(t->set), t->adapter, &d, err));
-    return graft_dataset_load(t->ctx, t->tok, &d, out, err);
+    GR_TRY(graft_dataset_load(t->ctx, t->tok, &d, out, err));
+    return gr_targets_check(t->model, *out, err);
 }
 
 enum { MADE_TOKENS = 1 << 26 };
@@ -67,7 +69,8 @@ static graft_status load_data(gr_trainer *t, graft_error *err) {
     if (!t->tok)
         return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected a tokenizer to read records with, found none", o->model);
     if (o->max_target_length >= 0 && !is_seq2seq(t))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "max_target_length: %s has no encoder, its records are not split",
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "max_target_length: records of %s are not split into a source and a target",
                        o->model);
     char *template = NULL;
     graft_status st = GRAFT_OK;
@@ -241,18 +244,7 @@ static graft_status make_trunk(gr_trainer *t, int *layer, graft_error *err) {
                         o->cache_trunk_dir, &t->trunk, err);
 }
 
-graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
-    GR_TRY(load_model(t, err));
-    size_t before = gr_resident_bytes();
-    GR_TRY(load_tokenizer(t, err));
-    size_t between = gr_resident_bytes();
-    GR_TRY(make_adapter(t, err)); /* its template says how records are read */
-    size_t adapted = gr_resident_bytes();
-    GR_TRY(load_data(t, err));
-    GR_TRY(make_loaders(t, err));
-    size_t loaded = gr_resident_bytes();
-    t->resident_tokenizer = between > before ? between - before : 0;
-    t->resident_data = loaded > adapted ? loaded - adapted : 0;
+static graft_status make_engine(gr_trainer *t, graft_error *err) {
     GR_TRY(count_steps(t, err));
     GR_TRY(gr_adapter_begin_run(t->set, t->adapter, t->state.max_steps, err));
     int trunk_layer;
@@ -267,11 +259,46 @@ graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
     return gr_engine_new(t->model, &eo, &t->engine, err);
 }
 
-void gr_trainer_close(gr_trainer *t) {
-    gr_optimizer_free(t->optimizer);
+graft_status gr_trainer_load(gr_trainer *t, graft_error *err) {
+    GR_TRY(load_model(t, err));
+    size_t before = gr_resident_bytes();
+    GR_TRY(load_tokenizer(t, err));
+    size_t between = gr_resident_bytes();
+    GR_TRY(make_adapter(t, err)); /* its template says how records are read */
+    size_t adapted = gr_resident_bytes();
+    GR_TRY(load_data(t, err));
+    GR_TRY(make_loaders(t, err));
+    size_t loaded = gr_resident_bytes();
+    t->resident_tokenizer = between > before ? between - before : 0;
+    t->resident_data = loaded > adapted ? loaded - adapted : 0;
+    return make_engine(t, err);
+}
+
+static void free_engine(gr_trainer *t) {
     gr_engine_free(t->engine);
     gr_trunk_free(t->trunk);
     gr_free(t->a, t->params);
+    t->engine = NULL;
+    t->trunk = NULL;
+    t->params = NULL;
+}
+
+graft_status gr_trainer_reload(gr_trainer *t, graft_error *err) {
+    free_engine(t);
+    gr_adapter_set_free(t->set);
+    t->set = NULL;
+    t->adapter = -1;
+    gr_model_close(t->model);
+    t->model = NULL;
+    graft_label_set_free(t->ctx, &t->labels);
+    GR_TRY(load_model(t, err));
+    GR_TRY(make_adapter(t, err));
+    return make_engine(t, err);
+}
+
+void gr_trainer_close(gr_trainer *t) {
+    gr_optimizer_free(t->optimizer);
+    free_engine(t);
     if (!t->base) {
         gr_adapter_set_free(t->set);
         gr_model_close(t->model);

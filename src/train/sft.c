@@ -65,9 +65,8 @@ graft_status gr_trainer_start(gr_trainer *t, graft_train_plan *plan, graft_error
     GR_TRY(gr_output_open(t, err));
     gr_optimizer_options *oo = &t->optimizer_options;
     if (oo->paged) oo->paged_dir = t->o->paged_dir ? t->o->paged_dir : t->o->output_dir;
-    GR_TRY(gr_trainer_load(t, err));
-    GR_TRY(settle_options(t, err));
-    return gr_trainer_fit(t, plan, err);
+    GR_TRY(gr_trainer_load_to_fit(t, plan, err));
+    return settle_options(t, err);
 }
 
 static graft_status sft(gr_trainer *t, graft_error *err) {
@@ -125,8 +124,7 @@ static graft_status measure(gr_trainer *t, graft_train_plan *p, graft_error *err
 
 static graft_status plan_run(gr_trainer *t, graft_train_plan *p, graft_error *err) {
     t->plans = true;
-    GR_TRY(gr_trainer_load(t, err));
-    GR_TRY(gr_trainer_fit(t, p, err));
+    GR_TRY(gr_trainer_load_to_fit(t, p, err));
     size_t available = gr_available_bytes();
     bool fits = available == 0 || p->peak + p->optimizer_paged < available + gr_resident_bytes();
     if (gr_model_is_shape(t->model)) fits = false; /* there is nothing to run */

@@ -133,13 +133,16 @@ static bool covered(const char *module, graft_texts names) {
 
 graft_status gr_trainer_whole_modules(const gr_trainer *t, const char **names, size_t cap, graft_texts *out,
                                       graft_error *err) {
-    static const char *const usual[] = {"classifier", "score"}; /* peft's, for a classification */
+    /* peft's, for a classification; of t5 it trains no classifier unless it is told to. */
+    static const char *const usual[] = {"classifier", "score", "classification_head"};
+    const gr_model_config *c = gr_model_get_config(t->model);
+    const size_t n_usual = c->task != GR_TASK_SEQ_CLS ? 0 : c->n_encoder_layers ? 3 : 2;
     const graft_sft_options *o = t->o;
     size_t n = 0, given = o->lora.modules_to_save.n;
-    if (given + 2 > cap) return gr_fail(err, GRAFT_ERR_LIMIT, "modules_to_save: more than %zu names", cap - 2);
+    if (given + GR_COUNT(usual) > cap)
+        return gr_fail(err, GRAFT_ERR_LIMIT, "modules_to_save: more than %zu names", cap - GR_COUNT(usual));
     for (size_t i = 0; i < given; i++) names[n++] = o->lora.modules_to_save.items[i];
-    for (size_t i = 0; gr_model_get_config(t->model)->task == GR_TASK_SEQ_CLS && i < GR_COUNT(usual); i++)
-        names[n++] = usual[i];
+    for (size_t i = 0; i < n_usual; i++) names[n++] = usual[i];
     /* What the files lack is lost unless the adapter keeps it. */
     for (size_t i = 0; i < gr_model_n_sites(t->model); i++) {
         const gr_site *s = gr_model_site(t->model, i);

@@ -33,6 +33,8 @@ typedef struct gr_trainer {
     gr_loader *loader, *eval_loader;
     gr_model *model;
     bool plans; /* nothing is run: a model without weights will do */
+    bool keeps_weights; /* in memory, all of them: none are read from the files for each product */
+    graft_sft_options chosen; /* *o, where a format was chosen */
     gr_adapter_set *set;
     int adapter; /* index in the set */
     gr_param **params;
@@ -81,6 +83,8 @@ static inline int gr_lowest_layer(const gr_trainer *t) {
 graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_options *o,
                              const graft_train_callbacks *callbacks, graft_error *err);
 graft_status gr_trainer_load(gr_trainer *t, graft_error *err);
+/* Model and adapter once more, as the options now say; records stay. */
+graft_status gr_trainer_reload(gr_trainer *t, graft_error *err);
 void gr_trainer_close(gr_trainer *t);
 /* task.c: what the model is opened with; whether a model that another job opened is that; what is learnt of records; and the
  * modules that are trained whole, into names[cap]. */
@@ -96,6 +100,10 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *out, graft_err
 /* fit.c: decides micro-batches and recomputation so that the run stays within memory, and predicts what it takes.
  * Fills micro_*, recompute and pool_bytes, and all of *plan but the times. */
 graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *err);
+/* Whether it would, if weights took so much less memory. */
+graft_status gr_trainer_would_fit(gr_trainer *t, size_t saved, bool *fits, graft_error *err);
+/* format.c: loads, in the format that `memory` asks for, and fits. */
+graft_status gr_trainer_load_to_fit(gr_trainer *t, graft_train_plan *plan, graft_error *err);
 /* memory.c: resident memory of this process now, and what it could still get from the machine or its control group;
  * 0 where unknown. */
 size_t gr_resident_bytes(void);

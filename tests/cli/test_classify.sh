@@ -66,4 +66,15 @@ printf '{"a": "the film", "label": "yes"}\n{"a": "slow plot", "label": "no"}\n' 
 grep -q '^  yes  ' "$work/out" || fail "the counts have the labels' names"
 "$GRAFT" generate -m "$work/model" --dtype f32 --adapter "$work/words" -p '{"a": "the film"}' >"$work/out" 2>"$work/err" || fail "words"
 [ "$(cut -c11- "$work/out" | sort | tr '\n' ' ')" = "no yes " ] || fail "labels for words"
+
+mkdir "$work/t5"
+cp "$SOURCE_DIR"/tests/golden/families/t5/{config.json,model.safetensors} "$SOURCE_DIR"/tests/golden/seq2seq/model/tokenizer*.json "$work/t5"
+"$GRAFT" plan -m "$work/t5" --task-type SEQ_CLS --data "$work/data.jsonl" >"$work/out" 2>"$work/err" || fail "a plan of a T5 classifier"
+"$GRAFT" sft -m "$work/t5" --dtype f32 --task-type SEQ_CLS --data "$work/data.jsonl" --num-train-epochs 12 --learning-rate 1e-2 \
+    -o "$work/t5a" >"$work/out" 2>"$work/err" || fail "training a T5 classifier"
+"$GRAFT" eval -m "$work/t5" --dtype f32 --adapter "$work/t5a" --data "$work/data.jsonl" >"$work/out" 2>"$work/err" || fail "eval of a T5 classifier"
+grep -q 'accuracy *100.00 %' "$work/out" || fail "accuracy of a T5 classifier"
+"$GRAFT" merge -m "$work/t5" --adapter "$work/t5a" -o "$work/t5m" --outtype f32 >"$work/out" 2>"$work/err" || fail "merging a T5 classifier"
+"$GRAFT" generate -m "$work/t5m" --dtype f32 -p "a very slow plot" >"$work/out" 2>"$work/err" || fail "classifying with a merged T5"
+head -1 "$work/out" | grep -q negative || fail "what a merged T5 says"
 exit 0

@@ -63,21 +63,23 @@ static void one_line(graft_context *ctx, const graft_tokenizer *tok, const gr_js
 static void texts_give_what_transformers_gives(void **state) {
     (void)state;
     graft_context *ctx = test_context(NULL, 1, NULL);
-    graft_tokenizer *tok;
+    graft_tokenizer *tok, *t5;
     size_t len, lines = 0;
     char *text = sft_read(test_golden("classify/encode.jsonl"), &len), *rest, *line;
     assert_ok(graft_tokenizer_load(ctx, test_golden("classify/bert"), &tok, &err));
+    assert_ok(graft_tokenizer_load(ctx, test_golden("seq2seq/model"), &t5, &err));
     for (line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest), lines++) {
         gr_arena arena;
         const gr_json_value *v;
         gr_arena_init(&arena, NULL, 0);
         assert_ok(gr_json_parse(&arena, "encode.jsonl", line, strlen(line), &v, &err));
-        one_line(ctx, tok, v);
+        one_line(ctx, strncmp(gr_json_get(v, "model")->text, "t5", 2) == 0 ? t5 : tok, v);
         gr_arena_free(&arena);
     }
-    assert_int_equal(lines, 21);
+    assert_int_equal(lines, 30);
     gr_free(NULL, text);
     graft_tokenizer_free(tok);
+    graft_tokenizer_free(t5);
     graft_context_free(ctx);
 }
 
@@ -133,6 +135,10 @@ static void wrong_uses_are_named(void **state) {
     assert_int_equal(graft_embed(m, tok, &text, 1, &tight, out, &wrong), GRAFT_ERR_LIMIT);
     assert_non_null(strstr(wrong.text, "text 0: at most 1 tokens"));
     graft_model_free(m);
+    m = test_load(ctx, test_golden("families/t5_cls"), GRAFT_DTYPE_F32); /* this tokenizer adds no end of text */
+    assert_int_equal(graft_classify(m, tok, &text, 1, NULL, out, &wrong), GRAFT_ERR_ARGUMENT);
+    assert_non_null(strstr(wrong.text, "text 0: expected an end of text"));
+    graft_model_free(m);
     graft_tokenizer_free(tok);
     graft_context_free(ctx);
 }
@@ -154,9 +160,29 @@ static graft_status embed_with(const graft_allocator *a, void *arg) {
     return st;
 }
 
+static graft_status classify_with(const graft_allocator *a, void *arg) {
+    const graft_context_options co = {.allocator = *a, .n_threads = 1};
+    const graft_text texts[2] = {{.text = "the red house", .len = 13},
+                                 {.text = "a road", .len = 6, .pair = "no", .pair_len = 2}};
+    graft_context *ctx = NULL;
+    graft_model *m = NULL;
+    graft_tokenizer *tok = NULL;
+    float out[6];
+    graft_status st = graft_context_new(&co, &ctx, NULL);
+    if (st == GRAFT_OK) st = graft_model_load(ctx, arg, NULL, &m, NULL);
+    if (st == GRAFT_OK) st = graft_tokenizer_load(ctx, test_golden("seq2seq/model"), &tok, NULL);
+    if (st == GRAFT_OK) st = graft_classify(m, tok, texts, 2, NULL, out, NULL);
+    graft_tokenizer_free(tok);
+    graft_model_free(m);
+    graft_context_free(ctx);
+    return st;
+}
+
 static void failed_allocations_leak_nothing(void **state) {
     (void)state;
     char path[1024];
+    snprintf(path, sizeof path, "%s", test_golden("families/t5_cls"));
+    test_allocation_sweep(classify_with, path, 0, 3);
     snprintf(path, sizeof path, "%s", test_golden("families/bert_embed"));
     test_allocation_sweep(embed_with, path, 0, 3);
 }

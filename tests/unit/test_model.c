@@ -98,7 +98,11 @@ static void every_family_agrees_with_transformers(void **state) {
                  {"t5", "t5/golden.decoder"},
                  {"t5_even", "t5_even/golden"},
                  {"t5_gated", "t5_gated/golden"},
-                 {"t5_gated", "t5_gated/golden.decoder"}};
+                 {"t5_gated", "t5_gated/golden.decoder"},
+                 {"t5_cls", "t5_cls/golden"},
+                 {"t5_cls", "t5_cls/golden.ends_decoder"},
+                 {"t5_multi", "t5_multi/golden"},
+                 {"t5_regression", "t5_regression/golden"}};
     for (size_t i = 0; i < GR_COUNT(cases); i++) {
         char path[1100], golden[1200];
         snprintf(path, sizeof path, "%s/%s", test_golden("families"), cases[i].model);

@@ -125,11 +125,54 @@ static void weights_stay_as_far_as_there_is_room(void **state) {
     graft_context_free(ctx);
 }
 
+/* From floats to 8 to 4 bits as memory shrinks, and never back. */
+static void memory_chooses_the_format(void **state) {
+    (void)state;
+    sft_case c;
+    graft_train_plan whole, p;
+    graft_error why;
+    int seen[3] = {0}, level = 0;
+    sft_case_init(&c, "pairs.jsonl", "format");
+    c.o.data = (graft_texts){c.data, 1};
+    c.o.gradient_checkpointing = GRAFT_YES;
+    c.o.per_device_train_batch_size = 1;
+    assert_ok(plan(&c.o, &whole, &err));
+    assert_string_equal(whole.quantization, "");
+    uint64_t eight = 0;
+    for (size_t down = 0; down < whole.model_mapped; down += 4096) {
+        c.o.memory = whole.peak - down;
+        if (plan(&c.o, &p, &why) != GRAFT_OK) break;
+        const int now = !strcmp(p.quantization, "int8") ? 1 : !strcmp(p.quantization, "nf4") ? 2 : 0;
+        if (p.model_streamed) break;
+        assert_true(now >= level);
+        level = now;
+        seen[now]++;
+        if (now == 1) eight = c.o.memory;
+        assert_true(p.peak <= c.o.memory);
+    }
+    assert_true(seen[1] > 0 && seen[2] > 0);
+    c.o.memory = eight;
+    c.o.method = "full";
+    if (plan(&c.o, &p, &why) == GRAFT_OK) assert_string_equal(p.quantization, "");
+    c.o.method = "lora";
+    c.o.quantize_to_fit = GRAFT_NO;
+    if (plan(&c.o, &p, &why) == GRAFT_OK) assert_string_equal(p.quantization, "");
+    c.o.memory = 0;
+    assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_ARGUMENT);
+    assert_non_null(strstr(why.text, "quantize_to_fit: expected memory too"));
+    c.o.quantize_to_fit = GRAFT_YES;
+    c.o.memory = eight;
+    c.o.load_in_4bit = 1;
+    assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_ARGUMENT);
+    assert_non_null(strstr(why.text, "found load_in_4bit"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_shape_is_planned_as_the_model),
         cmocka_unit_test(without_records_they_are_as_long_as_may_be),
         cmocka_unit_test(weights_stay_as_far_as_there_is_room),
+        cmocka_unit_test(memory_chooses_the_format),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

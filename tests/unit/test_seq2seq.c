@@ -253,7 +253,7 @@ static void options_that_mean_nothing_are_refused(void **state) {
     static const int top[] = {1};
     for (int i = 0; i < 6; i++) {
         static const char *const says[] = {
-            "packing", "cache_trunk", "completion_only_loss", "assistant_only_loss", "has no encoder", "has dropout"};
+            "packing", "cache_trunk", "completion_only_loss", "assistant_only_loss", "are not split", "has dropout"};
         sft_case c;
         init(&c, "refused");
         if (i == 0) c.o.packing = 1;

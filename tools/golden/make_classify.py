@@ -10,7 +10,7 @@ NAME/tokenizer.json is a WordPiece of 96 tokens, [PAD] 0, [MASK] 95, with BERT's
 template that puts a token between the two texts and none behind. pairs.jsonl: tokenizer, text, pair (null: none),
 max_length (0: none), input_ids and token_type_ids of transformers' PreTrainedTokenizerFast with truncation=True.
 
-encode.jsonl: model (one of families/), text, pair, and what transformers gives with the tokenizer bert/: scores of a
+encode.jsonl: model (one of families/), text, pair, and what transformers gives with the tokenizer bert/ (of t5 that of seq2seq/model): scores of a
 classifier (softmax; sigmoid of several labels, and of a single one without a problem_type), fill of a masked language model (for every mask
 the five likeliest ids and their probabilities), embedding of a bare one (mean over the tokens, of length 1).
 minilm.jsonl: text and every eighth number of its embedding by all-MiniLM-L6-v2, as sentence-transformers makes it.
@@ -108,10 +108,13 @@ def embed(model, tokenizer, text, length):
 def encode():
     import torch
     import transformers as tf
-    tokenizer = tf.AutoTokenizer.from_pretrained(OUT / "bert")
+    bert = tf.AutoTokenizer.from_pretrained(OUT / "bert")
+    t5 = tf.PreTrainedTokenizerFast.from_pretrained("tests/golden/seq2seq/model")
     rng = random.Random(SEED + 1)
     lines = []
-    for name in ("bert_cls", "bert_multi", "bert_regression", "roberta_cls", "bert", "roberta", "bert_embed"):
+    for name in ("bert_cls", "bert_multi", "bert_regression", "roberta_cls", "bert", "roberta", "bert_embed", "t5_cls",
+                 "t5_multi", "t5_regression"):
+        tokenizer = t5 if name.startswith("t5") else bert
         path = f"tests/golden/families/{name}"
         task = name.split("_")[1] if "_" in name else "mask"
         cls = {"mask": tf.AutoModelForMaskedLM, "embed": tf.AutoModel}.get(task, tf.AutoModelForSequenceClassification)
@@ -126,7 +129,7 @@ def encode():
             pair = " ".join(rng.choice(WORDS) for _ in range(second)) if second and task != "embed" else None
             line = {"model": name, "text": text, "pair": pair}
             inputs = tokenizer(text, pair, return_tensors="pt", return_token_type_ids=True)
-            if model.config.type_vocab_size == 1:
+            if getattr(model.config, "type_vocab_size", 1) == 1:
                 inputs.pop("token_type_ids")
             with torch.no_grad():
                 out = model(**inputs)

@@ -48,6 +48,10 @@ The models are in evaluation mode: dropout is off.
                    (tie_word_embeddings false); the shared table stands in the file three times, as in theirs;
                    config.resaved.json is what transformers 5 writes for the same model, tie_word_embeddings true
                    beside scale_decoder_outputs false; golden.decoder as above
+  t5_cls           T5ForSequenceClassification, one encoder and two decoder layers: rows padded right and left (the
+                   decoder sees those pads), with a hole, with two end tokens in every row, the last of which counts;
+                   golden.ends_decoder: decoder_input_ids and decoder_attention_mask given
+  t5_multi, t5_regression   the same of the other problem types, one layer a part, gated
   generate.jsonl   one generation a line by transformers' generate: model (a path under tests/golden), options,
                    input_ids, sequences (what was added, up to and with the end token; of T5 without the start token),
                    scores of beams. float64 gives the same sequences."""
@@ -111,6 +115,14 @@ MODELS = {
     "t5_gated": (tf.T5ForConditionalGeneration,
                  tf.T5Config(**{**T5, "num_layers": 1}, num_decoder_layers=2, feed_forward_proj="gated-gelu",
                              tie_word_embeddings=False), "bfloat16", "seq2seq"),
+    "t5_cls": (tf.T5ForSequenceClassification, tf.T5Config(**{**T5, "num_layers": 1}, num_decoder_layers=2, num_labels=3),
+               "bfloat16", "ends"),
+    "t5_multi": (tf.T5ForSequenceClassification,
+                 tf.T5Config(**{**T5, "num_layers": 1}, feed_forward_proj="gated-gelu", num_labels=4,
+                             problem_type="multi_label_classification"), "bfloat16", "ends_multi"),
+    "t5_regression": (tf.T5ForSequenceClassification,
+                      tf.T5Config(**{**T5, "num_layers": 1}, feed_forward_proj="gated-gelu", num_labels=1),
+                      "bfloat16", "ends_regression"),
 }
 GGUF = {  # file: (type of the 2-D tensors, output.weight)
     "g_gpt2_f16": ("F16", False),
@@ -130,7 +142,7 @@ def fill(model, seed, dtype):
                 x = 0.2 * x + (1 if name.endswith("weight") else 0)
             elif name.endswith("bias"):
                 x = 0.3 * x
-            elif "relative_attention_bias" in name or name == "shared.weight":
+            elif "relative_attention_bias" in name or name.endswith("shared.weight"):
                 pass
             elif ".q.weight" in name:  # T5 does not scale its scores
                 x = x / (p.shape[1] * model.config.d_kv) ** 0.5
@@ -202,8 +214,12 @@ def single(config):
     return {**encoder(config), "labels": torch.tensor([1, 2, 0, 1])}
 
 
+def multi_labels():
+    return torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]]).float()
+
+
 def multi(config):
-    return {**encoder(config), "labels": torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]]).float()}
+    return {**encoder(config), "labels": multi_labels()}
 
 
 def regression(config):
@@ -240,14 +256,47 @@ def decoder(config):
     return batch
 
 
+def ends(config):
+    """Rows of two texts, each with its end token: whole; padded right; padded left; a hole."""
+    ids = random_ids((4, 17), 3, 11)
+    mask = torch.ones_like(ids)
+    mask[1, 12:] = 0
+    mask[2, :5] = 0
+    mask[3, 3:6] = 0
+    ids[mask == 0] = 0
+    ids[torch.arange(4), torch.tensor([6, 4, 9, 8])] = 1
+    ids[torch.arange(4), torch.tensor([16, 11, 16, 15])] = 1
+    return dict(input_ids=ids, attention_mask=mask, labels=torch.tensor([2, 0, 1, 1]))
+
+
+def ends_multi(config):
+    return {**ends(config), "labels": multi_labels()}
+
+
+def ends_regression(config):
+    return {**ends(config), "labels": torch.tensor([0.5, -1.25, 2.0, 0.125])}
+
+
+def ends_decoder(config):
+    batch = ends(config)
+    ids = random_ids((4, 17), 3, 12)
+    mask = torch.ones_like(ids)
+    mask[2, :4] = 0
+    mask[3, 7:9] = 0
+    ids[:, 0] = 0
+    ids[mask == 0] = 0
+    return {**batch, "decoder_input_ids": ids, "decoder_attention_mask": mask}
+
+
 def plain(config):
     batch = mlm(config)
     return dict(input_ids=batch["input_ids"], labels=batch["labels"])
 
 
-BATCHES = {f.__name__: f for f in (causal, last, mlm, single, multi, regression, seq2seq, decoder, plain)}
+BATCHES = {f.__name__: f for f in (causal, last, mlm, single, multi, regression, seq2seq, decoder, ends, ends_multi,
+                                    ends_regression, ends_decoder, plain)}
 BATCHES["embed"] = encoder
-VARIANTS = {"bert": ["plain"], "t5": ["decoder"], "t5_gated": ["decoder"]}
+VARIANTS = {"bert": ["plain"], "t5": ["decoder"], "t5_gated": ["decoder"], "t5_cls": ["ends_decoder"]}
 
 
 def keep(x):

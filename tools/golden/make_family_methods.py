@@ -50,13 +50,16 @@ Ways of the reference that show in the numbers:
   them.
 - Multitask prompts on T5: with num_transformer_submodules 2 the decoder has tokens in front too, but not in generate;
   with 1 its forward takes labels only, no decoder_input_ids.
+- T5 classifiers: peft trains "classifier" and "score" whole, and T5's "classification_head" only where modules_to_save
+  names it (t5_cls_lora_frozen does not). It cannot put prompts or prefixes in front: the reference's forward takes
+  tokens alone.
 - AdaLoRA: the loss has the penalty of orthogonality in it.
 - LLaMA-Adapter on GPT-2: what the prompts give is added behind c_proj without passing it; on Llama it passes o_proj.
   Classifiers stay frozen.
 
 peft 0.21 lacks: prefix tuning of T5 where d_kv is not d_model / num_heads; LayerNorm tuning of BERT and RoBERTa
 without target_modules; LLaMA-Adapter on BERT, RoBERTa and T5; prompts of any kind without a task type, so on masked
-language models; LoHa, LoKr and OFT on GPT-2's Conv1D; merging IA3 into a RoBERTa classifier; BitFit. With transformers
+language models; LoHa, LoKr and OFT on GPT-2's Conv1D; merging anything but LoRA, AdaLoRA and norms into a classifier of RoBERTa's or T5's; BitFit. With transformers
 5.24 it finds no past_key_values in BERT, RoBERTa and classifiers, where prefix tuning looks for it: see OldNames."""
 import inspect
 import json
@@ -91,6 +94,7 @@ LORA, IA3, PROMPT, PREFIX, P = (peft.LoraConfig, peft.IA3Config, peft.PromptTuni
 NORMS, LLAMA_ADAPTER, MULTITASK = peft.LNTuningConfig, peft.AdaptionPromptConfig, peft.MultitaskPromptTuningConfig
 CROSS = r"decoder\..*\.EncDecAttention\.(q|k|v|o)"
 LLAMA = "models/llama"
+HEAD = dict(modules_to_save=["classification_head"])
 
 CASES = {  # name: (base, task type, configuration class, settings[, inputs other than the base's own])
     "gpt2_lora": ("families/gpt2", C, LORA, dict(r=4)),
@@ -219,11 +223,26 @@ CASES = {  # name: (base, task type, configuration class, settings[, inputs othe
     "bert_cls_multitask": ("families/bert_cls", S, MULTITASK, dict(num_virtual_tokens=4, num_tasks=4, num_ranks=2)),
     "t5_multitask": ("families/t5", T, MULTITASK, dict(num_virtual_tokens=4, num_tasks=3, num_ranks=3,
                                                        num_transformer_submodules=1)),
+    "t5_cls_lora": ("families/t5_cls", S, LORA, dict(r=4, **HEAD)),
+    "t5_cls_lora_frozen": ("families/t5_cls", S, LORA, dict(r=2, target_modules=["k", "wo", "dense", "out_proj"])),
+    "t5_cls_dora": ("families/t5_cls", S, LORA, dict(r=3, use_dora=True, target_modules=["q", "o"], **HEAD)),
+    "t5_cls_ia3": ("families/t5_cls", S, IA3, HEAD),
+    "t5_cls_adalora": ("families/t5_cls", S, peft.AdaLoraConfig, dict(init_r=3, target_r=2, total_step=10, tinit=2,
+                                                                      tfinal=3, deltaT=1, target_modules=["q", "v"],
+                                                                      **HEAD)),
+    "t5_cls_oft": ("families/t5_cls", S, peft.OFTConfig, dict(oft_block_size=8, target_modules=["k", "wi"], **HEAD)),
+    "t5_multi_lora": ("families/t5_multi", S, LORA, dict(r=2, target_modules="all-linear", **HEAD)),
+    "t5_multi_norms": ("families/t5_multi", S, NORMS, HEAD),
+    "t5_multi_loha": ("families/t5_multi", S, peft.LoHaConfig, dict(r=3, target_modules=["q", "wi_0"], **HEAD)),
+    "t5_regression_rslora": ("families/t5_regression", S, LORA, dict(r=4, use_rslora=True, lora_alpha=6, **HEAD)),
+    "t5_regression_lokr": ("families/t5_regression", S, peft.LoKrConfig, dict(r=2, target_modules=["v", "wo"], **HEAD)),
+    "t5_regression_vera": ("families/t5_regression", S, peft.VeraConfig, dict(r=5, target_modules=["q", "v"], **HEAD)),
     "llama_pissa": (LLAMA, C, LORA, dict(r=4, init_lora_weights="pissa")),
     "llama_olora": (LLAMA, C, LORA, dict(r=4, init_lora_weights="olora",
                                          target_modules=["q_proj", "k_proj", "down_proj"])),
 }
-NOT_MERGED = {"roberta_cls_ia3",  # peft 0.21.2 lacks: a classifier that is no single layer
+NOT_MERGED = {"roberta_cls_ia3", "t5_cls_ia3", "t5_cls_oft", "t5_multi_loha", "t5_regression_lokr",
+              "t5_regression_vera",  # peft 0.21.2 lacks: a classifier that is no single layer
               "gpt2_lora_wte", "gpt2_dora_head", "bert_dora_head", "t5_dora_head"}  # with a tied head the merged model is another
 ALONE = {PROMPT, PREFIX, P, LLAMA_ADAPTER, MULTITASK, None}  # what does not merge
 
