@@ -3,6 +3,7 @@
 #define GRAFT_H
 
 #include "graft/adapter.h"
+#include "graft/calibrate.h"
 #include "graft/context.h"
 #include "graft/data.h"
 #include "graft/device.h"

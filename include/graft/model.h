@@ -19,6 +19,19 @@ typedef enum graft_dtype {
     GRAFT_DTYPE_F16 /* for files only */
 } graft_dtype;
 
+typedef struct graft_calibration graft_calibration; /* graft/calibrate.h */
+
+/* Weights of products in int8 with one scale an output, activations in int8 too, as compressed-tensors keeps them
+ * (docs/quantisation.md). */
+typedef struct graft_w8a8 {
+    const graft_calibration
+        *calibration; /* scales of activations; NULL: each row of them has its own, made on the fly */
+    /* Modules that stay as they are, as llm-compressor names them: in full, by the last parts of their names, or
+     * "re:EXPRESSION". The head always does. */
+    const char *const *ignore;
+    size_t n_ignore;
+} graft_w8a8;
+
 /* Zero-initialise for the defaults. */
 typedef struct graft_model_options {
     graft_dtype dtype; /* of the computation */
@@ -27,9 +40,13 @@ typedef struct graft_model_options {
     const char *bnb_4bit_quant_type; /* "nf4" (NULL) or "fp4" */
     int bnb_4bit_use_double_quant;
     int bnb_4bit_blocksize; /* elements that share a scale: 32, 64 (0), 128 .. 4096 */
-    /* What activations of products are computed in: "float" (NULL), the compute type, or "int8": made on the fly where the weights are
-     * in int8 or in a block format of GGUF, with sums of integers (docs/quantisation.md). Of weights in int8 elements of at least
-     * llm_int8_threshold are left out: 0: as quantization_config says, 6 where it says nothing; negative: none. */
+    const graft_w8a8
+        *w8a8; /* in place of these: the same in int8, for weights that are in floats or block formats; NULL: no */
+    /* What activations of products are computed in: "float", the compute type, or "int8": made on the fly where the
+     * weights are in int8 or in a block format of GGUF, with sums of integers (docs/quantisation.md). NULL: int8
+     * where the model is one of compressed-tensors that says so, else float. Of weights in bitsandbytes' int8
+     * elements of at least llm_int8_threshold are left out: 0: as quantization_config says, 6 where it says nothing;
+     * negative: none. */
     const char *activations;
     double llm_int8_threshold;
     /* What stands on top, by peft's names: "CAUSAL_LM", "SEQ_CLS", "FEATURE_EXTRACTION", and "MASKED_LM". NULL: what config.json's

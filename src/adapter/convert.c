@@ -29,7 +29,7 @@ static graft_status fits(const gr_model *m, const char *name, gr_dtype dtype, bo
     return st;
 }
 
-/* The type that holds every dense value; whether anything is in bitsandbytes' formats, and in which. */
+/* The type that holds every dense value; whether anything has scales apart, and in which format. */
 static graft_status choose(const gr_model *m, gr_dtype *dense, const gr_tensor_view **scaled, graft_error *err) {
     const gr_weight *w;
     GR_TRY(gr_model_get_weight(m, gr_model_tensor_name(m, 0), &w, err));
@@ -50,33 +50,79 @@ static graft_status choose(const gr_model *m, gr_dtype *dense, const gr_tensor_v
     return GRAFT_OK;
 }
 
+/* quantization_config of compressed-tensors, as llm-compressor writes it: which modules are left out is named one by
+ * one. */
+static graft_status describe_compressed(const gr_model *m, gr_buf *b, graft_error *err) {
+    static const char numbers[] =
+        "\"actorder\": null, \"block_structure\": null, \"dynamic\": %s, \"group_size\": null, "
+        "\"num_bits\": 8, \"observer\": %s, \"observer_kwargs\": {}, \"strategy\": \"%s\", "
+        "\"symmetric\": true, \"type\": \"int\"";
+    const gr_compressed kind = gr_model_get_config(m)->compressed;
+    const bool dynamic = kind == GR_COMPRESSED_DYNAMIC;
+    bool any = false;
+    gr_buf_add_text(b, "{\n    \"config_groups\": {\n      \"group_0\": {\n        \"input_activations\": ");
+    if (kind == GR_COMPRESSED_FLOAT) {
+        gr_buf_add_text(b, "null");
+    } else {
+        gr_buf_add_text(b, "{");
+        gr_buf_add_format(b, numbers, dynamic ? "true" : "false", dynamic ? "null" : "\"minmax\"",
+                          dynamic ? "token" : "tensor");
+        gr_buf_add_text(b, "}");
+    }
+    gr_buf_add_text(
+        b, ",\n        \"output_activations\": null,\n        \"targets\": [\"Linear\"],\n        \"weights\": {");
+    gr_buf_add_format(b, numbers, "false", "\"minmax\"", "channel");
+    gr_buf_add_text(b, "}\n      }\n    },\n    \"format\": \"int-quantized\",\n    \"global_compression_ratio\": "
+                       "null,\n    \"ignore\": [");
+    for (size_t i = 0; i < gr_model_n_sites(m); i++) {
+        const gr_site *s = gr_model_site(m, i);
+        const gr_weight *w;
+        if (gr_site_is_table(s) || !gr_model_linear(m, s)) continue;
+        GR_TRY(gr_model_get_weight(m, s->weight_tensor, &w, err));
+        if (w->view.dtype == GR_CHANNEL8) continue;
+        if (any) gr_buf_add_text(b, ", ");
+        gr_json_add_text(b, s->name, strlen(s->name));
+        any = true;
+    }
+    gr_buf_add_text(b, "],\n    \"kv_cache_scheme\": null,\n    \"quant_method\": \"compressed-tensors\",\n    "
+                       "\"quantization_status\": \"compressed\"\n  }");
+    return gr_buf_status(b, err);
+}
+
 /* quantization_config as transformers writes it. */
-static void describe(const gr_tensor_view *v, gr_dtype dense, char *out, size_t size) {
-    const bool four = v->dtype != GR_INT8;
-    snprintf(out, size,
-             "{\n    \"_load_in_4bit\": %s,\n    \"_load_in_8bit\": %s,\n    \"bnb_4bit_compute_dtype\": \"%s\",\n"
-             "    \"bnb_4bit_quant_storage\": \"uint8\",\n    \"bnb_4bit_quant_type\": \"%s\",\n    "
-             "\"bnb_4bit_use_double_quant\": %s,\n"
-             "    \"llm_int8_enable_fp32_cpu_offload\": false,\n    \"llm_int8_has_fp16_weight\": false,\n"
-             "    \"llm_int8_skip_modules\": null,\n    \"llm_int8_threshold\": 6.0,\n    \"load_in_4bit\": %s,\n"
-             "    \"load_in_8bit\": %s,\n    \"quant_method\": \"bitsandbytes\"\n  }",
-             four ? "true" : "false", four ? "false" : "true",
-             dense == GR_BF16  ? "bfloat16"
-             : dense == GR_F16 ? "float16"
-                               : "float32",
-             v->dtype == GR_NF4 ? "nf4" : "fp4", four && !v->scales->absmax ? "true" : "false", four ? "true" : "false",
-             four ? "false" : "true");
+static graft_status describe(const gr_model *m, const gr_tensor_view *v, gr_dtype dense, gr_buf *b,
+                             graft_error *err) {
+    const bool four = gr_is_4bit(v->dtype);
+    if (v->dtype == GR_CHANNEL8) return describe_compressed(m, b, err);
+    gr_buf_add_format(
+        b,
+        "{\n    \"_load_in_4bit\": %s,\n    \"_load_in_8bit\": %s,\n    \"bnb_4bit_compute_dtype\": \"%s\",\n"
+        "    \"bnb_4bit_quant_storage\": \"uint8\",\n    \"bnb_4bit_quant_type\": \"%s\",\n    "
+        "\"bnb_4bit_use_double_quant\": %s,\n"
+        "    \"llm_int8_enable_fp32_cpu_offload\": false,\n    \"llm_int8_has_fp16_weight\": false,\n"
+        "    \"llm_int8_skip_modules\": null,\n    \"llm_int8_threshold\": 6.0,\n    \"load_in_4bit\": %s,\n"
+        "    \"load_in_8bit\": %s,\n    \"quant_method\": \"bitsandbytes\"\n  }",
+        four ? "true" : "false", four ? "false" : "true",
+        dense == GR_BF16  ? "bfloat16"
+        : dense == GR_F16 ? "float16"
+                          : "float32",
+        v->dtype == GR_NF4 ? "nf4" : "fp4", four && !v->scales->absmax ? "true" : "false", four ? "true" : "false",
+        four ? "false" : "true");
+    return gr_buf_status(b, err);
 }
 
 graft_status gr_write_as_stored(gr_model *m, const gr_adapter *a, const char *dir, gr_merge_report *report,
                                 graft_error *err) {
     const gr_tensor_view *scaled;
     gr_dtype dense;
-    char config[1024];
+    gr_buf config;
     GR_TRY(choose(m, &dense, &scaled, err));
     if (!scaled) return gr_write_model(m, a, dir, dense, err);
-    describe(scaled, dense, config, sizeof config);
-    return gr_write_quantized(m, a, dir, dense, config, report, err);
+    gr_buf_init(&config, gr_allocator(gr_model_context(m)));
+    graft_status st = describe(m, scaled, dense, &config, err);
+    if (st == GRAFT_OK) st = gr_write_quantized(m, a, dir, dense, gr_buf_text(&config), report, err);
+    gr_buf_free(&config);
+    return st;
 }
 
 graft_status graft_model_save(graft_model *m, const char *dir, graft_error *err) {

@@ -79,11 +79,35 @@ static graft_status add_4bit(gr_outputs *o, const char *name, const gr_tensor_vi
     return add_state(o, name, v, dtype, err);
 }
 
+/* Floats in `dtype` where that holds them all, else as they are. */
+static graft_status add_floats(gr_outputs *o, const char *name, size_t stem, const char *tail, gr_dtype dtype,
+                               gr_shape shape, const float *x, int64_t n, graft_error *err) {
+    uint16_t *half = dtype == GR_F32 ? NULL : gr_arena_alloc(&o->arena, sizeof *half * (size_t)n);
+    bool same = dtype != GR_F32;
+    if (dtype != GR_F32 && !half) return gr_fail_memory(err);
+    for (int64_t i = 0; i < n && same; i++) {
+        half[i] = dtype == GR_BF16 ? gr_f32_to_bf16(x[i]) : gr_f32_to_f16(x[i]);
+        same = (dtype == GR_BF16 ? gr_bf16_to_f32(half[i]) : gr_f16_to_f32(half[i])) == x[i];
+    }
+    return add_part(o, name, stem, tail, same ? dtype : GR_F32, shape, same ? (const void *)half : x, err);
+}
+
+static graft_status add_channel8(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype,
+                                 graft_error *err) {
+    const size_t module = strlen(name) - strlen("weight");
+    const int64_t rows = v->shape.d[0];
+    GR_TRY(add_part(o, name, module, "weight", GR_I8, v->shape, v->data, err));
+    GR_TRY(add_floats(o, name, module, "weight_scale", dtype, gr_shape2(rows, 1), v->scales->absmax, rows, err));
+    if (!(v->scales->input > 0)) return GRAFT_OK;
+    return add_floats(o, name, module, "input_scale", dtype, gr_shape1(1), &v->scales->input, 1, err);
+}
+
 graft_status gr_outputs_add_scaled(gr_outputs *o, const char *name, const gr_tensor_view *v, gr_dtype dtype,
                                    graft_error *err) {
     static const uint8_t rows_in_order;
     const size_t module = strlen(name) - strlen("weight");
-    if (v->dtype != GR_INT8) return add_4bit(o, name, v, dtype, err);
+    if (gr_is_4bit(v->dtype)) return add_4bit(o, name, v, dtype, err);
+    if (v->dtype == GR_CHANNEL8) return add_channel8(o, name, v, dtype, err);
     GR_TRY(add_part(o, name, module, "weight", GR_I8, v->shape, v->data, err));
     GR_TRY(add_part(o, name, module, "SCB", GR_F32, gr_shape1(v->shape.d[0]), v->scales->absmax, err));
     return add_part(o, name, module, "weight_format", GR_U8, (gr_shape){0}, &rows_in_order, err);

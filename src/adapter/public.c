@@ -1,6 +1,7 @@
 /* The public functions on models and their adapters (graft/model.h, graft/adapter.h). */
 #include "graft/adapter.h"
 
+#include "adapter/calibration.h"
 #include "adapter/method.h"
 #include "model/public.h"
 #include "text/slots.h"
@@ -56,9 +57,16 @@ static graft_status load(graft_model *m, const char *path, const graft_model_opt
     gr_model_options o = {.has_dtype = options && options->dtype != GRAFT_DTYPE_AUTO};
     gr_adapter_set *set;
     gr_arena arena;
+    gr_channel8_plan plan;
     if (options)
         GR_TRY(gr_quantize_options(options->load_in_4bit, options->load_in_8bit, options->bnb_4bit_quant_type,
                                    options->bnb_4bit_use_double_quant, options->bnb_4bit_blocksize, &o.quantize, err));
+    if (options && options->w8a8) {
+        if (o.quantize.dtype != GR_F32)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "w8a8: expected neither load_in_4bit nor load_in_8bit beside it");
+        plan = gr_w8a8_plan(options->w8a8);
+        o.quantize = (gr_quantize_spec){.dtype = GR_CHANNEL8, .channel8 = &plan};
+    }
     if (options) GR_TRY(gr_activation_options(options->activations, options->llm_int8_threshold, &o.activations, err));
     if (o.has_dtype) o.dtype = options->dtype == GRAFT_DTYPE_BF16 ? GR_BF16 : options->dtype == GRAFT_DTYPE_F32 ? GR_F32 : GR_F16;
     gr_arena_init(&arena, gr_allocator(m->ctx), 0);
@@ -66,6 +74,7 @@ static graft_status load(graft_model *m, const char *path, const graft_model_opt
     if (st == GRAFT_OK) st = gr_model_open(m->ctx, path, &o, &m->model, err);
     gr_arena_free(&arena);
     GR_TRY(st);
+    if (options && options->w8a8) GR_TRY(gr_w8a8_check(m->model, options->w8a8, err));
     GR_TRY(gr_adapter_set_new(m->model, &set, err));
     m->adapters = set;
     m->hooks = gr_adapter_set_hooks(set);

@@ -1,6 +1,7 @@
 /* What fewer bits cost, tensor by tensor (graft_quantize_report), and what merging into few bits does. */
 #include <math.h>
 
+#include "adapter/calibration.h"
 #include "adapter/merged.h"
 #include "adapter/method.h"
 #include "graft/convert.h"
@@ -62,6 +63,7 @@ typedef struct reporter {
     const graft_allocator *a;
     gr_device *dev;
     gr_dtype type; /* of a GGUF file */
+    const graft_w8a8 *w8a8; /* of CHANNEL8 */
 } reporter;
 
 enum { ROWS = 64 }; /* at once: columns of a matrix that stands turned are decoded by blocks */
@@ -98,22 +100,57 @@ static graft_status measure(const reporter *s, const char *name, const gr_weight
     return st;
 }
 
-static graft_status report_one(const reporter *s, size_t i, const gr_quantize_spec *spec, gr_buf *b, graft_error *err) {
+/* What the input of a module is like, in its place in the list. */
+static void add_input(const reporter *s, const char *module, gr_buf *b) {
+    const graft_calibration *c = s->w8a8 ? s->w8a8->calibration : NULL;
+    const gr_input_range *r = c ? gr_calibration_find(c, module) : NULL;
+    if (!r || !r->rows || !b->len) return;
+    const double n = (double)r->rows * (double)r->columns, size = sqrt(r->squares / n);
+    b->len--; /* the object is open again */
+    gr_buf_add_text(b, ", \"input_max\": ");
+    gr_json_add_double(b, (double)r->most);
+    gr_buf_add_text(b, ", \"input_outlier_ratio\": ");
+    gr_json_add_double(b, size > 0 ? (double)r->most / size : 0);
+    if (r->measured) {
+        gr_buf_add_text(b, ", \"input_error\": ");
+        gr_json_add_double(b, r->squares > 0 ? sqrt(r->error / r->squares) : 0);
+        gr_buf_add_text(b, ", \"input_error_dynamic\": ");
+        gr_json_add_double(b, r->squares > 0 ? sqrt(r->error_dynamic / r->squares) : 0);
+        gr_buf_add_text(b, ", \"input_clipped\": ");
+        gr_json_add_double(b, (double)r->clipped / n);
+    }
+    gr_buf_add_char(b, '}');
+}
+
+/* CHANNEL8 as the model would be opened with it; `takes` false: this module stays as it is. */
+static graft_status plan_one(const reporter *s, const gr_site *site, const gr_weight *w, gr_quantize_spec *spec,
+                             bool *takes, graft_error *err) {
+    const gr_channel8_plan plan = gr_w8a8_plan(s->w8a8);
+    float most;
+    spec->scale = w->view.dtype == GR_BF16 || w->view.dtype == GR_F16 ? w->view.dtype : GR_F32;
+    return plan.choose(plan.self, site->name, site->in, takes, &most, err);
+}
+
+static graft_status report_one(const reporter *s, size_t i, const gr_quantize_spec *wanted, gr_buf *b,
+                               graft_error *err) {
     const char *name = gr_model_tensor_name(s->m, i);
     const gr_weight *w;
     gr_cost c = {0};
-    bool bias;
+    bool bias, takes = true;
     const gr_site *site = gr_model_site_of_tensor(s->m, name, &bias);
+    gr_quantize_spec spec = *wanted;
     GR_TRY(gr_model_get_weight(s->m, name, &w, err));
     if (w->view.shape.n != 2) return GRAFT_OK;
-    gr_dtype type = spec->dtype;
+    gr_dtype type = spec.dtype;
     if (type != GR_F32) {
         gr_tensor_view view;
         void *memory;
         size_t bytes;
         if (!site || !gr_model_linear(s->m, site) || site->role == GR_ROLE_EMBED || site->role == GR_ROLE_HEAD)
             return GRAFT_OK;
-        GR_TRY(gr_quantize_weight(s->dev, w, site->transposed, spec, &view, &memory, &bytes, err));
+        if (s->w8a8) GR_TRY(plan_one(s, site, w, &spec, &takes, err));
+        if (!takes) return GRAFT_OK;
+        GR_TRY(gr_quantize_weight(s->dev, w, site->transposed, &spec, &view, &memory, &bytes, err));
         graft_status st = measure(s, name, w, type, &view, &c, err);
         gr_free_aligned(s->a, memory);
         GR_TRY(st);
@@ -126,25 +163,37 @@ static graft_status report_one(const reporter *s, size_t i, const gr_quantize_sp
         GR_TRY(measure(s, name, w, type, NULL, &c, err));
     }
     gr_cost_list(b, name, type, &c);
+    if (site) add_input(s, site->name, b);
     return gr_buf_status(b, err);
+}
+
+static graft_status report_all(const reporter *s, const gr_quantize_spec *spec, char **json, graft_error *err) {
+    gr_buf b;
+    gr_buf_init(&b, s->a);
+    gr_buf_add_text(&b, "{\"tensors\": [");
+    graft_status st = gr_buf_status(&b, err);
+    for (size_t i = 0; i < gr_model_n_tensors(s->m) && st == GRAFT_OK; i++) st = report_one(s, i, spec, &b, err);
+    gr_buf_add_text(&b, "]}");
+    if (st == GRAFT_OK) st = gr_buf_take(&b, json, NULL, err);
+    if (st != GRAFT_OK) gr_buf_free(&b);
+    return st;
+}
+
+graft_status graft_w8a8_report(graft_model *m, const graft_w8a8 *how, char **json, graft_error *err) {
+    const reporter s = {.m = m->model, .a = gr_allocator(m->ctx), .dev = gr_model_device(m->model), .w8a8 = how};
+    const gr_quantize_spec spec = {.dtype = GR_CHANNEL8};
+    GR_TRY(gr_w8a8_check(m->model, how, err));
+    return report_all(&s, &spec, json, err);
 }
 
 graft_status graft_quantize_report(graft_model *m, const char *type, int double_quant, int blocksize, char **json,
                                    graft_error *err) {
     reporter s = {.m = m->model, .a = gr_allocator(m->ctx), .dev = gr_model_device(m->model)};
     gr_quantize_spec spec = {.dtype = GR_F32};
-    gr_buf b;
     bool four = type && (!strcmp(type, "nf4") || !strcmp(type, "fp4")), eight = type && !strcmp(type, "int8");
     if (!type) return gr_fail(err, GRAFT_ERR_ARGUMENT, "type: expected a format, found none");
     if (four || eight || double_quant || blocksize)
         GR_TRY(gr_quantize_options(four, eight, four ? type : NULL, double_quant, blocksize, &spec, err));
     if (!four && !eight) GR_TRY(gr_gguf_type_of(type, &s.type, err));
-    gr_buf_init(&b, s.a);
-    gr_buf_add_text(&b, "{\"tensors\": [");
-    graft_status st = gr_buf_status(&b, err);
-    for (size_t i = 0; i < gr_model_n_tensors(s.m) && st == GRAFT_OK; i++) st = report_one(&s, i, &spec, &b, err);
-    gr_buf_add_text(&b, "]}");
-    if (st == GRAFT_OK) st = gr_buf_take(&b, json, NULL, err);
-    if (st != GRAFT_OK) gr_buf_free(&b);
-    return st;
+    return report_all(&s, &spec, json, err);
 }

@@ -258,8 +258,9 @@ static graft_status encode_again(merge_job *j, const char *name, const gr_weight
     const graft_allocator *a = gr_allocator(gr_model_context(j->m));
     const gr_shape *shape = &w->view.shape;
     const gr_scales *s = w->view.scales;
-    const bool four = w->view.dtype != GR_INT8;
-    const gr_quantize_spec spec = {.dtype = w->view.dtype, .block = four ? s->block : 0, .nested = four && !s->absmax};
+    const bool four = gr_is_4bit(w->view.dtype);
+    const gr_quantize_spec spec = {.dtype = w->view.dtype, .block = four ? s->block : 0, .nested = four && !s->absmax,
+                                   .scale = j->dtype, .input = s->input};
     const size_t n = (size_t)(shape->d[0] * shape->d[1]);
     size_t bytes;
     void *memory = NULL;

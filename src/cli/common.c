@@ -35,7 +35,8 @@ static const cli_option model_options[] = {
     {.name = "bnb-4bit-use-double-quant", .aliases = "use-bnb-nested-quant", .kind = CLI_FLAG, .offset = AT(bnb_4bit_use_double_quant), .metavar = "",
      .help = "quantise the scales of the 4 bits too"},
     {.name = "activations", .kind = CLI_TEXT, .offset = AT(activations), .metavar = "T", .choices = "float int8",
-     .help = "what products compute activations in: the compute type (float, unless given), or 8 bits over weights in int8 or a GGUF block format"},
+     .help = "what products compute activations in: the compute type (float), or 8 bits over weights in int8 or a GGUF block format; unset: "
+             "as a model of compressed-tensors says, else float"},
     {.name = "llm-int8-threshold", .kind = CLI_REAL, .offset = AT(llm_int8_threshold), .metavar = "X",
      .help = "with --activations int8 over weights in int8: elements of at least X are left out of the 8 bits; 0: none; unset: the model's, or 6"},
 };

@@ -26,16 +26,29 @@ static double number(const gr_json_value *v, const char *key) {
     return n ? n->number.d : NAN;
 }
 
+/* Of the activations that a matrix is multiplied with. */
+static void print_input(const gr_json_value *t) {
+    if (!gr_json_get(t, "input_max")) return;
+    printf(" %10.4g %8.1f", number(t, "input_max"), number(t, "input_outlier_ratio"));
+    if (gr_json_get(t, "input_error"))
+        printf(" %8.2f%% %8.2f%%", 100 * number(t, "input_error"), 100 * number(t, "input_error_dynamic"));
+}
+
 static void print_tensors(const gr_json_value *root) {
     const gr_json_value *list = gr_json_get(root, "tensors");
     const bool changes = list->child && gr_json_get(list->child, "of_change");
-    printf("%-48s %-5s %12s %12s %9s%s\n", "tensor", "type", "rmse", "max", "relative", changes ? " of change   kept" : "");
+    printf("%-48s %-8s %12s %12s %9s%s", "tensor", "type", "rmse", "max", "relative",
+           changes ? " of change   kept" : "");
+    if (list->child && gr_json_get(list->child, "input_max"))
+        printf(" %10s %8s %9s %9s", "input max", "max/rms", "static", "dynamic");
+    printf("\n");
     for (const gr_json_value *t = list->child; t; t = t->next) {
         const gr_json_value *name = gr_json_get(t, "name");
         cli_print_text(stdout, name->text, name->len);
-        printf("%*s %-5s %12.4g %12.4g %8.3f%%", name->len < 48 ? 48 - (int)name->len : 0, "",
+        printf("%*s %-8s %12.4g %12.4g %8.3f%%", name->len < 48 ? 48 - (int)name->len : 0, "",
                gr_json_get(t, "type")->text, number(t, "rmse"), number(t, "max"), 100 * number(t, "relative"));
         if (changes) printf(" %8.1f%% %5.1f%%", 100 * number(t, "of_change"), 100 * number(t, "change_kept"));
+        print_input(t);
         printf("\n");
     }
 }

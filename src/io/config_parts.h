@@ -14,6 +14,8 @@ void gr_config_read_task(gr_fields *f, gr_model_config *config);
 void gr_config_read_t5(gr_fields *f, gr_model_config *config);
 /* bos, eos and pad, with what is taken where a key is absent (-1: none). */
 void gr_config_read_tokens(gr_fields *f, gr_model_config *config, int bos, int eos, int pad);
+/* quantization_config. */
+void gr_config_read_quantization(gr_fields *f, gr_model_config *config);
 /* An activation function by the name that transformers has for it; `expected` names those that the family has. */
 gr_hidden_act gr_config_read_act(gr_fields *f, const char *key, gr_hidden_act absent, const char *expected);
 /* Reads rope_parameters, rope_scaling, rope_theta; needs the config's sizes. Failures go into f. */

@@ -1,7 +1,6 @@
 /* config.json to gr_model_config. */
 #include "io/hf_config.h"
 
-#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -79,18 +78,6 @@ gr_hidden_act gr_config_read_act(gr_fields *f, const char *key, gr_hidden_act ab
     return absent;
 }
 
-static void read_quantization(gr_fields *f, gr_model_config *c) {
-    const gr_json_value *quant = gr_field(f, "quantization_config"), *method = gr_json_get(quant, "quant_method");
-    bool bnb = method && method->kind == GR_JSON_STRING && strcmp(method->text, "bitsandbytes") == 0;
-    if (quant && !bnb)
-        gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "quantization_config", "weights quantised by %.60s are not supported",
-                      method && method->kind == GR_JSON_STRING ? method->text : "an unnamed method");
-    if (!bnb || f->st != GRAFT_OK) return;
-    gr_fields q = {.file = f->file, .where = "quantization_config.", .object = quant, .err = f->err};
-    c->int8_threshold = gr_field_double(&q, "llm_int8_threshold", GR_INT8_THRESHOLD, 0, FLT_MAX);
-    f->st = q.st;
-}
-
 graft_status gr_model_config_check(const char *file, const gr_model_config *c, graft_error *err) {
     if (c->n_heads % c->n_kv_heads)
         return gr_fail(err, GRAFT_ERR_FORMAT,
@@ -115,7 +102,7 @@ graft_status gr_model_config_from_json(const graft_allocator *a, const char *nam
     const char *type = gr_field_text(&f, "model_type");
     GR_GO(done, f.st);
     GR_GO(done, find_type(name, type, &c.type, err));
-    read_quantization(&f, &c);
+    gr_config_read_quantization(&f, &c);
     read_dtype(&f, &c);
     if (f.st == GRAFT_OK) types[c.type].read(&f, &c);
     gr_config_read_task(&f, &c);

@@ -73,6 +73,15 @@ enum { GR_MAX_EOS = 16, GR_MAX_LAYERS = 1024, GR_MAX_HEAD_DIM = 4096 };
 
 #define GR_INT8_THRESHOLD 6.0 /* transformers' */
 
+/* What compressed-tensors says of a model: nothing; weights in CHANNEL8 and activations as they are computed; these
+ * in 8 bits too, with a scale that each module brings along, or with one a row. */
+typedef enum gr_compressed {
+    GR_COMPRESSED_NONE,
+    GR_COMPRESSED_FLOAT,
+    GR_COMPRESSED_STATIC,
+    GR_COMPRESSED_DYNAMIC
+} gr_compressed;
+
 typedef struct gr_model_config {
     gr_model_type type;
     int64_t vocab_size, hidden_size, intermediate_size;
@@ -108,6 +117,7 @@ typedef struct gr_model_config {
     int n_eos;
     int64_t eos_token_ids[GR_MAX_EOS];
     double int8_threshold; /* quantization_config's llm_int8_threshold; GR_INT8_THRESHOLD where it says nothing */
+    gr_compressed compressed;
     gr_dtype dtype; /* of the stored weights as config.json says; F32 when it says nothing, F16 for GGUF */
     bool layer_rope[GR_MAX_LAYERS]; /* false: the layer has no position embedding (smollm3) */
 } gr_model_config;

@@ -1,4 +1,4 @@
-/* Weights that bitsandbytes 0.50 serialised. Beside the codes of NAME.weight stand
+/* Weights that bitsandbytes 0.50 serialised; those of compressed-tensors: weights_compressed.c. Beside the codes of NAME.weight stand
  *   4 bits: NAME.weight.absmax, .quant_map, .quant_state.bitsandbytes__nf4 (or fp4; JSON in bytes), and with double
  *           quantisation .nested_absmax, .nested_quant_map;
  *   8 bits: NAME.SCB, NAME.weight_format.
@@ -11,14 +11,7 @@
 
 enum { STATE_LIMIT = 1 << 16 };
 
-typedef struct joiner {
-    gr_arena *arena;
-    gr_weight *items; /* by name */
-    bool *taken;      /* items that belong to another one */
-    size_t n;
-} joiner;
-
-static gr_weight *find(const joiner *j, const char *name) {
+gr_weight *gr_joiner_find(const gr_joiner *j, const char *name) {
     size_t low = 0, high = j->n;
     while (low < high) {
         size_t mid = low + (high - low) / 2;
@@ -33,12 +26,12 @@ static gr_weight *find(const joiner *j, const char *name) {
 }
 
 /* The tensor STEM + TAIL of a type and a number of elements, which is then no weight of its own. */
-static graft_status take(joiner *j, const char *file, const char *stem, const char *tail, gr_dtype dtype, int64_t n,
+static graft_status take(gr_joiner *j, const char *file, const char *stem, const char *tail, gr_dtype dtype, int64_t n,
                          const void **data, graft_error *err) {
     char name[600];
     int64_t found;
     snprintf(name, sizeof name, "%s%s", stem, tail);
-    gr_weight *w = find(j, name);
+    gr_weight *w = gr_joiner_find(j, name);
     if (!w) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: tensor %s is missing", file, name);
     char shape[GR_SHAPE_TEXT];
     if (w->view.dtype != dtype || !gr_shape_elements(&w->view.shape, &found) || found != n)
@@ -106,11 +99,11 @@ static graft_status read_state(const graft_allocator *a, const gr_weight *w, gr_
     return st;
 }
 
-static graft_status join_absmax(joiner *j, const gr_weight *w, const state *s, gr_scales *scales, graft_error *err) {
+static graft_status join_absmax(gr_joiner *j, const gr_weight *w, const state *s, gr_scales *scales, graft_error *err) {
     int64_t n = (s->shape.d[0] * s->shape.d[1] + s->block - 1) / s->block;
     char name[600];
     snprintf(name, sizeof name, "%s.absmax", w->name);
-    const gr_weight *absmax = find(j, name);
+    const gr_weight *absmax = gr_joiner_find(j, name);
     scales->block = s->block;
     if (!absmax || absmax->view.dtype != GR_U8)
         return take(j, w->file, w->name, ".absmax", GR_F32, n, &scales->absmax, err);
@@ -129,9 +122,9 @@ static graft_status join_absmax(joiner *j, const gr_weight *w, const state *s, g
     return GRAFT_OK;
 }
 
-static graft_status join_4bit(joiner *j, const graft_allocator *a, size_t at, const char *stem, gr_dtype dtype,
+static graft_status join_4bit(gr_joiner *j, const graft_allocator *a, size_t at, const char *stem, gr_dtype dtype,
                               graft_error *err) {
-    gr_weight *w = find(j, stem);
+    gr_weight *w = gr_joiner_find(j, stem);
     const gr_weight *state_item = &j->items[at];
     state s;
     const void *map;
@@ -160,10 +153,10 @@ static graft_status join_4bit(joiner *j, const graft_allocator *a, size_t at, co
 
 /* --- 8 bits ------------------------------------------------------------------------------------------------------- */
 
-static graft_status join_8bit(joiner *j, size_t at, const char *module, graft_error *err) {
+static graft_status join_8bit(gr_joiner *j, size_t at, const char *module, graft_error *err) {
     char name[600];
     snprintf(name, sizeof name, "%s.weight", module);
-    gr_weight *w = find(j, name);
+    gr_weight *w = gr_joiner_find(j, name);
     const char *file = j->items[at].file;
     if (!w) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: tensor %s is missing", file, name);
     if (w->view.dtype != GR_I8 || w->view.shape.n != 2)
@@ -174,7 +167,7 @@ static graft_status join_8bit(joiner *j, size_t at, const char *module, graft_er
     *scales = (gr_scales){.block = GR_MAX(w->view.shape.d[1], (int64_t)1)};
     GR_TRY(take(j, file, module, ".SCB", GR_F32, w->view.shape.d[0], &scales->absmax, err));
     snprintf(name, sizeof name, "%s.weight_format", module);
-    if (find(j, name)) {
+    if (gr_joiner_find(j, name)) {
         const void *format;
         GR_TRY(take(j, file, module, ".weight_format", GR_U8, 1, &format, err));
         if (*(const uint8_t *)format)
@@ -197,7 +190,7 @@ static bool stem_of(const char *name, const char *tail, char *out, size_t size) 
 
 graft_status gr_weights_join_scales(const graft_allocator *a, gr_arena *arena, gr_weight *items, size_t *n,
                                     graft_error *err) {
-    joiner j = {.arena = arena, .items = items, .n = *n, .taken = gr_calloc(a, *n + 1, 1)};
+    gr_joiner j = {.arena = arena, .items = items, .n = *n, .taken = gr_calloc(a, *n + 1, 1)};
     graft_status st = j.taken ? GRAFT_OK : gr_fail_memory(err);
     char stem[512];
     for (size_t i = 0; i < *n && st == GRAFT_OK; i++) {
@@ -207,6 +200,8 @@ graft_status gr_weights_join_scales(const graft_allocator *a, gr_arena *arena, g
             st = join_4bit(&j, a, i, stem, GR_FP4, err);
         else if (stem_of(items[i].name, ".SCB", stem, sizeof stem))
             st = join_8bit(&j, i, stem, err);
+        else if (stem_of(items[i].name, ".weight_scale", stem, sizeof stem))
+            st = gr_weights_join_channel8(&j, i, stem, err);
     }
     size_t kept = 0;
     for (size_t i = 0; i < *n && st == GRAFT_OK; i++)

@@ -267,6 +267,7 @@ typedef struct gr_matrix_part {
     gr_tensor_view view; /* (out, in), or (in, out) when transposed */
     int permuted_heads;  /* see gr_weight_row in io/weights.h */
     bool transposed;
+    bool integer; /* of this part alone, see gr_matrix_spec */
 } gr_matrix_part;
 
 enum { GR_MATRIX_PARTS = 4 };
@@ -275,8 +276,8 @@ typedef struct gr_matrix_spec {
     int n_parts;
     gr_matrix_part part[GR_MATRIX_PARTS];
     gr_dtype dt; /* compute type */
-    /* y = x W^T with x in 8 bits and sums of integers (cpu/integer.h), where gr_can_multiply_integers says so of all parts and dt
-     * is F32 or BF16; dx = dy W is the same either way. */
+    /* y = x W^T with x in 8 bits and sums of integers (cpu/integer.h), of all parts: where gr_can_multiply_integers says so of them and
+     * dt is F32 or BF16; dx = dy W is the same either way. */
     bool integer;
     float outliers; /* of INT8: elements of x of at least this size are left out of the integers; 0: none */
 } gr_matrix_spec;
@@ -291,7 +292,7 @@ void gr_matrix_free(gr_matrix *w);
 int64_t gr_matrix_out(const gr_matrix *w);
 int64_t gr_matrix_in(const gr_matrix *w);
 gr_dtype gr_matrix_dtype(const gr_matrix *w);
-bool gr_matrix_is_integer(const gr_matrix *w);
+bool gr_matrix_is_integer(const gr_matrix *w); /* any of its parts */
 gr_dtype gr_matrix_stored(const gr_matrix *w); /* of its first part */
 /* y (rows, out) = x W^T, or += when add. y_dt is dt or F32. */
 graft_status gr_matrix_forward(gr_matrix *w, int64_t rows, const void *x, int64_t x_ld, gr_dtype y_dt, void *y,

@@ -127,12 +127,21 @@ static graft_status new_vector(gr_model *m, int64_t n, void **out, graft_error *
     return GRAFT_OK;
 }
 
+/* Of compressed-tensors' weights; the others are asked for together. */
+static bool is_integer(const gr_model *m, const gr_matrix_part *p) {
+    const bool says = m->config.compressed == GR_COMPRESSED_STATIC || m->config.compressed == GR_COMPRESSED_DYNAMIC;
+    return p->view.dtype == GR_CHANNEL8 && m->dtype != GR_F64 &&
+           (m->activations.integer || (says && !m->activations.decoded));
+}
+
 static graft_status new_matrix(gr_model *m, const gr_matrix_spec *spec, gr_matrix **out, graft_error *err) {
     gr_matrix_spec made = *spec;
     made.integer = m->activations.integer;
     made.outliers = m->activations.threshold > 0 ? (float)GR_MIN(m->activations.threshold, (double)FLT_MAX) : 0;
-    for (int i = 0; i < spec->n_parts; i++)
+    for (int i = 0; i < spec->n_parts; i++) {
         made.integer = made.integer && gr_can_multiply_integers(spec->part[i].view.dtype) && !spec->part[i].transposed;
+        made.part[i].integer = is_integer(m, &spec->part[i]);
+    }
     GR_TRY(gr_grow(m->a, (void **)&m->matrices, &m->cap_matrices, m->n_matrices + 1, sizeof *m->matrices, err));
     GR_TRY(gr_matrix_new(m->dev, &made, &m->matrices[m->n_matrices], err));
     *out = m->matrices[m->n_matrices++];
@@ -186,22 +195,72 @@ static graft_status add_site(gr_model *m, gr_role role, int layer, const char *n
     return GRAFT_OK;
 }
 
-/* bitsandbytes takes every product but the head. What was made is trained in floats in any case. */
+/* What a module becomes CHANNEL8 with; `takes` false: it does not. */
+static graft_status plan_channel8(const gr_model *m, const gr_site *s, const gr_weight *w, gr_quantize_spec *spec,
+                                  bool *takes, graft_error *err) {
+    const gr_channel8_plan *plan = m->quantize.channel8;
+    float most = 0;
+    *takes = true;
+    if (plan) GR_TRY(plan->choose(plan->self, s->name, s->in, takes, &most, err));
+    if (*takes && s->transposed)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: module %s: compressed-tensors takes Linear modules only, this is a Conv1D", w->file,
+                       s->name);
+    /* As llm-compressor: scales are of the weight's type. */
+    spec->scale = w->view.dtype == GR_BF16 || w->view.dtype == GR_F16 ? w->view.dtype : GR_F32;
+    if (plan && plan->is_static) spec->input = gr_channel8_scale(most, spec->scale);
+    return GRAFT_OK;
+}
+
+/* bitsandbytes and llm-compressor take every product but the head. What was made is trained in floats in any case. */
 static graft_status quantize(gr_model *m, const gr_site *s, const gr_weight *w, graft_error *err) {
     gr_tensor_view view;
     void *memory;
     size_t bytes;
+    gr_quantize_spec spec = m->quantize;
+    bool takes = true;
     if (m->quantize.dtype == GR_F32 || s->role == GR_ROLE_HEAD || gr_model_is_fresh(m, w->name)) return GRAFT_OK;
+    if (spec.dtype == GR_CHANNEL8) GR_TRY(plan_channel8(m, s, w, &spec, &takes, err));
+    if (!takes) return GRAFT_OK;
     if (gr_scaled_get(w->view.dtype))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: tensor %s is %s already: the model is used as it is, without load_in_4bit or load_in_8bit", w->file,
                        w->stored_name, gr_dtype_name(w->view.dtype));
     if (m->is_shape) return gr_shape_quantize(m, w, s->transposed, err);
     GR_TRY(gr_check_cancel(m->ctx, err));
-    GR_TRY(gr_quantize_weight(m->dev, w, s->transposed, &m->quantize, &view, &memory, &bytes, err));
+    GR_TRY(gr_quantize_weight(m->dev, w, s->transposed, &spec, &view, &memory, &bytes, err));
     gr_release_mapped(w->view.data, w->view.bytes);
     graft_status st = gr_weights_replace(m->weights, w, &view, s->transposed, memory, bytes, err);
     if (st != GRAFT_OK) gr_free_aligned(m->a, memory);
     return st;
+}
+
+/* Tensors and quantization_config must say the same of a product's weight in compressed-tensors' format. */
+static graft_status check_channel8(const gr_model *m, const gr_weight *w, graft_error *err) {
+    const gr_compressed says = m->config.compressed;
+    if (w->view.dtype != GR_CHANNEL8) return GRAFT_OK;
+    const float input = w->view.scales->input;
+    if (says == GR_COMPRESSED_NONE)
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "%s: tensor %s is in 8 bits with a weight_scale: expected a quantization_config of "
+                       "compressed-tensors, found none",
+                       w->file, w->stored_name);
+    if (says == GR_COMPRESSED_STATIC && !(input > 0))
+        return gr_fail(
+            err, GRAFT_ERR_NOT_FOUND,
+            "%s: tensor %s: its input_scale is missing, which quantization_config expects (dynamic is false)",
+            w->file, w->stored_name);
+    if (says != GR_COMPRESSED_STATIC && input > 0)
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "%s: tensor %s: expected no input_scale, as quantization_config has it, found one", w->file,
+                       w->stored_name);
+    return GRAFT_OK;
+}
+
+static graft_status refuse_channel8(const gr_weight *w, graft_error *err) {
+    if (w->view.dtype != GR_CHANNEL8) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                   "%s: tensor %s: expected an embedding in floats, found compressed-tensors' 8 bits", w->file,
+                   w->stored_name);
 }
 
 /* Weight of one site as a matrix part. */
@@ -217,6 +276,7 @@ static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *pa
     GR_TRY(find_weight(m, name, &shape, &w, err));
     if (s->role != GR_ROLE_HEAD) gr_count_product(&m->products, w->view.dtype, w->view.bytes, s->out, s->in);
     GR_TRY(quantize(m, s, w, err));
+    GR_TRY(check_channel8(m, w, err));
     *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
                              .transposed = s->transposed && !w->turned};
     m->n_params += s->out * s->in;
@@ -331,6 +391,7 @@ graft_status gr_build_table(gr_model *m, const char *name, int64_t rows, int64_t
     e.site = s;
     GR_TRY(add_tensor(m, s, ".weight", &tensor, err));
     GR_TRY(find_weight(m, tensor, &shape, &w, err));
+    GR_TRY(refuse_channel8(w, err));
     gr_matrix_spec spec = {.name = s->name, .n_parts = 1, .dt = m->dtype,
                            .part = {{.view = w->view, .permuted_heads = w->permuted_heads}}};
     GR_TRY(new_matrix(m, &spec, &e.matrix, err));
@@ -354,6 +415,7 @@ graft_status gr_build_embedding(gr_model *m, const char *name, int64_t vocab, in
     GR_TRY(add_tensor(m, s, ".weight", &tensor, err));
     if (m->config.tie_word_embeddings) tensor = tied_name(m, tensor, "lm_head.weight");
     GR_TRY(find_weight(m, tensor, &shape, &w, err));
+    GR_TRY(refuse_channel8(w, err));
     gr_matrix_spec spec = {.name = s->name, .n_parts = 1, .dt = m->dtype,
                            .part = {{.view = w->view, .permuted_heads = w->permuted_heads}}};
     GR_TRY(new_matrix(m, &spec, &m->modules.embedding.matrix, err));

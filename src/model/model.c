@@ -150,6 +150,26 @@ static void warn_fresh(const gr_model *m) {
                m->fresh[i].name);
 }
 
+/* A model that says that its weights are compressed must have some that are. */
+static graft_status check_compressed(const gr_model *m, graft_error *err) {
+    bool any = m->modules.head.matrix && gr_matrix_stored(m->modules.head.matrix) == GR_CHANNEL8;
+    for (size_t i = 0; i < gr_weights_count(m->weights) && !any; i++)
+        any = gr_weights_at(m->weights, i)->view.dtype == GR_CHANNEL8;
+    if (m->is_shape && m->config.compressed && m->quantize.dtype == GR_F32)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                       "%s: which weights compressed-tensors has in 8 bits is in their files: expected these, found "
+                       "config.json alone",
+                       gr_model_path(m));
+    if (any || !m->config.compressed || m->is_shape) return GRAFT_OK;
+    if (m->quantize.dtype == GR_CHANNEL8)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected a module that is quantised, found all left out",
+                       gr_model_path(m));
+    return gr_fail(
+        err, GRAFT_ERR_MISMATCH,
+        "%s: quantization_config says compressed-tensors: expected weights in I8 with their weight_scale, found none",
+        gr_model_path(m));
+}
+
 /* What was asked for must change something. */
 static graft_status check_integers(const gr_model *m, const gr_model_options *o, graft_error *err) {
     bool any = m->modules.head.matrix && gr_matrix_is_integer(m->modules.head.matrix), whole = false;
@@ -177,12 +197,21 @@ static graft_status open_model(gr_model *m, const char *path, const gr_model_opt
     GR_TRY(gr_model_config_of(m->a, m->weights, &m->config, err));
     GR_TRY(find_family(m, err));
     GR_TRY(choose_task(m, o, err));
+    if (m->quantize.dtype == GR_CHANNEL8) {
+        if (m->config.compressed)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                           "%s: its weights are in 8 bits already, as quantization_config says", path);
+        const bool is_static = m->quantize.channel8 && m->quantize.channel8->is_static;
+        m->config.compressed = is_static ? GR_COMPRESSED_STATIC : GR_COMPRESSED_DYNAMIC;
+    }
     if (!m->activations.threshold) m->activations.threshold = m->config.int8_threshold;
     m->layers = m->family->layers;
     m->encoder_layers = m->family->encoder_layers;
     GR_TRY(m->family->build(m, &m->config, err));
     GR_TRY(read_freq_factors(m, err));
+    GR_TRY(check_compressed(m, err));
     if (m->activations.integer) GR_TRY(check_integers(m, o, err));
+    m->quantize.channel8 = NULL; /* the caller's */
     warn_fresh(m);
     warn_unused(m);
     return GRAFT_OK;
@@ -223,7 +252,11 @@ gr_device *gr_model_device(const gr_model *m) { return m->dev; }
 const gr_model_config *gr_model_get_config(const gr_model *m) { return &m->config; }
 const gr_weights *gr_model_weights(const gr_model *m) { return m->weights; }
 const char *gr_model_path(const gr_model *m) { return gr_weights_path(m->weights); }
-bool gr_model_is_integer(const gr_model *m) { return m->activations.integer; }
+bool gr_model_is_integer(const gr_model *m) {
+    bool any = false;
+    for (size_t i = 0; i < m->n_matrices && !any; i++) any = gr_matrix_is_integer(m->matrices[i]);
+    return any;
+}
 gr_dtype gr_model_dtype(const gr_model *m) { return m->dtype; }
 gr_dtype gr_model_param_dtype(const gr_model *m) { return m->param_dtype; }
 int64_t gr_model_kv_width(const gr_model *m) { return (int64_t)m->config.n_kv_heads * m->config.head_dim; }

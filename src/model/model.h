@@ -40,7 +40,7 @@ gr_device *gr_model_device(const gr_model *m);
 const gr_model_config *gr_model_get_config(const gr_model *m);
 const gr_weights *gr_model_weights(const gr_model *m);
 const char *gr_model_path(const gr_model *m);
-bool gr_model_is_integer(const gr_model *m);      /* activations in 8 bits were asked for */
+bool gr_model_is_integer(const gr_model *m);      /* any product is one of activations in 8 bits */
 gr_dtype gr_model_dtype(const gr_model *m);       /* compute type, of activations and of KV rows */
 gr_dtype gr_model_param_dtype(const gr_model *m); /* of parameters and gradients: F32, or F64 where dtype is F64 */
 int64_t gr_model_kv_width(const gr_model *m);     /* elements of one K (or V) row of one layer */

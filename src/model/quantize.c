@@ -38,7 +38,7 @@ graft_status gr_activation_options(const char *activations, double threshold, gr
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "llm_int8_threshold: expected a number, found %g", threshold);
     if (threshold != 0 && !integer)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "llm_int8_threshold: expected activations int8 too, found it without");
-    *out = (gr_activation_spec){.integer = integer, .threshold = threshold};
+    *out = (gr_activation_spec){.integer = integer, .decoded = activations && !integer, .threshold = threshold};
     return GRAFT_OK;
 }
 
@@ -68,13 +68,17 @@ static void encode_rows(job *j, int64_t row, int64_t n, float *x) {
         return;
     }
     const int64_t at = row * j->columns;
-    if (j->spec->dtype != GR_INT8) {
+    if (gr_is_4bit(j->spec->dtype)) {
         gr_quantize_4bit(j->spec->dtype, x, n * j->columns, j->block, j->codes + at / 2, j->absmax + at / j->block);
         return;
     }
-    for (int64_t r = 0; r < n; r++)
-        j->absmax[row + r] =
-            gr_quantize_int8_row(x + r * j->columns, j->columns, (int8_t *)j->codes + at + r * j->columns);
+    for (int64_t r = 0; r < n; r++) {
+        const float *from = x + r * j->columns;
+        int8_t *to = (int8_t *)j->codes + at + r * j->columns;
+        j->absmax[row + r] = j->spec->dtype == GR_INT8
+                                 ? gr_quantize_int8_row(from, j->columns, to)
+                                 : gr_quantize_channel8_row(from, j->columns, j->spec->scale, to);
+    }
 }
 
 static void item(void *arg, size_t begin, size_t end, int thread) {
@@ -131,7 +135,7 @@ typedef struct layout {
 } layout;
 
 static layout layout_of(const gr_quantize_spec *spec, int64_t rows, int64_t columns) {
-    const bool four = spec->dtype != GR_INT8;
+    const bool four = gr_is_4bit(spec->dtype);
     layout l = {.block = four ? (spec->block ? spec->block : 64) : columns, .head = round64(sizeof(gr_scales))};
     l.n = (rows * columns + l.block - 1) / l.block;
     l.codes = round64((size_t)(rows * columns) / (four ? 2 : 1));
@@ -156,7 +160,7 @@ size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t co
 graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, bool transposed, const gr_quantize_spec *spec,
                                 gr_tensor_view *view, void **memory, size_t *bytes, graft_error *err) {
     const graft_allocator *a = gr_allocator(d->ctx);
-    const bool four = spec->dtype != GR_INT8;
+    const bool four = gr_is_4bit(spec->dtype);
     const bool across = transposed && !w->turned; /* rows along the output are columns of what is stored */
     const gr_shape shape = across ? gr_shape2(w->view.shape.d[1], w->view.shape.d[0]) : w->view.shape;
     job j = {.w = w, .transposed = transposed, .spec = spec, .rows = shape.d[0], .columns = shape.d[1], .bad = -1};
@@ -173,7 +177,7 @@ graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, bool transpose
         gr_scales *s = (gr_scales *)(void *)at;
         j.codes = (uint8_t *)at + l.head;
         j.absmax = apart ? apart : (float *)(void *)(at + l.head + l.codes);
-        *s = (gr_scales){.block = j.block, .absmax = j.absmax};
+        *s = (gr_scales){.block = j.block, .absmax = j.absmax, .input = spec->input};
         st = run(d, &j, err);
         if (st == GRAFT_OK && apart) nest(apart, l.n, s, (uint8_t *)at + l.head + l.codes);
         if (st == GRAFT_OK) {

@@ -1,19 +1,34 @@
-/* Weights in the formats of bitsandbytes, made from whatever a weight is stored in. */
+/* Weights in the formats of bitsandbytes and compressed-tensors, made from whatever a weight is stored in. */
 #ifndef GR_MODEL_QUANTIZE_H
 #define GR_MODEL_QUANTIZE_H
 
 #include "io/weights.h"
 #include "kernel/kernel.h"
 
+/* Which modules become CHANNEL8 as a model is opened. */
+typedef struct gr_channel8_plan {
+    const void *self;
+    /* Whether this one does, and, where `is_static`, the largest magnitude of its input that the scale is to hold. */
+    graft_status (*choose)(const void *self, const char *module, int64_t in, bool *takes, float *most,
+                           graft_error *err);
+    bool is_static; /* inputs have scales that are known beforehand; else each row has its own */
+} gr_channel8_plan;
+
 typedef struct gr_quantize_spec {
-    gr_dtype dtype; /* NF4, FP4 or INT8; F32: as stored */
+    gr_dtype dtype; /* NF4, FP4, INT8 or CHANNEL8; F32: as stored */
     int64_t block;  /* of NF4 and FP4, 0: 64 */
     bool nested;    /* their absmax quantised to 8 bits */
+    gr_dtype scale; /* of CHANNEL8: what scales are rounded to */
+    float input;    /* CHANNEL8, of one weight: gr_scales.input, rounded likewise */
+    const gr_channel8_plan
+        *channel8; /* for gr_model_open only, which keeps no pointer; NULL: all modules but the head */
 } gr_quantize_spec;
 
 /* What the activations of products are computed in. */
 typedef struct gr_activation_spec {
     bool integer; /* 8 bits, where a product's weights allow (gr_can_multiply_integers) */
+    bool decoded; /* the compute type, whatever the model says; neither: as compressed-tensors says of it, else the
+                     compute type */
     double threshold; /* LLM.int8()'s, of weights in INT8: 0: as the model's quantization_config says; negative: none */
 } gr_activation_spec;
 

@@ -79,7 +79,7 @@ graft_status gr_shape_quantize(gr_model *m, const gr_weight *w, bool transposed,
     gr_weight *own = &m->fresh[w - m->fresh];
     gr_scales *s = gr_arena_alloc(&m->names, sizeof *s);
     const int64_t rows = w->view.shape.d[transposed], columns = w->view.shape.d[!transposed];
-    const bool four = m->quantize.dtype != GR_INT8;
+    const bool four = gr_is_4bit(m->quantize.dtype);
     if (!s) return gr_fail_memory(err);
     const char *zeros = w->view.data;
     *s = (gr_scales){.block = four ? (m->quantize.block ? m->quantize.block : 64) : columns};

@@ -1,6 +1,7 @@
-/* NF4, FP4 and INT8. */
+/* NF4, FP4, INT8 and CHANNEL8. */
 #include "quant/scaled.h"
 
+#include <float.h>
 #include <math.h>
 
 /* FP4's codes by ascending value; of the two zeros the positive one first. */
@@ -45,10 +46,24 @@ static void int8_to_bf16(const void *codes, size_t n, float scale, uint16_t *out
     for (size_t i = 0; i < n; i++) out[i] = gr_f32_to_bf16(int8_at(codes, i, scale));
 }
 
+static void channel8_to_f32(const void *codes, size_t n, float scale, float *out) {
+    for (size_t i = 0; i < n; i++) out[i] = (float)((const int8_t *)codes)[i] * scale;
+}
+
+static void channel8_to_bf16(const void *codes, size_t n, float scale, uint16_t *out) {
+    for (size_t i = 0; i < n; i++) out[i] = gr_f32_to_bf16((float)((const int8_t *)codes)[i] * scale);
+}
+
 const gr_scaled_ops *gr_scaled_get(gr_dtype dtype) {
-    static const gr_scaled_ops ops[] = {
-        {nf4_to_f32, nf4_to_bf16}, {fp4_to_f32, fp4_to_bf16}, {int8_to_f32, int8_to_bf16}};
-    return dtype == GR_NF4 ? &ops[0] : dtype == GR_FP4 ? &ops[1] : dtype == GR_INT8 ? &ops[2] : NULL;
+    static const gr_scaled_ops ops[] = {{nf4_to_f32, nf4_to_bf16},
+                                        {fp4_to_f32, fp4_to_bf16},
+                                        {int8_to_f32, int8_to_bf16},
+                                        {channel8_to_f32, channel8_to_bf16}};
+    return dtype == GR_NF4        ? &ops[0]
+           : dtype == GR_FP4      ? &ops[1]
+           : dtype == GR_INT8     ? &ops[2]
+           : dtype == GR_CHANNEL8 ? &ops[3]
+                                  : NULL;
 }
 
 bool gr_can_decode(gr_dtype dtype) { return gr_can_dequantize(dtype) || gr_scaled_get(dtype); }
@@ -198,4 +213,19 @@ float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes) {
     for (int64_t i = 0; i < n; i++)
         codes[i] = most > 0 ? (int8_t)nearbyintf(gr_f16_to_f32(gr_f32_to_f16(x[i])) * inverse) : 0;
     return most;
+}
+
+float gr_channel8_scale(float most, gr_dtype dtype) {
+    const float scale = most / 127.5f;
+    const float rounded = dtype == GR_BF16  ? gr_bf16_to_f32(gr_f32_to_bf16(scale))
+                          : dtype == GR_F16 ? gr_f16_to_f32(gr_f32_to_f16(scale))
+                                            : scale;
+    if (rounded >= FLT_MIN) return rounded; /* its inverse is finite */
+    return dtype == GR_BF16 ? 0x1p-7f : dtype == GR_F16 ? 0x1p-10f : FLT_EPSILON;
+}
+
+float gr_quantize_channel8_row(const float *x, int64_t n, gr_dtype dtype, int8_t *codes) {
+    const float scale = gr_channel8_scale(absmax_of(x, n), dtype);
+    for (int64_t i = 0; i < n; i++) codes[i] = (int8_t)fminf(fmaxf(nearbyintf(x[i] / scale), -128), 127);
+    return scale;
 }

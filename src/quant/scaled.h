@@ -1,7 +1,7 @@
 /* Formats whose scales stand apart from their elements, as bitsandbytes 0.50 keeps them: NF4 and FP4 (Dettmers et al.
  * 2023, arXiv 2305.14314), two elements a byte, the first in the high nibble, with one absmax a block of elements,
  * which may itself be quantised to 8 bits ("double quantisation"); INT8 (LLM.int8(), Dettmers et al. 2022, arXiv
- * 2208.07339), one scale a row.
+ * 2208.07339), one scale a row. CHANNEL8: codes of 8 bits times one scale a row, as compressed-tensors 0.20 has them.
  *
  * * Codes, absmax, nested absmax, offset and decoded values are bitsandbytes' to the bit (CPU, one thread). */
 #ifndef GR_QUANT_SCALED_H
@@ -52,6 +52,13 @@ void gr_dynamic_code_init(gr_dynamic_code *c, const float map[256]);
 /* One block of n <= GR_DYNAMIC_BLOCK. */
 void gr_quantize_dynamic(const gr_dynamic_code *c, const float *x, int64_t n, uint8_t *codes, float *absmax);
 void gr_dequantize_dynamic(const gr_dynamic_code *c, const uint8_t *codes, int64_t n, float absmax, float *out);
+
+/* One row as CHANNEL8: scale = max|x| / 127.5, rounded to `dtype` (F32, BF16, F16), codes x / scale to the nearest
+ * even from -128 to 127, as compressed-tensors has it in float. Returns the scale, which is never 0: a row of zeros
+ * gets the type's epsilon. */
+float gr_quantize_channel8_row(const float *x, int64_t n, gr_dtype dtype, int8_t *codes);
+/* The scale alone, of numbers up to `most`. */
+float gr_channel8_scale(float most, gr_dtype dtype);
 
 /* One row as INT8. The row is rounded to half precision first, as bitsandbytes does. Returns its scale. */
 float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes);

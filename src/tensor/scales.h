@@ -1,4 +1,4 @@
-/* What files and decoders both know of formats whose scales stand apart: NF4, FP4, INT8. */
+/* What files and decoders both know of formats whose scales stand apart: NF4, FP4, INT8, CHANNEL8. */
 #ifndef GR_TENSOR_SCALES_H
 #define GR_TENSOR_SCALES_H
 
@@ -21,6 +21,9 @@ static inline float gr_scale_at(const gr_scales *s, int64_t i) {
     float product = gr_scaled_float(s->map, s->codes[i]) * gr_scaled_float(s->nested, i / s->nested_block);
     return product + s->offset;
 }
+
+/* Formats of two elements a byte under blocks of their own; the others have a scale a row. */
+static inline bool gr_is_4bit(gr_dtype dtype) { return dtype == GR_NF4 || dtype == GR_FP4; }
 
 /* Bytes of a view with its scales. */
 size_t gr_view_all_bytes(const gr_tensor_view *v);

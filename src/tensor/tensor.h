@@ -60,8 +60,8 @@ const char *gr_shape_format(const gr_shape *shape, char *buf, size_t size);
  * whole number of blocks. */
 graft_status gr_tensor_bytes(gr_dtype dtype, const gr_shape *shape, size_t *out, graft_error *err);
 
-/* The scales of NF4, FP4 and INT8 (scales.h), which stand apart from their elements: element i, counted through the
- * whole tensor, has scale i / block. Arrays may have any alignment. */
+/* The scales of NF4, FP4, INT8 and CHANNEL8 (scales.h), which stand apart from their elements: element i, counted
+ * through the whole tensor, has scale i / block. Arrays may have any alignment. */
 typedef struct gr_scales {
     int64_t block;
     const void *absmax; /* F32, a scale each; NULL: nested */
@@ -70,6 +70,8 @@ typedef struct gr_scales {
     const void *map, *nested; /* F32: 256; one for every nested_block scales */
     int64_t nested_block;
     float offset;
+    float input; /* CHANNEL8: the scale of what the matrix is multiplied with, known beforehand; 0: each row of that
+                    has its own */
 } gr_scales;
 
 /* A dense tensor in memory that somebody else owns (most often a mapped file). `data` may have any alignment: files
@@ -79,7 +81,7 @@ typedef struct gr_tensor_view {
     gr_shape shape;
     const void *data;
     size_t bytes; /* equal to gr_tensor_bytes(dtype, shape) */
-    const gr_scales *scales; /* of NF4, FP4 and INT8, NULL otherwise */
+    const gr_scales *scales; /* of NF4, FP4, INT8 and CHANNEL8, NULL otherwise */
 } gr_tensor_view;
 
 static inline bool gr_tensor_aligned(const gr_tensor_view *v, size_t to) { return (uintptr_t)v->data % to == 0; }

@@ -38,5 +38,6 @@ cmp "$disk/out/adapter_model.safetensors" "$tmp/paged/adapter_model.safetensors"
 cp -r "$disk/model" "$tmp/model"
 dd if=/dev/zero of="$disk/filler" bs=1k 2>/dev/null
 "$GRAFT" quantize -m "$small/model" --type nf4 -o "$disk/model" -q 2>/dev/null && fail "quantising onto a full disk"
+"$GRAFT" quantize -m "$small/model" --type w8a8 -o "$disk/model" -q 2>/dev/null && fail "quantising to w8a8 onto a full disk"
 diff -r "$tmp/model" "$disk/model" || fail "half of a model was replaced"
 echo "$found checkpoints survived a full disk"

@@ -40,6 +40,18 @@ expect 2 'expected activations int8 too' "$GRAFT" generate -m "$int8" -p x --llm
 expect 2 'expected 0 or more' "$GRAFT" generate -m "$int8" -p x --activations int8 --llm-int8-threshold -3
 expect 2 'found none' "$GRAFT" generate -m "$SOURCE_DIR/tests/golden/quant/nf4" -p x --activations int8
 expect 0 'completion_tokens' "$GRAFT" generate -m "$int8" -p x -n 2 --greedy --json --activations int8 --llm-int8-threshold 0
+plain=$SOURCE_DIR/tests/golden/train/model records=$SOURCE_DIR/tests/golden/train/texts.jsonl
+expect 0 'input_outlier_ratio.*perplexity_after' "$GRAFT" quantize -m "$plain" --type int8 --calibration-data "$records" -o "$tmp/w8a8" \
+  --num-calibration-samples 4 --max-seq-length 32 --report --data "$records" --json
+expect 0 'completion_tokens' "$GRAFT" generate -m "$tmp/w8a8" -p x -n 2 --greedy --json
+expect 0 'wrote' "$GRAFT" convert -m "$tmp/w8a8" -o "$tmp/w8a8.gguf"
+expect 0 '"CHANNEL8"' "$GRAFT" info -m "$tmp/w8a8" --json
+expect 2 'expected --calibration-data too' "$GRAFT" quantize -m "$plain" --type w8a8 -o "$tmp/no" --max-seq-length 9
+expect 2 'expected type int8 or w8a8, found nf4' "$GRAFT" quantize -m "$plain" --type nf4 --calibration-data "$records" -o "$tmp/no"
+expect 2 'expected type w8a8' "$GRAFT" quantize -m "$plain" --type int8 --ignore q_proj -o "$tmp/no"
+expect 2 'found q_prj' "$GRAFT" quantize -m "$plain" --type w8a8 --ignore q_prj -o "$tmp/no"
+expect 1 'No such file' "$GRAFT" quantize -m "$plain" --type w8a8 --calibration-data "$tmp/none.jsonl" -o "$tmp/no"
+[ ! -e "$tmp/no" ] || fail "quantize left a directory after a refusal"
 expect 2 'merging computes no activations' "$GRAFT" merge -m "$int8" --adapter x -o y --activations int8
 expect 2 'nearest is --learning-rate' "$GRAFT" sft --lerning-rate 1
 expect 2 'expected a whole number' "$GRAFT" sft --max-steps many

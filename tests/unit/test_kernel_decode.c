@@ -40,7 +40,7 @@ static void levels_decode_the_same_bits(void **state) {
 static void levels_decode_scaled_formats_to_the_same_bits(void **state) {
     (void)state;
     static const char *const levels[] = {"generic", "avx2", "avx512", "avx512bf16"};
-    static const gr_dtype types[] = {GR_NF4, GR_FP4, GR_INT8};
+    static const gr_dtype types[] = {GR_NF4, GR_FP4, GR_INT8, GR_CHANNEL8};
     static const float scales[] = {1, 0.0371f, -2.5f, 1e-37f, 3e-39f, 1e-45f, 0, 3e38f, INFINITY};
     enum { N = 200 };
     uint8_t bytes[N];
@@ -52,9 +52,9 @@ static void levels_decode_scaled_formats_to_the_same_bits(void **state) {
         assert_ok(graft_context_new(&o, &ctx, &err));
         assert_ok(gr_device_get(ctx, &d, &err));
         for (size_t k = 0; k < GR_COUNT(types) * GR_COUNT(scales) * N; k++) {
-            const gr_dtype type = types[k % 3];
-            const float scale = scales[k / 3 % GR_COUNT(scales)];
-            const size_t n = k / 3 / GR_COUNT(scales);
+            const gr_dtype type = types[k % GR_COUNT(types)];
+            const float scale = scales[k / GR_COUNT(types) % GR_COUNT(scales)];
+            const size_t n = k / GR_COUNT(types) / GR_COUNT(scales);
             float expected[N + 1] = {0}, found[N + 1] = {0};
             uint16_t expected_half[N + 1] = {0}, found_half[N + 1] = {0};
             gr_scaled_get(type)->to_f32(bytes, n, scale, expected);

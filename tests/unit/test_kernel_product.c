@@ -70,7 +70,7 @@ static void *stored_bytes(kcase *t, gr_dtype dt, int64_t n, size_t *bytes) {
     *bytes = gr_dtype_bytes(dt, (size_t)n);
     unsigned char *p = kcase_alloc(t, *bytes);
     const gr_dtype_info *info = gr_dtype_get(dt);
-    if (info->block_elements == 1 && dt != GR_INT8) {
+    if (info->block_elements == 1 && !gr_scaled_get(dt)) {
         for (int64_t i = 0; i < n; i++) {
             double v = gr_rng_normal(t->seed, 99, (uint64_t)i) * 0.1;
             float f = (float)v;
@@ -101,7 +101,7 @@ typedef struct matrix_case {
     int64_t out, in;
 } matrix_case;
 
-static const gr_dtype stored_types[] = {GR_F32, GR_F16, GR_BF16, GR_F64, GR_NF4, GR_FP4, GR_INT8,
+static const gr_dtype stored_types[] = {GR_F32, GR_F16, GR_BF16, GR_F64, GR_NF4, GR_FP4, GR_INT8, GR_CHANNEL8,
 #define X(name) GR_##name,
 #include "quant/quant.def"
 #undef X
@@ -111,12 +111,13 @@ static const gr_dtype stored_types[] = {GR_F32, GR_F16, GR_BF16, GR_F64, GR_NF4,
 static const gr_scales *make_scales(kcase *t, gr_dtype dt, int64_t rows, int64_t in) {
     if (!gr_scaled_get(dt)) return NULL;
     gr_scales *s = kcase_alloc(t, sizeof *s);
-    *s = (gr_scales){.block = dt == GR_INT8 ? in : (int64_t)32 << kcase_draw(t, 3)};
+    const bool by_rows = dt == GR_INT8 || dt == GR_CHANNEL8;
+    *s = (gr_scales){.block = by_rows ? in : (int64_t)32 << kcase_draw(t, 3)};
     int64_t n = (rows * in + s->block - 1) / s->block;
     float *absmax = kcase_alloc(t, sizeof(float) * (size_t)n), *nested = kcase_alloc(t, sizeof(float) * (size_t)n);
     for (int64_t i = 0; i < n; i++) absmax[i] = (float)fabs(gr_rng_normal(t->seed, 97, (uint64_t)i));
     s->absmax = absmax;
-    if (dt == GR_INT8 || kcase_draw(t, 2)) return s;
+    if (by_rows || kcase_draw(t, 2)) return s;
     uint8_t *codes = kcase_alloc(t, (size_t)n);
     gr_quantize_absmax(absmax, n, codes, nested, &s->offset);
     s->absmax = NULL;

@@ -158,6 +158,15 @@ static void INT8(const void *codes, size_t n, float scale, uint16_t *out) {
     if (i < n) gr_scaled_get(GR_INT8)->to_bf16(q + i, n - i, scale, out + i);
 }
 
+static void CHANNEL8(const void *codes, size_t n, float scale, uint16_t *out) {
+    const uint8_t *q = codes;
+    const vf s = v_set1(scale);
+    size_t i = 0;
+    for (; i + 16 <= n && is_tame(scale); i += 16)
+        v_store_bf16(out + i, v_mul(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(q + i))), s));
+    if (i < n) gr_scaled_get(GR_CHANNEL8)->to_bf16(q + i, n - i, scale, out + i);
+}
+
 void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k) {
     k->to_bf16[GR_F32] = F32;
     k->to_bf16[GR_F16] = F16;
@@ -174,4 +183,5 @@ void gr_cpu_fill_avx512bf16_decode(gr_cpu_kernels *k) {
     k->scaled[GR_NF4].to_bf16 = NF4;
     k->scaled[GR_FP4].to_bf16 = FP4;
     k->scaled[GR_INT8].to_bf16 = INT8;
+    k->scaled[GR_CHANNEL8].to_bf16 = CHANNEL8;
 }

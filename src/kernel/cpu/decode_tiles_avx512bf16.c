@@ -201,6 +201,16 @@ static void INT8(const uint8_t *b, int64_t row, int step, float *scale, uint16_t
     }
 }
 
+static void CHANNEL8(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) {
+    b += step * STEP;
+    FOR_ROWS {
+        const vf s = v_set1(scale[r]);
+        vf low = v_mul(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b))), s);
+        vf high = v_mul(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 16))), s);
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
 /* Scales i to i + n - 1, n <= 16, of which scale i is under nested scale `nested` with `left` codes from it on (gr_scale_at). */
 static inline vf sixteen_scales(const gr_scales *s, int64_t i, int64_t n, int64_t nested, int64_t left) {
     const __mmask16 mask = n >= 16 ? (__mmask16)~0 : v_mask(n);
@@ -253,5 +263,6 @@ void gr_cpu_fill_avx512bf16_tiles(gr_cpu_kernels *k) {
     k->tile[GR_NF4] = NF4;
     k->tile[GR_FP4] = FP4;
     k->tile[GR_INT8] = INT8;
+    k->tile[GR_CHANNEL8] = CHANNEL8;
     k->tile_scales = read_tile_scales;
 }

@@ -9,6 +9,7 @@ static const gr_int_format formats[GR_DTYPE_COUNT] = {
     [GR_Q5_1] = {32, 0, 31, true},   [GR_Q8_0] = {32, 128, 255, false}, [GR_Q2_K] = {16, 0, 3, true},
     [GR_Q3_K] = {16, 4, 7, false},   [GR_Q4_K] = {32, 0, 15, true},     [GR_Q5_K] = {32, 0, 31, true},
     [GR_Q6_K] = {16, 32, 63, false}, [GR_INT8] = {32, 128, 255, false},
+    [GR_CHANNEL8] = {32, 128, 255, false},
 };
 
 const gr_int_format *gr_int_format_get(gr_dtype dtype) {
@@ -197,6 +198,16 @@ static void round_row(int64_t n, const float *x, float by, int8_t *q) {
     for (int64_t i = 0; i < n; i++) q[i] = code_of(x[i], by);
 }
 
+static void divide_row(int64_t n, const float *x, float scale, int8_t *q) {
+    for (int64_t i = 0; i < n; i++) q[i] = (int8_t)lrintf(fminf(fmaxf(x[i] / scale, -128), 127));
+}
+
+static uint32_t largest(int64_t n, const float *x) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < n; i++) most = GR_MAX(most, gr_float_bits(x[i]) & 0x7FFFFFFFu);
+    return most;
+}
+
 /* --- Products
  * ------------------------------------------------------------------------------------------------------- */
 
@@ -237,8 +248,11 @@ void gr_cpu_fill_generic_integer(gr_cpu_kernels *k) {
     BLOCK_FORMATS
     X(INT8)
 #undef X
+    to->unpack[GR_CHANNEL8] = unpack_INT8;
     to->quantize = quantize;
     to->round_row = round_row;
+    to->divide_row = divide_row;
+    to->largest = largest;
     to->multiply = multiply;
     to->accumulate = accumulate;
 }

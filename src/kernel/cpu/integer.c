@@ -17,7 +17,7 @@ typedef struct job {
     const gr_int_format *f;
     int64_t first, m; /* rows of this round */
     gr_int_rows a;
-    float *stat;          /* INT8: largest magnitude of a row, outliers left out */
+    float *stat;          /* INT8: largest magnitude of a row, outliers left out; CHANNEL8: a row's scale */
     int32_t *n_out, *out; /* INT8: outliers of a row: how many, and where (k of them a row at most) */
     char *threads;
     size_t thread_bytes, acc_bytes;
@@ -27,7 +27,7 @@ static size_t round64(size_t n) {
     return (n + 63) / 64 * 64;
 }
 static bool is_whole(const job *w) {
-    return w->p->stored == GR_INT8;
+    return w->p->stored == GR_INT8 || w->p->stored == GR_CHANNEL8;
 }
 
 static const void *x_row(const job *w, int64_t i) {
@@ -70,10 +70,27 @@ static void code_whole_row(const job *w, int64_t i, char *space) {
     if (w->n_out) w->n_out[i] = n_out;
 }
 
+static void code_channel_row(const job *w, int64_t i, float *v) {
+    const gr_int_product *p = w->p;
+    int8_t *q = w->a.q + i * w->a.ld;
+    gr_cpu(p->d)->convert(p->dt, x_row(w, i), GR_F32, v, p->k);
+    memset(v + p->k, 0, sizeof *v * (size_t)(w->a.ld - p->k));
+    const float most = gr_float_from_bits(w->k->largest(w->a.ld, v));
+    const bool finite = isfinite(most), zero = !finite || most < GR_INT_ZERO;
+    const float scale = p->input > 0 ? p->input : most / 127.5f;
+    w->stat[i] = !finite ? NAN : zero ? 0 : scale;
+    if (zero)
+        memset(q, 0, (size_t)w->a.ld);
+    else
+        w->k->divide_row(w->a.ld, v, scale, q);
+}
+
 static void code_item(void *arg, size_t begin, size_t end, int thread) {
     const job *w = arg;
     for (int64_t i = (int64_t)begin; i < (int64_t)end; i++)
-        if (is_whole(w))
+        if (w->p->stored == GR_CHANNEL8)
+            code_channel_row(w, i, (float *)(void *)(w->threads + (size_t)thread * w->thread_bytes));
+        else if (is_whole(w))
             code_whole_row(w, i, w->threads + (size_t)thread * w->thread_bytes);
         else
             w->k->quantize(w->f, w->p->dt, w->p->k, x_row(w, i), &w->a, i);
@@ -94,7 +111,7 @@ static void fetch_next(const job *w, const uint8_t *const *rows, int64_t k, int6
     }
 }
 
-/* INT8: y = sum * (scale of x * scale of w) / 127^2 in this order, plus what the outliers give, one after the
+/* y = sum * (scale of x * scale of w), of INT8 / 127^2 in this order, plus what the outliers give, one after the
  * other. */
 static void scale_sums(const job *w, int64_t j, int n, const uint8_t *const *rows, const int32_t *sums,
                        float *y) {
@@ -105,6 +122,10 @@ static void scale_sums(const job *w, int64_t j, int n, const uint8_t *const *row
         for (int lane = 0; lane < n; lane++) {
             const float scaled = (float)sums[i * GR_INT_LANES + lane] * (w->stat[i] * scales[lane]);
             float more = 0;
+            if (p->stored == GR_CHANNEL8) {
+                y[i * GR_INT_LANES + lane] = scaled;
+                continue;
+            }
             for (int32_t o = 0; w->n_out && o < w->n_out[i]; o++) {
                 const int32_t e = w->out[i * p->k + o];
                 const float code = (float)(int8_t)rows[lane][e] * scales[lane], v = code * GR_INT8_STEP;
@@ -163,7 +184,7 @@ static size_t lay_out(job *w, char *base) {
     const int64_t m = GR_MIN(p->m, (int64_t)ROWS),
                   ld = (p->k + GR_INT_BLOCK - 1) / GR_INT_BLOCK * GR_INT_BLOCK;
     const int64_t blocks = is_whole(w) ? 0 : ld / w->f->elements, step = m + GR_INT_LANES; /* not whole pages */
-    const bool outliers = is_whole(w) && p->threshold > 0;
+    const bool outliers = p->stored == GR_INT8 && p->threshold > 0;
     size_t at = 0;
     const size_t pieces[] = {(size_t)(m * ld),
                              sizeof(float) * (size_t)(step * blocks),

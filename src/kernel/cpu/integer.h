@@ -13,8 +13,12 @@
  * after rounding to half precision, for each row apart: its elements of at least `threshold` stay as they are
  * and meet decoded weights.
  *
- * A block (INT8: a row) that holds anything not finite gives NaN. One whose largest magnitude is below 2^-100
- * counts as zeros. */
+ * CHANNEL8: one scale s a row of x, max|x| / 127.5, or one that is known beforehand: codes x / s to the nearest even,
+ * those beyond -128 and 127 become these; y = sum * (s * scale of w). The codes are those of compressed-tensors 0.20
+ * in float.
+ *
+ * A block (INT8, CHANNEL8: a row) that holds anything not finite gives NaN. One whose largest magnitude is below
+ * 2^-100 counts as zeros. */
 #ifndef GR_KERNEL_CPU_INTEGER_H
 #define GR_KERNEL_CPU_INTEGER_H
 
@@ -24,12 +28,12 @@ enum {
     GR_INT_LANES = 16,        /* outputs that are computed at once */
     GR_INT_BLOCK = 32,        /* activations that share a scale */
     GR_INT_STRIP = 1024,      /* elements of K that are unpacked at once: whole blocks of every format */
-    GR_INT_LARGEST_K = 131072 /* whose sums of INT8 fit int32 */
+    GR_INT_LARGEST_K = 131008 /* whose sums of codes of 8 bits fit int32 */
 };
 
 /* How a stored format looks to these products; `elements` 0: there are none. */
 typedef struct gr_int_format {
-    int elements; /* of a block: 32 or 16; of INT8 32, without scales */
+    int elements; /* of a block: 32 or 16; of INT8 and CHANNEL8 32, without scales */
     int offset;   /* of codes, which are stored as 0 .. largest */
     int largest;
     bool mins;
@@ -53,7 +57,7 @@ typedef struct gr_int_panel {
     float *d, *m;
 } gr_int_panel;
 
-/* Unpacks elements k .. k + n - 1 (whole stored blocks; of INT8 any k % 4 == 0, and zero codes up to a
+/* Unpacks elements k .. k + n - 1 (whole stored blocks; of INT8 and CHANNEL8 any k % 4 == 0, and zero codes up to a
  * multiple of 32) of 16 rows. */
 typedef void (*gr_int_unpack_fn)(const uint8_t *const *rows, int64_t k, int64_t n, const gr_int_panel *to);
 
@@ -64,6 +68,11 @@ typedef struct gr_int_kernels {
                      int64_t row);
     /* Codes of x[i] * by, |x[i] * by| < 127.5, n a multiple of 32 (INT8). */
     void (*round_row)(int64_t n, const float *x, float by, int8_t *q);
+    /* Codes of x[i] / scale, a positive normal number whose inverse is one too, within -128 .. 127; n a multiple of
+     * 32 (CHANNEL8). */
+    void (*divide_row)(int64_t n, const float *x, float scale, int8_t *q);
+    /* The largest magnitude's bits, from 0x7F800000 on where anything is not finite; n a multiple of 32. */
+    uint32_t (*largest)(int64_t n, const float *x);
     /* c (m, 16) = or += m rows of a, from block `block` on, times `blocks` blocks of the panel. */
     void (*multiply)(const gr_int_format *f, int64_t m, int64_t block, int64_t blocks, const gr_int_rows *a,
                      const gr_int_panel *p, float *c, bool add);
@@ -93,8 +102,9 @@ typedef struct gr_int_product {
     int64_t y_ld;
     bool add;
     float threshold; /* INT8: 0: no outliers */
+    float input;     /* CHANNEL8: the scale of x; 0: each row has its own */
     const void *owner;
-    /* Stored row of output j, how long it is, and its scale (INT8). */
+    /* Stored row of output j, how long it is, and its scale (INT8, CHANNEL8). */
     const uint8_t *(*row)(const void *owner, int64_t j);
     int64_t row_bytes;
     float (*scale)(const void *owner, int64_t j);

@@ -80,14 +80,26 @@ static inline int32_t sum_half(__m128i x) {
 
 /* Compared as integers, magnitudes keep their order and everything that is not finite is larger than all that
  * is. */
-static inline uint32_t largest_bits(const vf x[4]) {
-    const vi magnitude = _mm256_set1_epi32(INT32_MAX);
-    vi top = vi_and(_mm256_castps_si256(x[0]), magnitude);
-    UNROLL for (int i = 1; i < 4; i++) top =
-        _mm256_max_epi32(top, vi_and(_mm256_castps_si256(x[i]), magnitude));
+static inline uint32_t largest_lane(vi top) {
     __m128i half = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
     half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4E));
     return (uint32_t)_mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xB1)));
+}
+
+static inline __attribute__((always_inline)) vi magnitude(vf x) {
+    return vi_and(_mm256_castps_si256(x), _mm256_set1_epi32(INT32_MAX));
+}
+
+static inline uint32_t largest_bits(const vf x[4]) {
+    vi top = magnitude(x[0]);
+    UNROLL for (int i = 1; i < 4; i++) top = _mm256_max_epi32(top, magnitude(x[i]));
+    return largest_lane(top);
+}
+
+static uint32_t largest(int64_t n, const float *x) {
+    vi top = _mm256_setzero_si256();
+    for (int64_t e = 0; e < n; e += VW) top = _mm256_max_epi32(top, magnitude(v_load(x + e)));
+    return largest_lane(top);
 }
 
 static void quantize(const gr_int_format *f, gr_dtype dt, int64_t n, const void *x, const gr_int_rows *to,
@@ -127,6 +139,27 @@ static void round_row(int64_t n, const float *x, float by, int8_t *q) {
         vi code[4];
         UNROLL for (int i = 0; i < 4; i++) code[i] =
             _mm256_cvtps_epi32(v_mul(v_load(x + e + i * VW), v_set1(by)));
+        _mm256_storeu_si256((__m256i *)(void *)(q + e), to_bytes(code));
+    }
+}
+
+/* Multiplied by the inverse, which is off by less than 2^-14 where it matters; a quotient that may lie on the other side of the
+ * middle between two codes is divided. */
+static void divide_row(int64_t n, const float *x, float scale, int8_t *q) {
+    const vf by = v_set1(1 / scale), near = v_set1(0.5f - 0x1p-14f), most = v_set1(127);
+    for (int64_t e = 0; e < n; e += 32) {
+        vi code[4];
+        vf doubt = _mm256_setzero_ps();
+        UNROLL for (int i = 0; i < 4; i++) {
+            const vf y = v_mul(v_load(x + e + i * VW), by);
+            const vf off = v_sub(y, _mm256_round_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+            doubt = _mm256_or_ps(doubt, _mm256_cmp_ps(_mm256_castsi256_ps(magnitude(off)), near, _CMP_GE_OQ));
+            /* What is too small for int32 becomes its smallest number, and is packed to -128. */
+            code[i] = _mm256_cvtps_epi32(v_min(y, most));
+        }
+        if (_mm256_movemask_ps(doubt))
+            UNROLL for (int i = 0; i < 4; i++)
+                code[i] = _mm256_cvtps_epi32(v_min(_mm256_div_ps(v_load(x + e + i * VW), v_set1(scale)), most));
         _mm256_storeu_si256((__m256i *)(void *)(q + e), to_bytes(code));
     }
 }
@@ -202,22 +235,44 @@ static void multiply(const gr_int_format *f, int64_t m, int64_t block, int64_t b
     }
 }
 
+static int32_t sum_of(int64_t n, const int8_t *q) {
+    const vi ones = _mm256_set1_epi8(1);
+    vi sum = _mm256_setzero_si256();
+    for (int64_t e = 0; e < n; e += 32) {
+        const vi codes = _mm256_loadu_si256((const __m256i *)(const void *)(q + e));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(ones, codes), _mm256_set1_epi16(1)));
+    }
+    return sum_half(_mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1)));
+}
+
+/* In 16 bits: both sides may be -128, whose product VPSIGNB and VPMADDUBSW have no place for. */
 static void accumulate(int64_t m, int64_t n, const int8_t *q, int64_t ld, const gr_int_panel *p, int32_t *c,
                        bool add) {
-    for (int64_t i = 0; i < m; i++)
-        for (int h = 0; h < LANES; h += VW) {
-            __m256i *to = (__m256i *)(void *)(c + i * LANES + h);
-            vi sum = add ? _mm256_loadu_si256(to) : _mm256_setzero_si256();
-            for (int64_t e = 0; e < n; e += 32)
-                sum = block_sum(8, 0, sum, p->q + (e / 4 * LANES + h) * 4, q + i * ld + e);
-            _mm256_storeu_si256(to, sum);
+    for (int64_t i = 0; i < m; i++, q += ld, c += LANES) {
+        vi sum[4];
+        UNROLL for (int g = 0; g < 4; g++) sum[g] = _mm256_setzero_si256();
+        const uint8_t *w = p->q;
+        for (int64_t e = 0; e < n; e += 4, w += 4 * LANES) {
+            const vi x = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(word((const uint8_t *)q + e))));
+            UNROLL for (int g = 0; g < 4; g++) sum[g] =
+                _mm256_add_epi32(sum[g], _mm256_madd_epi16(_mm256_cvtepu8_epi16(sixteen(w + 16 * g)), x));
         }
+        const vi off = _mm256_set1_epi32(sum_of(n, q) * 128); /* the panel's codes are 128 more than the weights' */
+        UNROLL for (int h = 0; h < 2; h++) {
+            __m256i *to = (__m256i *)(void *)(c + h * VW);
+            vi y = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[2 * h], sum[2 * h + 1]), 0xD8);
+            y = _mm256_sub_epi32(y, off);
+            _mm256_storeu_si256(to, add ? _mm256_add_epi32(y, _mm256_loadu_si256(to)) : y);
+        }
+    }
 }
 
 void gr_cpu_fill_avx2_integer(gr_cpu_kernels *k) {
     fill_unpack(&k->integer);
     k->integer.quantize = quantize;
     k->integer.round_row = round_row;
+    k->integer.divide_row = divide_row;
+    k->integer.largest = largest;
     k->integer.multiply = multiply;
     k->integer.accumulate = accumulate;
 }

@@ -15,6 +15,7 @@ typedef struct part {
     int64_t rows; /* outputs of this part */
     int64_t row_bytes;
     int permuted_heads;
+    bool integer;
     gr_dequantize_fn to_f32;       /* NULL: stored as F64 */
     gr_dequantize_bf16_fn to_bf16;
     gr_scaled_ops scaled; /* of formats whose scales stand apart */
@@ -27,7 +28,7 @@ struct gr_matrix {
     bool transposed;
     bool direct; /* rows are of type dt and aligned: no decoding */
     bool stream; /* see mapped.h */
-    bool integer;
+    bool integer; /* any part */
     float outliers;
     int64_t block; /* elements of the longest block */
     int n_parts;
@@ -47,7 +48,8 @@ static graft_status check_part(const gr_matrix_spec *spec, int i, int64_t in, gr
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: %s cannot stand in a weight matrix", spec->name, gr_dtype_name(stored));
     if (p->transposed != spec->part[0].transposed)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: parts stored (out, in) and (in, out) in one matrix", spec->name);
-    if (p->transposed && (gr_dtype_get(stored)->block_elements > 1 || stored == GR_INT8 || p->permuted_heads))
+    const bool by_rows = stored == GR_INT8 || stored == GR_CHANNEL8;
+    if (p->transposed && (gr_dtype_get(stored)->block_elements > 1 || by_rows || p->permuted_heads))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a matrix stored (in, out), as GPT-2's are, is not held as %s",
                        spec->name, gr_dtype_name(stored));
     int64_t found = p->view.shape.d[p->transposed ? 0 : 1], rows = p->view.shape.d[p->transposed ? 1 : 0];
@@ -62,12 +64,17 @@ static graft_status check_part(const gr_matrix_spec *spec, int i, int64_t in, gr
 
 bool gr_can_multiply_integers(gr_dtype stored) { return gr_int_format_get(stored)->elements > 0; }
 
+static bool part_is_integer(const gr_matrix_spec *spec, int i) {
+    return spec->integer || spec->part[i].integer;
+}
+
 static graft_status check_integer(const gr_matrix_spec *spec, int64_t in, graft_error *err) {
     if (spec->dt == GR_F64 || in > GR_INT_LARGEST_K)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: integer products of %s with %lld inputs: expected F32 or BF16 and up to %d",
                        spec->name, gr_dtype_name(spec->dt), (long long)in, GR_INT_LARGEST_K);
     for (int i = 0; i < spec->n_parts; i++)
-        if (!gr_can_multiply_integers(spec->part[i].view.dtype) || spec->part[i].transposed)
+        if (part_is_integer(spec, i) &&
+            (!gr_can_multiply_integers(spec->part[i].view.dtype) || spec->part[i].transposed))
             return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: there are no integer products of %s%s", spec->name,
                            gr_dtype_name(spec->part[i].view.dtype), spec->part[i].transposed ? " stored (in, out)" : "");
     return GRAFT_OK;
@@ -81,18 +88,30 @@ graft_status gr_matrix_new(gr_device *d, const gr_matrix_spec *spec, gr_matrix *
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: compute type %s", spec->name, gr_dtype_name(spec->dt));
     const bool transposed = spec->part[0].transposed;
     const int64_t in = spec->part[0].view.shape.d[transposed ? 0 : 1];
-    for (int i = 0; i < spec->n_parts; i++) GR_TRY(check_part(spec, i, in, err));
-    if (spec->integer) GR_TRY(check_integer(spec, in, err));
+    bool integer = false;
+    for (int i = 0; i < spec->n_parts; i++) {
+        GR_TRY(check_part(spec, i, in, err));
+        integer = integer || part_is_integer(spec, i);
+    }
+    if (integer) GR_TRY(check_integer(spec, in, err));
     gr_matrix *w = gr_calloc(gr_allocator(d->ctx), 1, sizeof *w);
     if (!w) return gr_fail_memory(err);
-    *w = (gr_matrix){.d = d, .dt = spec->dt, .in = in, .transposed = transposed, .direct = true, .block = 1,
-                     .integer = spec->integer, .outliers = spec->outliers, .n_parts = spec->n_parts};
+    *w = (gr_matrix){.d = d,
+                     .dt = spec->dt,
+                     .in = in,
+                     .transposed = transposed,
+                     .direct = true,
+                     .block = 1,
+                     .integer = integer,
+                     .outliers = spec->outliers,
+                     .n_parts = spec->n_parts};
     for (int i = 0; i < spec->n_parts; i++) {
         const gr_tensor_view *v = &spec->part[i].view;
         w->part[i] = (part){.view = *v,
                             .rows = v->shape.d[transposed ? 1 : 0],
                             .row_bytes = (int64_t)gr_dtype_bytes(v->dtype, (size_t)v->shape.d[1]),
                             .permuted_heads = spec->part[i].permuted_heads,
+                            .integer = part_is_integer(spec, i),
                             .to_f32 = gr_cpu(d)->to_f32[v->dtype],
                             .to_bf16 = gr_cpu(d)->to_bf16[v->dtype],
                             .scaled = gr_cpu(d)->scaled[v->dtype]};
@@ -193,12 +212,13 @@ typedef struct matrix_b {
     gr_product_b base;
     const gr_matrix *w;
     const gr_product_kernels *k;
-    int64_t first; /* backward of some outputs: the first of them */
+    int64_t first; /* of a product with some outputs: the first of them */
 } matrix_b;
 
 /* Rows of W (dot form, forward). Rows that follow each other in the file are decoded together. */
 static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const void **ptrs, void *scratch) {
     const gr_matrix *w = ((const matrix_b *)base)->w;
+    n0 += ((const matrix_b *)base)->first;
     for (int64_t j = 0; j < nc;) {
         int64_t row, next, run = 1;
         const part *p = find_row(w, n0 + j, &row);
@@ -215,6 +235,7 @@ static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *
     enum { ROWS = 16, STEP = 32 };
     const gr_matrix *w = ((const matrix_b *)base)->w;
     int64_t row, last;
+    n0 += ((const matrix_b *)base)->first;
     const part *p = find_row(w, n0, &row);
     const gr_decode_tile_fn decode_tile = gr_cpu(w->d)->tile[p->view.dtype];
     if (!decode_tile || p->row_bytes > INT32_MAX / (2 * ROWS)) return false;
@@ -330,18 +351,59 @@ static float integer_scale(const void *owner, int64_t j) {
     return gr_scale_at(p->view.scales, row);
 }
 
-/* Parts of one format at a time. */
+/* Whether one product does for two parts that follow each other. */
+static bool are_alike(const part *a, const part *b) {
+    if (a->integer != b->integer) return false;
+    return !a->integer || (a->view.dtype == b->view.dtype &&
+                           (a->view.dtype != GR_CHANNEL8 || a->view.scales->input == b->view.scales->input));
+}
+
+/* Parts that are alike at a time; those that are not in integers as they would be alone. */
 static graft_status integer_forward(const gr_matrix *w, int64_t rows, const void *x, int64_t x_ld, gr_dtype y_dt, void *y,
                                     int64_t y_ld, bool add, graft_error *err) {
     integer_rows owner = {.w = w};
     for (int i = 0, next; i < w->n_parts; i = next) {
+        const part *of = &w->part[i];
+        void *to = gr_at(y, y_dt, owner.first);
         int64_t n = 0;
-        for (next = i; next < w->n_parts && w->part[next].view.dtype == w->part[i].view.dtype; next++) n += w->part[next].rows;
-        gr_int_product p = {.d = w->d, .stored = w->part[i].view.dtype, .dt = w->dt, .m = rows, .n = n, .k = w->in, .x = x,
-                            .x_ld = x_ld, .y_dt = y_dt, .y = gr_at(y, y_dt, owner.first), .y_ld = y_ld, .add = add,
-                            .threshold = w->outliers, .owner = &owner, .row = integer_row, .row_bytes = w->part[i].row_bytes,
-                            .scale = integer_scale};
-        GR_TRY(gr_int_forward(&p, err));
+        for (next = i; next < w->n_parts && are_alike(&w->part[next], of); next++) n += w->part[next].rows;
+        if (of->integer) {
+            gr_int_product p = {.d = w->d,
+                                .stored = of->view.dtype,
+                                .dt = w->dt,
+                                .m = rows,
+                                .n = n,
+                                .k = w->in,
+                                .x = x,
+                                .x_ld = x_ld,
+                                .y_dt = y_dt,
+                                .y = to,
+                                .y_ld = y_ld,
+                                .add = add,
+                                .threshold = w->outliers,
+                                .input = of->view.scales ? of->view.scales->input : 0,
+                                .owner = &owner,
+                                .row = integer_row,
+                                .row_bytes = of->row_bytes,
+                                .scale = integer_scale};
+            GR_TRY(gr_int_forward(&p, err));
+        } else {
+            gr_product p = {.d = w->d,
+                            .dt = w->dt,
+                            .m = rows,
+                            .n = n,
+                            .k = w->in,
+                            .a = x,
+                            .lda = x_ld,
+                            .alpha = 1,
+                            .beta = add ? 1 : 0,
+                            .c_dt = y_dt,
+                            .c = to,
+                            .ldc = y_ld};
+            matrix_b b = operand(w, true);
+            b.first = owner.first;
+            GR_TRY(gr_product_dot(&p, &b.base, err));
+        }
         owner.first += n;
     }
     return GRAFT_OK;

@@ -188,6 +188,14 @@ static void NAME(INT8)(const void *codes, size_t n, float scale, T *out) {
     if (i < n) gr_scaled_get(GR_INT8)->NAME(to)(q + i, n - i, scale, out + i);
 }
 
+static void NAME(CHANNEL8)(const void *codes, size_t n, float scale, T *out) {
+    const uint8_t *q = codes;
+    const vf s = v_set1(scale);
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) PUT(out + i, v_mul(signed_at(q + i), s));
+    if (i < n) gr_scaled_get(GR_CHANNEL8)->NAME(to)(q + i, n - i, scale, out + i);
+}
+
 static void NAME(fill)(gr_cpu_kernels *k) {
 #define FILL(type) k->NAME(to)[GR_##type] = NAME(type)
     FILL(F32);
@@ -207,4 +215,5 @@ static void NAME(fill)(gr_cpu_kernels *k) {
     k->scaled[GR_NF4].NAME(to) = NAME(NF4);
     k->scaled[GR_FP4].NAME(to) = NAME(FP4);
     k->scaled[GR_INT8].NAME(to) = NAME(INT8);
+    k->scaled[GR_CHANNEL8].NAME(to) = NAME(CHANNEL8);
 }

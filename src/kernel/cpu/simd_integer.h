@@ -196,6 +196,7 @@ static void fill_unpack(gr_int_kernels *k) {
     k->unpack[GR_Q5_1] = unpack_Q5_1;
     k->unpack[GR_Q8_0] = unpack_Q8_0;
     k->unpack[GR_INT8] = unpack_INT8;
+    k->unpack[GR_CHANNEL8] = unpack_INT8;
     k->unpack[GR_Q4_K] = unpack_Q4_K;
     k->unpack[GR_Q5_K] = unpack_Q5_K;
     k->unpack[GR_Q6_K] = unpack_Q6_K;
