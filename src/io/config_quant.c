@@ -50,7 +50,8 @@ static void read_numbers(gr_fields *f) {
     if (gr_field(f, "type")) want_text(f, "type", "int", NULL);
     if (!gr_field_bool(f, "symmetric", true))
         gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "symmetric", "expected true, found false");
-    if (gr_field(f, "group_size"))
+    /* -1 is a row. */
+    if (gr_field(f, "group_size") && gr_field_int(f, "group_size", -1, INT32_MIN, INT32_MAX) != -1)
         gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "group_size", "groups are not supported: expected null");
     if (gr_field(f, "block_structure"))
         gr_field_fail(f, GRAFT_ERR_UNSUPPORTED, "block_structure", "blocks are not supported: expected null");
@@ -128,7 +129,8 @@ static void read_compressed(gr_fields *q, gr_model_config *c) {
     gr_fields groups, group;
     refuse_other_keys(q, known);
     want_text(q, "format", "int-quantized", "naive-quantized");
-    want_text(q, "quantization_status", "compressed", NULL);
+    /* Older files say "frozen" of weights that are compressed; the tensors tell. */
+    want_text(q, "quantization_status", "compressed", "frozen");
     want_empty(q, "kv_cache_scheme");
     want_empty(q, "sparsity_config");
     want_empty(q, "moe_sparsity_config");
