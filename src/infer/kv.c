@@ -6,15 +6,15 @@
 struct gr_kv_block {
     gr_kv_block *next; /* in the free list */
     int users;
-    _Alignas(64) char rows[]; /* [layer][k, v][GR_KV_ROWS][row_bytes] */
+    _Alignas(64) char rows[]; /* [layer][k, v][head][GR_KV_ROWS], so that a head reads a stretch of memory */
 };
 
 struct gr_kv_store {
     const graft_allocator *a;
     gr_kv_format format;
     int n_layers;
-    int64_t ld; /* of rows, as of gr_kv_segment */
-    size_t row_bytes, block_bytes, n_blocks;
+    int64_t n_heads, ld, head; /* the latter of rows and heads, as of gr_kv_segment */
+    size_t row_bytes, block_bytes, n_blocks; /* row_bytes: of one head */
     gr_kv_block *unused;
 };
 
@@ -26,9 +26,11 @@ graft_status gr_kv_store_new(const gr_model *m, gr_kv_format format, gr_kv_store
     s->a = a;
     s->format = format;
     s->n_layers = gr_model_kv_layers(m);
-    s->ld = format == GR_KV_INT8 ? c->n_kv_heads * gr_kv_head_blocks(c->head_dim) : gr_model_kv_width(m);
-    s->row_bytes = gr_kv_row_bytes(gr_model_dtype(m), format, c->n_kv_heads, c->head_dim);
-    s->block_bytes = (size_t)s->n_layers * 2 * GR_KV_ROWS * s->row_bytes;
+    s->n_heads = c->n_kv_heads;
+    s->ld = gr_kv_head_size(format, c->head_dim);
+    s->head = s->ld * GR_KV_ROWS;
+    s->row_bytes = gr_kv_row_bytes(gr_model_dtype(m), format, 1, c->head_dim);
+    s->block_bytes = (size_t)(s->n_layers * 2 * s->n_heads * GR_KV_ROWS) * s->row_bytes;
     *out = s;
     return GRAFT_OK;
 }
@@ -67,8 +69,9 @@ static void drop_block(gr_kv_store *s, gr_kv_block *b) {
     s->unused = b;
 }
 
+/* Of the first head. */
 static char *row_at(const gr_kv_store *s, gr_kv_block *b, int layer, int which, int64_t row) {
-    return b->rows + (((size_t)layer * 2 + (size_t)which) * GR_KV_ROWS + (size_t)row) * s->row_bytes;
+    return b->rows + (size_t)((layer * 2 + which) * s->n_heads * GR_KV_ROWS + row) * s->row_bytes;
 }
 
 void gr_kv_seq_init(gr_kv_seq *q, gr_kv_store *s) { *q = (gr_kv_seq){.store = s}; }
@@ -102,9 +105,8 @@ static graft_status copy_block(gr_kv_seq *q, gr_kv_block *from, int64_t n, gr_kv
     gr_kv_store *s = q->store;
     gr_kv_block *b;
     GR_TRY(take_block(s, &b, err));
-    for (int layer = 0; layer < s->n_layers; layer++)
-        for (int which = 0; which < 2; which++)
-            memcpy(row_at(s, b, layer, which, 0), row_at(s, from, layer, which, 0), (size_t)n * s->row_bytes);
+    const size_t head = GR_KV_ROWS * s->row_bytes;
+    for (size_t i = 0; i < (size_t)(s->n_layers * 2 * s->n_heads); i++) memcpy(b->rows + i * head, from->rows + i * head, (size_t)n * s->row_bytes);
     *out = b;
     return GRAFT_OK;
 }
@@ -164,13 +166,13 @@ graft_status gr_kv_seq_extend(gr_kv_seq *q, int64_t n, graft_error *err) {
         for (size_t i = 0; i < n_segments; i++) {
             int64_t pos = (int64_t)i * GR_KV_ROWS;
             segments[i] = (gr_kv_segment){.format = s->format, .k = row_at(s, q->blocks[i], layer, 0, 0),
-                                          .v = row_at(s, q->blocks[i], layer, 1, 0), .k_ld = s->ld, .v_ld = s->ld,
+                                          .v = row_at(s, q->blocks[i], layer, 1, 0), .k_ld = s->ld, .v_ld = s->ld, .head = s->head,
                                           .n = GR_MIN(seen - pos, (int64_t)GR_KV_ROWS), .pos = pos};
         }
         for (size_t i = 0; i < n_targets; i++) {
             int64_t row = i == 0 ? q->length % GR_KV_ROWS : 0;
             targets[i] = (gr_kv_target){.k = row_at(s, q->blocks[first + i], layer, 0, row), .v = row_at(s, q->blocks[first + i], layer, 1, row),
-                                        .k_ld = s->ld, .v_ld = s->ld, .n = GR_KV_ROWS - row, .format = s->format};
+                                        .k_ld = s->ld, .v_ld = s->ld, .n = GR_KV_ROWS - row, .format = s->format, .head = s->head};
         }
         q->layers[layer] = (gr_kv_layer){.n_segments = (int)n_segments, .n_targets = (int)n_targets, .segments = segments, .targets = targets};
     }

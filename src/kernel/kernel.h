@@ -56,6 +56,13 @@ typedef enum gr_kv_format { GR_KV_COMPUTED, GR_KV_BF16, GR_KV_INT8 } gr_kv_forma
 
 enum { GR_KV_BLOCK = 32, GR_KV_BLOCK_BYTES = 34 };
 static inline int64_t gr_kv_head_blocks(int64_t head_dim) { return (head_dim + GR_KV_BLOCK - 1) / GR_KV_BLOCK; }
+/* A head's part of a row in elements, of INT8 in blocks, and the distance between heads. */
+static inline int64_t gr_kv_head_size(gr_kv_format f, int64_t head_dim) {
+    return f == GR_KV_INT8 ? gr_kv_head_blocks(head_dim) : head_dim;
+}
+static inline int64_t gr_kv_head_step(gr_kv_format f, int64_t head_dim, int64_t head) {
+    return head ? head : gr_kv_head_size(f, head_dim);
+}
 /* Bytes of a row of n_heads heads. */
 static inline size_t gr_kv_row_bytes(gr_dtype dt, gr_kv_format f, int64_t n_heads, int64_t head_dim) {
     if (f == GR_KV_INT8) return (size_t)(n_heads * gr_kv_head_blocks(head_dim)) * GR_KV_BLOCK_BYTES;
@@ -63,11 +70,12 @@ static inline size_t gr_kv_row_bytes(gr_dtype dt, gr_kv_format f, int64_t n_head
 }
 
 /* A run of key/value rows of one sequence: its own new rows, its history in a cache, a prefix shared with other
- * sequences, or virtual rows of an adapter. Heads lie side by side in a row (n_kv_heads * head_dim). */
+ * sequences, or virtual rows of an adapter. */
 typedef struct gr_kv_segment {
     gr_kv_format format;
     const void *k, *v;
     int64_t k_ld, v_ld; /* in elements; of INT8 in blocks */
+    int64_t head;       /* distance between the heads of a row, likewise; 0: they lie side by side */
     int64_t n;       /* rows */
     int64_t pos;     /* position of row 0 within the sequence */
     bool always;     /* visible from every query, whatever mask or window (virtual rows) */
@@ -201,7 +209,7 @@ struct gr_kernels {
 
     /* Rows of n_heads heads as a segment of that format holds them; what is not finite stays so in its block. */
     void (*keep_kv)(gr_device *d, gr_dtype dt, gr_kv_format format, int64_t rows, int n_heads, int head_dim, const void *x,
-                    int64_t x_ld, void *to, int64_t to_ld);
+                    int64_t x_ld, void *to, int64_t to_ld, int64_t to_head);
     void (*attention)(gr_device *d, const gr_attention *a);
     void (*attention_backward)(gr_device *d, const gr_attention *a); /* needs q, k, v, out, lse, dout */
 

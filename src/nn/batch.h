@@ -13,6 +13,7 @@ typedef struct gr_kv_target {
     void *k, *v;
     int64_t k_ld, v_ld, n;
     gr_kv_format format;
+    int64_t head;
 } gr_kv_target;
 
 /* One sequence in one layer: its history in order of position, and the targets into which the rows of the batch's

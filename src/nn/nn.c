@@ -272,8 +272,8 @@ static void keep_rows(gr_device *d, const gr_nn_attention *a, const gr_array *fr
         const gr_kv_target *to = &kv->targets[i];
         const int64_t n = GR_MIN(to->n, end - begin);
         const char *k = (const char *)from->data + (size_t)(begin * ld + k_column) * size, *v = k + (size_t)width * size;
-        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, k, ld, to->k, to->k_ld);
-        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, v, ld, to->v, to->v_ld);
+        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, k, ld, to->k, to->k_ld, to->head);
+        d->k->keep_kv(d, from->dtype, to->format, n, a->n_kv_heads, a->head_dim, v, ld, to->v, to->v_ld, to->head);
         begin += n;
     }
 }

@@ -23,12 +23,8 @@ static double kept_value(gr_kv_format f, const void *head, int64_t c) {
     return half_of(block) * (int8_t)block[2 + c % 32];
 }
 
-static const void *kept_head(gr_kv_format f, const void *rows, int64_t ld, int64_t row, int head, int dim) {
-    if (f == GR_KV_BF16) return (const uint16_t *)rows + row * ld + (int64_t)head * dim;
-    return (const uint8_t *)rows + (row * ld + (int64_t)head * ((dim + 31) / 32)) * 34;
-}
-
-static int64_t kept_ld(gr_kv_format f, int heads, int dim) { return f == GR_KV_BF16 ? (int64_t)heads * dim : (int64_t)heads * ((dim + 31) / 32); }
+static int64_t kept_size(gr_kv_format f, int dim) { return f == GR_KV_INT8 ? (dim + 31) / 32 : dim; }
+static size_t unit_bytes(const kcase *t, gr_kv_format f) { return f == GR_KV_INT8 ? 34 : gr_dtype_bytes(f == GR_KV_BF16 ? GR_BF16 : t->dt, 1); }
 
 /* Blocks of 32: the scale is the largest magnitude over 127, in half precision; codes are x over the scale before that, to the
  * nearest, halves away from zero. */
@@ -57,7 +53,7 @@ static void rounding_is_the_formula(void **state) {
         memset(x.ref, 0, (size_t)dim * sizeof(double));
         uint8_t *to = kcase_alloc(&t, ROWS * HEADS * (size_t)blocks * 34);
         assert_int_equal(gr_kv_row_bytes(t.dt, GR_KV_INT8, HEADS, dim), HEADS * blocks * 34);
-        t.dev->k->keep_kv(t.dev, t.dt, GR_KV_INT8, ROWS, HEADS, dim, x.x, HEADS * dim, to, HEADS * blocks);
+        t.dev->k->keep_kv(t.dev, t.dt, GR_KV_INT8, ROWS, HEADS, dim, x.x, HEADS * dim, to, HEADS * blocks, 0);
         for (int h = 0; h < ROWS * HEADS; h++)
             for (int b = 0; b < blocks; b++) check_block(x.ref + h * dim + 32 * b, GR_MIN(dim - 32 * b, 32), to + (h * blocks + b) * 34);
         for (int k = 0; k < t.n_owned; k++) gr_free_aligned(NULL, t.owned[k]);
@@ -74,7 +70,7 @@ static void not_finite_stays(void **state) {
         uint8_t to[68];
         x[5] = bad[i];
         x[40] = 2;
-        d->k->keep_kv(d, GR_F32, GR_KV_INT8, 1, 1, 64, x, 64, to, 2);
+        d->k->keep_kv(d, GR_F32, GR_KV_INT8, 1, 1, 64, x, 64, to, 2, 0);
         float out[64];
         assert_ok(gr_dequantize_row(GR_Q8_0, to, 64, out, &err));
         assert_true(isnan(out[5]) && isnan(out[0]) && fabsf(out[40] - 2) < 1e-3f && out[41] == 0);
@@ -95,16 +91,18 @@ static void add_segment(kcase *t, kept_case *p, gr_kv_format f, int64_t n, int64
     const int heads = p->a.n_kv_heads, dim = p->a.head_dim, at = p->seq.n_segments++;
     const int64_t width = (int64_t)heads * dim;
     kpair x[2] = {kcase_random(t, t->dt, n * width, 1), kcase_random(t, t->dt, n * width, 1)};
-    const void *rows[2] = {x[0].x, x[1].x};
-    const int64_t ld = f == GR_KV_COMPUTED ? width : kept_ld(f, heads, dim) + (int64_t)kcase_draw(t, 2);
-    for (int w = 0; w < 2 && f != GR_KV_COMPUTED; w++) {
-        void *to = kcase_alloc(t, (size_t)(n * ld + 1) * (f == GR_KV_BF16 ? 2 : 34));
-        t->dev->k->keep_kv(t->dev, t->dt, f, n, heads, dim, x[w].x, width, to, ld);
-        for (int64_t i = 0; i < n * width; i++)
-            x[w].ref[i] = kept_value(f, kept_head(f, to, ld, i / width, (int)(i % width / dim), dim), i % dim);
-        rows[w] = to;
+    const size_t unit = unit_bytes(t, f);
+    const int64_t size = kept_size(f, dim), more = (int64_t)kcase_draw(t, 2);
+    const bool apart = kcase_draw(t, 2); /* each head's rows by themselves */
+    const int64_t ld = apart ? size + more : heads * size + more, head = apart ? n * ld : size;
+    char *to[2];
+    for (int w = 0; w < 2; w++) {
+        to[w] = kcase_alloc(t, (size_t)(heads * n * (size + 1) + n) * unit);
+        t->dev->k->keep_kv(t->dev, t->dt, f, n, heads, dim, x[w].x, width, to[w], ld, apart ? head : 0);
+        for (int64_t i = 0; f != GR_KV_COMPUTED && i < n * width; i++)
+            x[w].ref[i] = kept_value(f, to[w] + (size_t)(i / width * ld + i % width / dim * head) * unit, i % dim);
     }
-    p->seg[at] = (gr_kv_segment){.format = f, .k = rows[0], .v = rows[1], .k_ld = ld, .v_ld = ld, .n = n, .pos = pos};
+    p->seg[at] = (gr_kv_segment){.format = f, .k = to[0], .v = to[1], .k_ld = ld, .v_ld = ld, .head = apart ? head : 0, .n = n, .pos = pos};
     p->ref_seg[at] = (gr_kv_segment){.k = x[0].ref, .v = x[1].ref, .k_ld = width, .v_ld = width, .n = n, .pos = pos};
 }
 

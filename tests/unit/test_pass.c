@@ -183,8 +183,8 @@ static void history_equals_whole_sequence(void **state) {
         float *x = test_logits(m->model, NULL, &b.batch);
         for (int l = 0; l < layers; l++) { /* two targets and two segments: pages of a cache */
             float *kl = k + l * N * width, *vl = w + l * N * width;
-            targets[l][0] = (gr_kv_target){kl, vl, width, width, 4, GR_KV_COMPUTED};
-            targets[l][1] = (gr_kv_target){kl + 4 * width, vl + 4 * width, width, width, 5, GR_KV_COMPUTED};
+            targets[l][0] = (gr_kv_target){kl, vl, width, width, 4, GR_KV_COMPUTED, 0};
+            targets[l][1] = (gr_kv_target){kl + 4 * width, vl + 4 * width, width, width, 5, GR_KV_COMPUTED, 0};
             segments[l][0] = (gr_kv_segment){.k = kl, .v = vl, .k_ld = width, .v_ld = width, .n = 4};
             segments[l][1] = (gr_kv_segment){.k = kl + 4 * width, .v = vl + 4 * width, .k_ld = width, .v_ld = width, .n = 5,
                                              .pos = 4};

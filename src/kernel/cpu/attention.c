@@ -9,20 +9,16 @@
  * Forward, per tile of queries of one head: S = Q K^T; online softmax; O = O * factor + P V.
  * Backward: P from lse; dV += P^T dO; dP = dO V^T; dS = P (dP - D) scale; dQ += dS K; dK += dS^T Q.
  * Dropout: zeros in P where it meets V and dO, and in dP; the factor of the others is that of the sums O and dV, and of dP.
- * All heads that share a key/value head use the packed block of keys together. Memory: a constant part per thread, and
+ * All heads that share a key/value head use the packed block of keys together; few queries, as of a step that makes one token, are
+ * one tile of all these heads. On tile registers that tile is then what is packed, and keys are multiplied as they lie, S^T = K Q^T,
+ * or decoded on the way: elements are the same sums. Memory: a constant part per thread, and
  * for the backward the float sums of dK and dV of one sequence and head. */
 #include <math.h>
 
-#include "kernel/cpu/attention.h"
-#include "kernel/cpu/product.h"
+#include "kernel/cpu/attention_item.h"
 
-enum {
-    KEYS = GR_PANEL,     /* of a block */
-    TILE = 48,           /* query rows of a tile: whole register tiles */
-    STEP = 32,           /* query rows of a tile on tile registers: a step, and the longest step of any level */
-    CHUNK_ROWS = 18 * TILE, /* query rows, all heads of the group, that use a packed block before the next is packed */
-    LANES = 16
-};
+typedef gr_attention_space space;
+typedef gr_attention_item item;
 
 static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -30,24 +26,8 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 /* Query positions of a chunk. */
 static int64_t chunk_positions(const gr_attention *a) {
     int64_t group = a->n_heads / a->n_kv_heads;
-    return GR_MAX((int64_t)CHUNK_ROWS / group / TILE, (int64_t)1) * TILE;
+    return GR_MAX((int64_t)GR_CHUNK_ROWS / group / GR_TILE, (int64_t)1) * GR_TILE;
 }
-
-/* Arrays of one thread. Sums are float; packed elements are float or bf16 by level. */
-typedef struct space {
-    float *acc;         /* (heads of the group, chunk, dim): O, or dQ */
-    float *max, *lanes; /* (heads, chunk), (heads, chunk, LANES); backward: max holds D */
-    float *s, *dp;      /* (TILE, KEYS) */
-    char *p, *ds;       /* (TILE, KEYS) packed type */
-    char *pt;           /* transposed P or dS where pairs must be interleaved */
-    char *keys, *values; /* (KEYS, dim) of a block that spans segments */
-    char *k_t, *v_t, *k_panels, *v_panels;
-    char *q_rows, *do_rows;     /* (heads, chunk, dim) packed type where A must be packed */
-    char *q_panels, *do_panels; /* backward: (heads, tiles, panels of dim) */
-    float *dk, *dv;             /* backward: (keys of the sequence, dim) */
-    float *dbias;               /* backward: (heads of the group, gr_bias_span) */
-    size_t bytes;
-} space;
 
 static void *carve(char *base, size_t *at, size_t bytes) {
     void *p = base ? base + *at : NULL; /* NULL: only the size is wanted */
@@ -58,28 +38,30 @@ static void *carve(char *base, size_t *at, size_t bytes) {
 static space lay_out(const gr_attention *a, bool backward, int64_t max_keys, char *base) {
     const size_t group = (size_t)(a->n_heads / a->n_kv_heads), dim = (size_t)a->head_dim, f = sizeof(float);
     const size_t rows = (size_t)chunk_positions(a) * group, panels = (dim + GR_PANEL - 1) / GR_PANEL;
-    const size_t tile = TILE * KEYS * f, panel_bytes = panels * GR_PANEL * KEYS * f;
-    const size_t packed = GR_MAX((dim + (dim & 1)) * f, (dim + STEP - 1) / STEP * STEP * 2); /* a row of any level */
+    const size_t tile = GR_TILE * GR_KEYS * f, panel_bytes = panels * GR_PANEL * GR_KEYS * f;
+    const size_t packed = GR_MAX((dim + (dim & 1)) * f, (dim + GR_STEP - 1) / GR_STEP * GR_STEP * 2); /* a row of any level */
     space w;
     size_t at = 0;
     w.acc = carve(base, &at, rows * dim * f);
     w.max = carve(base, &at, rows * f);
-    w.lanes = carve(base, &at, backward ? 0 : rows * LANES * f);
+    w.lanes = carve(base, &at, backward ? 0 : rows * GR_LANES * f);
     w.s = carve(base, &at, tile);
     w.dp = carve(base, &at, backward ? tile : 0);
     w.p = carve(base, &at, tile);
     w.ds = carve(base, &at, backward ? tile : 0);
     w.pt = carve(base, &at, backward ? tile : 0);
-    w.keys = carve(base, &at, KEYS * dim * f);
-    w.values = carve(base, &at, KEYS * dim * f);
-    w.k_t = carve(base, &at, packed * KEYS);
-    w.v_t = carve(base, &at, backward ? packed * KEYS : 0);
+    w.keys = carve(base, &at, GR_KEYS * dim * f);
+    w.values = carve(base, &at, GR_KEYS * dim * f);
+    w.k_t = carve(base, &at, packed * GR_KEYS);
+    w.v_t = carve(base, &at, backward ? packed * GR_KEYS : 0);
     w.k_panels = carve(base, &at, backward ? panel_bytes : 0);
     w.v_panels = carve(base, &at, backward ? 0 : panel_bytes);
     w.q_rows = carve(base, &at, rows * packed);
     w.do_rows = carve(base, &at, backward ? rows * packed : 0);
     w.q_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
     w.do_panels = carve(base, &at, backward ? rows * panels * GR_PANEL * f : 0);
+    w.q_few = carve(base, &at, backward ? 0 : packed * GR_FEW);
+    w.s_t = carve(base, &at, backward ? 0 : GR_KEYS * GR_FEW * f);
     w.dk = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
     w.dv = carve(base, &at, backward ? (size_t)max_keys * dim * f : 0);
     w.dbias = carve(base, &at, backward ? group * gr_bias_span(a) * f : 0);
@@ -99,23 +81,6 @@ size_t gr_attention_blocks_scratch(const gr_attention *a, bool backward) {
 }
 
 /* --- One item: a chunk of the queries of one sequence, and one key/value head --------------------------------------- */
-
-typedef struct item {
-    const gr_attention *a;
-    const gr_attention_seq *seq;
-    const gr_cpu_kernels *cpu;
-    const gr_product_kernels *k;
-    const gr_attention_rows *rows;
-    const gr_row_kernels *plain; /* F32 */
-    space w;
-    int kv_head, group, dim;
-    int64_t tile;           /* query rows of a tile, at most TILE */
-    int64_t q0, n_q;        /* the chunk, within the sequence's queries */
-    int64_t key0, n_keys;   /* the block */
-    int64_t key_pos;        /* position of its first key where all stand in order of position */
-    bool in_order;
-    size_t packed, step_bytes;
-} item;
 
 static const void *q_at(const item *t, int h, int64_t i) {
     const gr_attention *a = t->a;
@@ -137,19 +102,28 @@ typedef struct operand {
 static operand rows_operand(const item *t, const void *where, int64_t ld, const char *packed, int h, int64_t i) {
     int64_t size = (int64_t)gr_type_size(t->a->dt), dim = round_up(t->dim, t->k->step);
     if (!t->k->pack_a[0]) return (operand){where, ld * size, size * t->k->step};
-    return (operand){packed + ((int64_t)h * chunk_positions(t->a) + i) * dim * (int64_t)t->packed, dim * (int64_t)t->packed,
+    return (operand){packed + ((int64_t)h * t->stride + i) * dim * (int64_t)t->packed, dim * (int64_t)t->packed,
                      (int64_t)t->step_bytes};
 }
 
 static float *acc_at(const item *t, int h, int64_t i) {
-    return t->w.acc + ((int64_t)h * chunk_positions(t->a) + i) * t->dim;
+    return t->w.acc + ((int64_t)h * t->stride + i) * t->dim;
+}
+
+/* The block from key0 on. */
+static void enter_block(item *t, int64_t key0, int64_t keys) {
+    const gr_kv_segment *seg = t->seq->segments;
+    if (key0 == 0) t->seg0 = 0, t->first0 = 0;
+    t->key0 = key0;
+    t->n_keys = GR_MIN(keys - key0, (int64_t)GR_KEYS);
+    while (t->first0 + seg[t->seg0].n <= key0) t->first0 += seg[t->seg0++].n;
 }
 
 /* Rows [key0, key0 + n_keys) of the concatenated segments, one head: where they stand, or copied together and decoded. */
 static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
     const gr_attention *a = t->a;
-    int64_t first = 0, size = (int64_t)gr_type_size(a->dt), col = (int64_t)t->kv_head * t->dim;
-    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
+    const int64_t size = (int64_t)gr_type_size(a->dt);
+    GR_FOR_SEGMENTS(t, s, first) {
         const gr_kv_segment *seg = &t->seq->segments[s];
         int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + seg->n);
         if (begin >= end) continue;
@@ -160,6 +134,7 @@ static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
                 gr_kept_row(t->cpu, a, seg, values, t->kv_head, j - first, to + (j - t->key0) * t->dim * size);
             continue;
         }
+        const int64_t col = t->kv_head * gr_kv_head_step(seg->format, t->dim, seg->head);
         if (end - begin == t->n_keys) {
             *ld = seg_ld;
             return gr_at_const(from, a->dt, (begin - first) * seg_ld + col);
@@ -190,8 +165,7 @@ static void times_panels(const item *t, int64_t m, int64_t n, operand a, int64_t
 static uint64_t seen_bits(const item *t, int64_t q_pos) {
     const gr_attention *a = t->a;
     uint64_t bits = 0;
-    int64_t first = 0;
-    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
+    GR_FOR_SEGMENTS(t, s, first) {
         const gr_kv_segment *seg = &t->seq->segments[s];
         int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + seg->n);
         if (!seg->always && a->causal) end = GR_MIN(end, first + q_pos - seg->pos + 1);
@@ -204,7 +178,7 @@ static uint64_t seen_bits(const item *t, int64_t q_pos) {
 /* What a tile of rows sees of the block: keys up to n, or `wide` in whole steps where the hardware takes nothing else; rows
  * before `skip` see nothing. False: none sees anything. */
 typedef struct view {
-    uint64_t seen[TILE];
+    uint64_t seen[GR_TILE];
     int64_t n, wide, skip;
 } view;
 
@@ -213,7 +187,7 @@ static bool look(const item *t, int64_t i, int64_t m, view *v) {
     uint64_t all = 0;
     v->skip = m;
     for (int64_t r = 0; r < m; r++) {
-        v->seen[r] = seen_bits(t, t->seq->q_pos + t->q0 + i + r);
+        v->seen[r] = i + r < t->n_q ? seen_bits(t, t->seq->q_pos + t->q0 + i + r) : v->seen[r - t->n_q];
         all |= v->seen[r];
         if (v->seen[r] && v->skip == m) v->skip = r / steps * steps; /* what is multiplied together stays together */
     }
@@ -226,8 +200,8 @@ static bool look(const item *t, int64_t i, int64_t m, view *v) {
 
 /* Position of key j of the block. */
 static int64_t position(const item *t, int64_t j) {
-    int64_t row = t->key0 + j;
-    const gr_kv_segment *seg = t->seq->segments;
+    int64_t row = t->key0 + j - t->first0;
+    const gr_kv_segment *seg = t->seq->segments + t->seg0;
     while (row >= seg->n) row -= seg++->n;
     return seg->pos + row;
 }
@@ -236,21 +210,20 @@ static int64_t position(const item *t, int64_t j) {
 static void order_block(item *t) {
     if (!t->a->bias.table) return;
     t->key_pos = position(t, 0);
-    int64_t first = 0;
     t->in_order = true;
-    for (int s = 0; s < t->seq->n_segments; first += t->seq->segments[s++].n) {
+    GR_FOR_SEGMENTS(t, s, first) {
         int64_t begin = GR_MAX(t->key0, first), end = GR_MIN(t->key0 + t->n_keys, first + t->seq->segments[s].n);
         if (begin < end && t->seq->segments[s].pos + begin - first != t->key_pos + begin - t->key0) t->in_order = false;
     }
 }
 
-/* Bias of the block's keys for the query at q_pos, KEYS floats; collected in `piece` where they are no stretch. */
+/* Bias of the block's keys for the query at q_pos, GR_KEYS floats; collected in `piece` where they are no stretch. */
 static const float *bias_of(const item *t, int h, int64_t q_pos, float *piece) {
     const gr_attention *a = t->a;
     if (!a->bias.table) return NULL;
     const float *spread = gr_bias_of_head(a, t->kv_head * t->group + h);
     if (t->in_order) return spread + gr_bias_at(a, t->key_pos - q_pos);
-    for (int64_t j = 0; j < KEYS; j++) piece[j] = j < t->n_keys ? spread[gr_bias_at(a, position(t, j) - q_pos)] : 0;
+    for (int64_t j = 0; j < GR_KEYS; j++) piece[j] = j < t->n_keys ? spread[gr_bias_at(a, position(t, j) - q_pos)] : 0;
     return piece;
 }
 
@@ -259,7 +232,7 @@ static float *dbias_of(const item *t, int h, int64_t q_pos, float *piece) {
     const gr_attention *a = t->a;
     if (!a->bias.dtable) return NULL;
     if (t->in_order) return t->w.dbias + (size_t)h * gr_bias_span(a) + gr_bias_at(a, t->key_pos - q_pos);
-    memset(piece, 0, KEYS * sizeof *piece);
+    memset(piece, 0, GR_KEYS * sizeof *piece);
     return piece;
 }
 
@@ -271,9 +244,8 @@ static void add_dbias(const item *t, int h, int64_t q_pos, const float *piece) {
 
 static void pack_rows_of_chunk(const item *t, bool backward) {
     if (!t->k->pack_a[0]) return;
-    int64_t chunk = chunk_positions(t->a);
-    for (int h = 0; h < t->group; h++) {
-        size_t at = (size_t)(h * chunk * round_up(t->dim, t->k->step)) * t->packed;
+    for (int h = 0; h < t->group; h++) { /* in order: rows of zeros behind one head's are the next one's */
+        size_t at = (size_t)(h * t->stride * round_up(t->dim, t->k->step)) * t->packed;
         t->k->pack_a[0](t->n_q, t->dim, q_at(t, h, 0), t->a->q_ld, t->w.q_rows + at);
         if (backward) t->k->pack_a[0](t->n_q, t->dim, dout_at(t, h, 0), t->a->dout_ld, t->w.do_rows + at);
     }
@@ -285,7 +257,7 @@ static void pack_rows_of_chunk(const item *t, bool backward) {
 static uint64_t kept_bits(const item *t, int h, int64_t i) {
     const gr_attention *a = t->a;
     if (!(a->drop.p > 0)) return ~(uint64_t)0;
-    const uint64_t stream = gr_attention_drop_stream(a, t->kv_head * t->group + h, t->key0 / KEYS);
+    const uint64_t stream = gr_attention_drop_stream(a, t->kv_head * t->group + h, t->key0 / GR_KEYS);
     return t->plain->dropout_bits(a->drop.p, a->drop.seed, stream, gr_attention_drop_key(a, t->seq->q_begin + t->q0 + i));
 }
 
@@ -293,17 +265,24 @@ static double kept_factor(const gr_attention *a) { return a->drop.p > 0 ? 1 / (1
 
 /* --- Forward ---------------------------------------------------------------------------------------------------------- */
 
-static void forward_tile(const item *t, int h, int64_t i, int64_t m) {
+/* Scores of m rows from (h, i) on, which may run on into the next heads. `lies`: the block, where it is multiplied as it lies. */
+static void forward_tile(const item *t, int h, int64_t i, int64_t m, const gr_kv_segment *lies) {
     view v;
     if (!look(t, i, m, &v)) return;
-    const operand q = rows_operand(t, q_at(t, h, i), t->a->q_ld, t->w.q_rows, h, i);
-    const int64_t at = (int64_t)h * chunk_positions(t->a) + i, row_bytes = KEYS * (int64_t)t->packed;
-    t->k->outer(m, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, KEYS, false);
-    float *o = acc_at(t, h, i), piece[KEYS];
+    const int64_t at = (int64_t)h * t->stride + i, row_bytes = GR_KEYS * (int64_t)t->packed;
+    if (lies) {
+        gr_few_scores(t, lies);
+    } else {
+        const operand q = rows_operand(t, q_at(t, h, i), m > t->n_q ? t->dim : t->a->q_ld, t->w.q_rows, h, i);
+        t->k->outer(m, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s, GR_KEYS, false);
+    }
+    float *o = acc_at(t, h, i), piece[GR_KEYS];
     for (int64_t r = 0; r < m; r++) {
-        const float *bias = bias_of(t, h, t->seq->q_pos + t->q0 + i + r, piece);
-        float factor = t->rows->softmax_row(v.wide, t->w.s + r * KEYS, v.seen[r], kept_bits(t, h, i + r), (float)t->a->scale, bias,
-                                            t->w.max + at + r, t->w.lanes + (at + r) * LANES, t->w.p + r * row_bytes);
+        const int head = h + (int)((i + r) / t->n_q);
+        const int64_t row = (i + r) % t->n_q;
+        const float *bias = bias_of(t, head, t->seq->q_pos + t->q0 + row, piece);
+        float factor = t->rows->softmax_row(v.wide, t->w.s + r * GR_KEYS, v.seen[r], kept_bits(t, head, row), (float)t->a->scale, bias,
+                                            t->w.max + at + r, t->w.lanes + (at + r) * GR_LANES, t->w.p + r * row_bytes);
         for (int64_t c = 0; factor != 1.0f && c < t->dim; c++) o[r * t->dim + c] *= factor;
     }
     times_panels(t, m, v.wide, (operand){t->w.p, row_bytes, (int64_t)t->step_bytes}, t->n_keys, t->w.v_panels, o);
@@ -313,37 +292,63 @@ static void forward_store(const item *t, int h) {
     const gr_attention *a = t->a;
     const int head = t->kv_head * t->group + h;
     for (int64_t i = 0; i < t->n_q; i++) {
-        const int64_t at = (int64_t)h * chunk_positions(a) + i, row = t->seq->q_begin + t->q0 + i;
+        const int64_t at = (int64_t)h * t->stride + i, row = t->seq->q_begin + t->q0 + i;
         float sum = 0;
-        for (int l = 0; l < LANES; l++) sum += t->w.lanes[at * LANES + l];
+        for (int l = 0; l < GR_LANES; l++) sum += t->w.lanes[at * GR_LANES + l];
         t->k->finish(1, t->dim, sum == 0 ? 0 : kept_factor(a) / (double)sum, acc_at(t, h, i), t->dim, 0, a->dt,
                      gr_at(a->out, a->dt, row * a->out_ld + (int64_t)head * t->dim), a->out_ld);
         if (a->lse) a->lse[row * a->n_heads + head] = t->w.max[at] + logf(sum);
     }
 }
 
+/* Whether the rows of all heads are one tile, which is then packed for keys as they lie where that goes. */
+static bool join_heads(item *t) {
+    const int64_t m = t->group * t->n_q;
+    if (m > t->tile || (!t->k->pack_a[0] && t->n_q > 1)) return false;
+    t->stride = t->n_q;
+    t->few = t->k->tiles && m <= GR_FEW && t->dim % GR_STEP == 0;
+    const void *rows[GR_FEW];
+    for (int64_t r = 0; t->few && r < m; r++) rows[r] = q_at(t, (int)(r / t->n_q), r % t->n_q);
+    if (t->few) t->k->tiles->pack_rows(t->dim, m, rows, GR_FEW, t->w.q_few);
+    return true;
+}
+
+static void forward_block(const item *t, bool joined) {
+    const gr_kv_segment *lies = gr_few_lies_whole(t);
+    if (joined) gr_few_fetch_next(t);
+    int64_t ld;
+    if (!lies) {
+        const void *k = gather(t, false, t->w.keys, &ld);
+        t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
+    }
+    if (lies && lies->format == GR_KV_INT8) {
+        gr_few_values(t, lies);
+    } else {
+        const void *values = gather(t, true, t->w.values, &ld);
+        pack_panels(t, t->n_keys, values, ld, t->w.v_panels);
+    }
+    if (joined) forward_tile(t, 0, 0, t->group * t->n_q, lies);
+    for (int h = 0; !joined && h < t->group; h++)
+        for (int64_t i = 0; i < t->n_q; i += t->tile) forward_tile(t, h, i, GR_MIN(t->n_q - i, t->tile), NULL);
+}
+
 static void forward_chunk(item *t) {
-    const int64_t chunk = chunk_positions(t->a), keys = gr_attention_keys(t->seq);
+    const int64_t keys = gr_attention_keys(t->seq);
+    const bool joined = join_heads(t);
     for (int h = 0; h < t->group; h++) {
         memset(acc_at(t, h, 0), 0, (size_t)(t->n_q * t->dim) * sizeof(float));
-        memset(t->w.lanes + h * chunk * LANES, 0, (size_t)t->n_q * LANES * sizeof(float));
-        for (int64_t r = 0; r < t->n_q; r++) t->w.max[h * chunk + r] = -INFINITY;
+        memset(t->w.lanes + h * t->stride * GR_LANES, 0, (size_t)t->n_q * GR_LANES * sizeof(float));
+        for (int64_t r = 0; r < t->n_q; r++) t->w.max[h * t->stride + r] = -INFINITY;
     }
     pack_rows_of_chunk(t, false);
-    for (t->key0 = 0; t->key0 < keys; t->key0 += KEYS) {
-        t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
+    for (int64_t key0 = 0; key0 < keys; key0 += GR_KEYS) {
+        enter_block(t, key0, keys);
         view v;
         bool any = false;
         for (int64_t i = 0; i < t->n_q && !any; i += t->tile) any = look(t, i, GR_MIN(t->n_q - i, t->tile), &v);
         if (!any) continue;
         order_block(t);
-        int64_t ld;
-        const void *k = gather(t, false, t->w.keys, &ld);
-        t->k->pack_panel(t->dim, t->n_keys, k, 1, ld, t->w.k_t);
-        const void *values = gather(t, true, t->w.values, &ld);
-        pack_panels(t, t->n_keys, values, ld, t->w.v_panels);
-        for (int h = 0; h < t->group; h++)
-            for (int64_t i = 0; i < t->n_q; i += t->tile) forward_tile(t, h, i, GR_MIN(t->n_q - i, t->tile));
+        forward_block(t, joined);
     }
     for (int h = 0; h < t->group; h++) forward_store(t, h);
 }
@@ -353,10 +358,10 @@ static void forward_chunk(item *t) {
 /* c (n keys, dim) += p^T (n keys, m rows) * panels of the rows. */
 static void transposed_times(const item *t, int64_t m, int64_t n, const char *p, int64_t panel_rows, const char *panels,
                              int64_t skip, float *c) {
-    const int64_t row_bytes = KEYS * (int64_t)t->packed;
+    const int64_t row_bytes = GR_KEYS * (int64_t)t->packed;
     operand a = {p + skip * row_bytes, (int64_t)t->packed, row_bytes};
     if (t->k->step > 1) {
-        t->k->pack_a[1](n, m - skip, a.a, KEYS, t->w.pt);
+        t->k->pack_a[1](n, m - skip, a.a, GR_KEYS, t->w.pt);
         if (t->k->tiles)
             a = (operand){t->w.pt, round_up(m - skip, t->k->step) * (int64_t)t->packed, (int64_t)t->step_bytes};
         else
@@ -376,18 +381,18 @@ static void backward_tile(const item *t, int h, int64_t i, int64_t m) {
     const gr_attention *a = t->a;
     view v;
     if (!look(t, i, m, &v)) return;
-    const int64_t skip = v.skip, live = m - skip, row_bytes = KEYS * (int64_t)t->packed;
+    const int64_t skip = v.skip, live = m - skip, row_bytes = GR_KEYS * (int64_t)t->packed;
     const int64_t at = (int64_t)h * chunk_positions(a) + i;
     const operand q = rows_operand(t, q_at(t, h, i + skip), a->q_ld, t->w.q_rows, h, i + skip);
     const operand dout = rows_operand(t, dout_at(t, h, i + skip), a->dout_ld, t->w.do_rows, h, i + skip);
-    t->k->outer(live, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s + skip * KEYS, KEYS, false);
-    t->k->outer(live, v.wide, t->dim, dout.a, dout.row, dout.step, t->w.v_t, t->w.dp + skip * KEYS, KEYS, false);
-    float piece[KEYS], dpiece[KEYS];
+    t->k->outer(live, v.wide, t->dim, q.a, q.row, q.step, t->w.k_t, t->w.s + skip * GR_KEYS, GR_KEYS, false);
+    t->k->outer(live, v.wide, t->dim, dout.a, dout.row, dout.step, t->w.v_t, t->w.dp + skip * GR_KEYS, GR_KEYS, false);
+    float piece[GR_KEYS], dpiece[GR_KEYS];
     const float factor = (float)kept_factor(a);
     for (int64_t r = skip; r < m; r++) {
         const int64_t q_pos = t->seq->q_pos + t->q0 + i + r;
         float lse = a->lse[(t->seq->q_begin + t->q0 + i + r) * a->n_heads + t->kv_head * t->group + h];
-        t->rows->grad_row(v.wide, t->w.s + r * KEYS, t->w.dp + r * KEYS, v.seen[r], kept_bits(t, h, i + r), factor,
+        t->rows->grad_row(v.wide, t->w.s + r * GR_KEYS, t->w.dp + r * GR_KEYS, v.seen[r], kept_bits(t, h, i + r), factor,
                           (float)a->scale, bias_of(t, h, q_pos, piece), lse, t->w.max[at + r], t->w.p + r * row_bytes,
                           t->w.ds + r * row_bytes, dbias_of(t, h, q_pos, dpiece));
         add_dbias(t, h, q_pos, dpiece);
@@ -424,8 +429,8 @@ static void backward_chunk(item *t) {
     const gr_attention *a = t->a;
     const int64_t keys = gr_attention_keys(t->seq);
     backward_prepare(t);
-    for (t->key0 = 0; t->key0 < keys; t->key0 += KEYS) {
-        t->n_keys = GR_MIN(keys - t->key0, (int64_t)KEYS);
+    for (int64_t key0 = 0; key0 < keys; key0 += GR_KEYS) {
+        enter_block(t, key0, keys);
         view v;
         bool any = false;
         for (int64_t i = 0; i < t->n_q && !any; i += t->tile) any = look(t, i, GR_MIN(t->n_q - i, t->tile), &v);
@@ -495,7 +500,8 @@ static item make_item(const job *j, int thread) {
                   .w = lay_out(a, j->backward, j->max_keys, scratch + j->per_thread * (size_t)thread),
                   .group = a->n_heads / a->n_kv_heads,
                   .dim = a->head_dim,
-                  .tile = k->tiles ? STEP : TILE,
+                  .stride = chunk_positions(a),
+                  .tile = k->tiles ? GR_STEP : GR_TILE,
                   .packed = k->packed_size,
                   .step_bytes = k->packed_size * (size_t)k->step};
 }

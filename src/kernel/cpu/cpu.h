@@ -151,7 +151,7 @@ static inline const gr_cpu_kernels *gr_cpu(const gr_device *d) { return &((const
 
 /* Entries of the device table in files of their own: kept_rows.c, columns.c, gates.c. */
 void gr_cpu_keep_kv(gr_device *d, gr_dtype dt, gr_kv_format format, int64_t rows, int n_heads, int head_dim, const void *x,
-                    int64_t x_ld, void *to, int64_t to_ld);
+                    int64_t x_ld, void *to, int64_t to_ld, int64_t to_head);
 void gr_cpu_lstm_cell(gr_device *d, gr_dtype dt, int64_t n, void *gates, const void *c_prev, void *c, void *h);
 void gr_cpu_lstm_cell_backward(gr_device *d, gr_dtype dt, int64_t n, const void *gates, const void *c_prev, const void *c,
                                const void *dh, void *dc, void *dgates);

@@ -10,9 +10,14 @@ static S NAME(bias)(const gr_attention *a, const gr_kv_segment *seg, int64_t row
     return ((const S *)gr_bias_of_head(a, head))[gr_bias_at(a, seg->pos + row - q_pos)];
 }
 
+static const T *NAME(row_at)(const gr_attention *a, const gr_kv_segment *seg, bool values, int kv_head, int64_t j) {
+    const T *rows = values ? seg->v : seg->k;
+    return rows + j * (values ? seg->v_ld : seg->k_ld) + kv_head * gr_kv_head_step(GR_KV_COMPUTED, a->head_dim, seg->head);
+}
+
+/* Decoded into `row` where it must be. */
 static const T *NAME(row_of)(const gr_attention *a, const gr_kv_segment *seg, bool values, int kv_head, int64_t j, T *row) {
-    const T *at = values ? seg->v : seg->k;
-    if (seg->format == GR_KV_COMPUTED) return at + j * (values ? seg->v_ld : seg->k_ld) + (int64_t)kv_head * a->head_dim;
+    if (seg->format == GR_KV_COMPUTED) return NAME(row_at)(a, seg, values, kv_head, j);
     gr_kept_row(NULL, a, seg, values, kv_head, j, row);
     return row;
 }
@@ -75,8 +80,8 @@ static void NAME(backward_row)(const gr_attention *a, const gr_attention_seq *se
             const gr_kv_segment *seg = &seq->segments[s];
             const S factor = (S)drop_factor(a, row, head, n, keep);
             if (!gr_attention_visible(a, seg, j, seq->q_pos + i)) continue;
-            const T *k = (const T *)seg->k + j * seg->k_ld + (int64_t)kv_head * dim;
-            const T *v = (const T *)seg->v + j * seg->v_ld + (int64_t)kv_head * dim;
+            const T *k = NAME(row_at)(a, seg, false, kv_head, j);
+            const T *v = NAME(row_at)(a, seg, true, kv_head, j);
             S dot = 0, dp = 0;
             for (int c = 0; c < dim; c++) {
                 dot += LOAD(q[c]) * LOAD(k[c]);

@@ -12,7 +12,7 @@ typedef struct call {
     const void *x;
     int64_t x_ld;
     char *to;
-    int64_t to_ld;
+    int64_t to_ld, to_head;
 } call;
 
 /* One block of a head; n elements, then zeros. Encoders take finite numbers: others go into the scale. */
@@ -41,20 +41,21 @@ static void keep_item(void *arg, size_t begin, size_t end, int thread) {
     (void)thread;
     for (int64_t r = (int64_t)begin; r < (int64_t)end; r++) {
         const void *x = gr_at_const(c->x, c->dt, r * c->x_ld);
-        if (c->format != GR_KV_INT8) {
-            gr_dtype to = c->format == GR_KV_BF16 ? GR_BF16 : c->dt;
-            gr_generic_convert(c->dt, x, to, gr_at(c->to, to, r * c->to_ld), (int64_t)c->n_heads * c->head_dim);
-            continue;
+        for (int h = 0; h < c->n_heads; h++) {
+            const void *from = gr_at_const(x, c->dt, (int64_t)h * c->head_dim);
+            const int64_t at = r * c->to_ld + h * c->to_head;
+            const gr_dtype to = c->format == GR_KV_BF16 ? GR_BF16 : c->dt;
+            if (c->format == GR_KV_INT8)
+                put_head(c, from, c->to + at * GR_KV_BLOCK_BYTES);
+            else
+                gr_generic_convert(c->dt, from, to, gr_at(c->to, to, at), c->head_dim);
         }
-        char *to = c->to + r * c->to_ld * GR_KV_BLOCK_BYTES;
-        const int64_t head = gr_kv_head_blocks(c->head_dim) * GR_KV_BLOCK_BYTES;
-        for (int h = 0; h < c->n_heads; h++) put_head(c, gr_at_const(x, c->dt, (int64_t)h * c->head_dim), to + h * head);
     }
 }
 
 void gr_cpu_keep_kv(gr_device *d, gr_dtype dt, gr_kv_format format, int64_t rows, int n_heads, int head_dim, const void *x,
-                    int64_t x_ld, void *to, int64_t to_ld) {
-    call c = {dt, format, n_heads, head_dim, x, x_ld, to, to_ld};
+                    int64_t x_ld, void *to, int64_t to_ld, int64_t to_head) {
+    call c = {dt, format, n_heads, head_dim, x, x_ld, to, to_ld, gr_kv_head_step(format, head_dim, to_head)};
     gr_parallel_for(d->team, (size_t)rows, GRAIN, keep_item, &c);
 }
 
@@ -76,11 +77,12 @@ void gr_kept_row(const gr_cpu_kernels *k, const gr_attention *a, const gr_kv_seg
                  void *to) {
     const int64_t ld = values ? seg->v_ld : seg->k_ld, dim = a->head_dim;
     const char *from = values ? seg->v : seg->k;
+    const int64_t at = j * ld + kv_head * gr_kv_head_step(seg->format, dim, seg->head);
     if (seg->format == GR_KV_INT8) {
-        decode_head(k, a->dt, dim, from + (j * ld + kv_head * gr_kv_head_blocks(dim)) * GR_KV_BLOCK_BYTES, to);
+        decode_head(k, a->dt, dim, from + at * GR_KV_BLOCK_BYTES, to);
         return;
     }
-    const void *row = gr_at_const(from, GR_BF16, j * ld + kv_head * dim);
+    const void *row = gr_at_const(from, GR_BF16, at);
     if (k)
         k->convert(GR_BF16, row, a->dt, to, dim);
     else
