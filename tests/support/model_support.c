@@ -160,3 +160,29 @@ graft_status test_open_fresh_adapter(const graft_allocator *a, void *arg) {
     graft_context_free(ctx);
     return st;
 }
+
+void test_plan_is_exact(gr_model *m, const gr_pass_options *o, gr_batch *b, gr_batch *source) {
+    const int32_t *ids = b->ids, *source_ids = source ? source->ids : NULL;
+    const gr_tape_options to = {.record = true, .recompute_cheap = o->recompute_cheap};
+    gr_pass *pass;
+    gr_pool *pool;
+    gr_tape *tape;
+    gr_loss loss;
+    size_t planned;
+    assert_ok(gr_pass_new(m, &pass, &err));
+    b->ids = NULL;
+    if (source) source->ids = NULL;
+    assert_ok(gr_pass_plan(pass, b, o, true, &planned, &err));
+    b->ids = ids;
+    if (source) source->ids = source_ids;
+    assert_ok(gr_pool_new(NULL, planned, false, &pool, &err));
+    const size_t given = gr_pool_bytes(pool);
+    assert_ok(gr_tape_new(gr_model_device(m), pool, &to, &tape, &err));
+    assert_ok(gr_pass_loss(pass, tape, b, o, &loss, &err));
+    assert_ok(gr_tape_backward(tape, loss.var, NULL, &err));
+    assert_int_equal(gr_pool_peak(pool), planned);
+    assert_int_equal(gr_pool_bytes(pool), given);
+    gr_tape_free(tape);
+    gr_pass_free(pass);
+    gr_pool_free(pool);
+}

@@ -47,5 +47,8 @@ void test_fill_batch(test_batch *b, int64_t vocab, int n, const int *lengths, co
 float *test_logits(gr_model *m, const gr_hooks *hooks, const gr_batch *b);
 /* Loss of a batch; with `backward` gradients are added to the adapter's parameters. */
 double test_loss(gr_model *m, const gr_hooks *hooks, const gr_batch *b, bool backward, bool recompute);
+/* A training step over the batch in a pool of the size that was planned without ids: it needs that and no more. `source`: the
+ * batch's, or NULL. */
+void test_plan_is_exact(gr_model *m, const gr_pass_options *o, gr_batch *b, gr_batch *source);
 
 #endif

@@ -212,49 +212,54 @@ static void a_plan_is_exact(void **state) {
         graft_context *ctx = test_context(NULL, 1, NULL);
         graft_model *m = test_load(ctx, test_golden("families/t5_gated"), GRAFT_DTYPE_F32);
         pairs p;
-        gr_pass *pass;
-        gr_pool *pool;
-        gr_tape *tape;
-        gr_loss loss;
-        size_t planned;
         assert_ok(graft_adapter_new(m, "a", methods[1].config, 7, &err));
         fill(&p, m, 0, PAIRS, 0, 0);
         p.target.batch.training = p.source.batch.training = true;
-        gr_pass_options o = {.hooks = m->hooks, .recompute = recompute};
-        assert_ok(gr_pass_new(m->model, &pass, &err));
-        p.target.batch.ids = p.source.batch.ids = NULL;
-        assert_ok(gr_pass_plan(pass, &p.target.batch, &o, true, &planned, &err));
-        p.target.batch.ids = p.target.ids;
-        p.source.batch.ids = p.source.ids;
-        assert_ok(gr_pool_new(NULL, planned, false, &pool, &err));
-        size_t given = gr_pool_bytes(pool);
-        assert_ok(gr_tape_new(gr_model_device(m->model), pool, &(gr_tape_options){.record = true}, &tape, &err));
-        assert_ok(gr_pass_loss(pass, tape, &p.target.batch, &o, &loss, &err));
-        assert_ok(gr_tape_backward(tape, loss.var, NULL, &err));
-        assert_int_equal(gr_pool_peak(pool), planned);
-        assert_int_equal(gr_pool_bytes(pool), given);
-        gr_tape_free(tape);
-        gr_pool_free(pool);
-        gr_pass_free(pass);
+        test_plan_is_exact(m->model, &(gr_pass_options){.hooks = m->hooks, .recompute = recompute}, &p.target.batch, &p.source.batch);
         graft_model_free(m);
         graft_context_free(ctx);
     }
 }
 
-/* Targets token by token: the first pass encodes and keeps, the others read what was kept. */
+/* Logits of all targets in one pass in which sources and targets are kept. */
+static float *kept_at_once(graft_model *m, pairs *all, gr_kv_store *store) {
+    gr_kv_seq seqs[2][PAIRS];
+    const gr_kv *kv[2][PAIRS];
+    for (int s = 0; s < 2 * PAIRS; s++) {
+        gr_kv_seq *q = &seqs[s / PAIRS][s % PAIRS];
+        gr_kv_seq_init(q, store);
+        assert_ok(gr_kv_seq_extend(q, s < PAIRS ? source_lengths[s] : target_lengths[s % PAIRS], &err));
+        kv[s / PAIRS][s % PAIRS] = &q->kv;
+    }
+    all->source.batch.kv = kv[0];
+    all->target.batch.kv = kv[1];
+    float *x = test_logits(m->model, NULL, &all->target.batch);
+    all->source.batch.kv = all->target.batch.kv = NULL;
+    for (int s = 0; s < 2 * PAIRS; s++) gr_kv_seq_free(&seqs[s / PAIRS][s % PAIRS]);
+    return x;
+}
+
+/* Targets token by token, in every format: the first pass encodes and keeps, the others read what was kept. */
 static void kept_sources_give_the_same_bits(void **state) {
     (void)state;
-    for (size_t k = 0; k < GR_COUNT(models); k++) {
+    for (size_t k = 0; k < 3 * GR_COUNT(models); k++) {
+        const gr_kv_format format = (gr_kv_format)(k / GR_COUNT(models));
+        const char *const name = models[k % GR_COUNT(models)];
         graft_context *ctx = test_context(NULL, 1, NULL);
-        graft_model *m = test_load(ctx, test_golden(models[k]), GRAFT_DTYPE_F32);
+        graft_model *m = test_load(ctx, test_golden(name), GRAFT_DTYPE_F32);
         int64_t vocab = graft_model_vocab_size(m);
         gr_kv_store *store;
         gr_kv_seq sources[PAIRS], targets[PAIRS];
         const gr_kv *source_kv[PAIRS], *target_kv[PAIRS];
         pairs all;
         fill(&all, m, 0, PAIRS, 0, -1);
-        float *x = test_logits(m->model, NULL, &all.target.batch);
-        assert_ok(gr_kv_store_new(m->model, GR_KV_COMPUTED, &store, &err));
+        assert_ok(gr_kv_store_new(m->model, format, &store, &err));
+        float *x = kept_at_once(m, &all, store), *plain = test_logits(m->model, NULL, &all.target.batch);
+        if (format == GR_KV_COMPUTED)
+            test_assert_same_floats(plain, x, (size_t)(all.target.bounds[PAIRS] * vocab), name);
+        else
+            assert_true(memcmp(plain, x, (size_t)(all.target.bounds[PAIRS] * vocab) * sizeof *x) != 0);
+        free(plain);
         for (int s = 0; s < PAIRS; s++) {
             gr_kv_seq_init(&sources[s], store);
             gr_kv_seq_init(&targets[s], store);
@@ -287,7 +292,7 @@ static void kept_sources_give_the_same_bits(void **state) {
                 now.batch.source_kv = memory;
             float *y = test_logits(m->model, NULL, &now.batch);
             for (int i = 0; i < n; i++) {
-                test_assert_same_floats(x + (all.target.bounds[of[i]] + step) * vocab, y + i * vocab, (size_t)vocab, models[k]);
+                test_assert_same_floats(x + (all.target.bounds[of[i]] + step) * vocab, y + i * vocab, (size_t)vocab, name);
                 targets[of[i]].length++;
             }
             for (int s = 0; step == 0 && s < PAIRS; s++) {

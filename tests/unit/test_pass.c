@@ -333,32 +333,12 @@ static void plan_is_exact(void **state) {
     for (int c = 0; c < 24; c++) {
         graft_context *ctx = test_context(NULL, 1, NULL);
         graft_model *m = adapted(ctx, variants[c % 4 + 1], c & 4 ? GRAFT_DTYPE_BF16 : GRAFT_DTYPE_F32, configs[c / 8]);
-        gr_pool *pool;
-        gr_tape *t;
-        gr_pass *p;
-        gr_loss loss;
         test_batch b;
-        size_t planned;
         gr_pass_options o = {.hooks = m->hooks, .recompute = c & 1, .recompute_cheap = (c & 2) != 0};
         test_fill_batch(&b, graft_model_vocab_size(m), 4, lengths, seeds);
         b.batch.one_adapter = 0;
         b.batch.training = true;
-        assert_ok(gr_pass_new(m->model, &p, &err));
-        const int32_t *ids = b.batch.ids;
-        b.batch.ids = NULL;
-        assert_ok(gr_pass_plan(p, &b.batch, &o, true, &planned, &err));
-        b.batch.ids = ids;
-        assert_ok(gr_pool_new(NULL, planned, false, &pool, &err));
-        size_t given = gr_pool_bytes(pool);
-        gr_tape_options to = {.record = true, .recompute_cheap = o.recompute_cheap};
-        assert_ok(gr_tape_new(gr_model_device(m->model), pool, &to, &t, &err));
-        assert_ok(gr_pass_loss(p, t, &b.batch, &o, &loss, &err));
-        assert_ok(gr_tape_backward(t, loss.var, NULL, &err));
-        assert_int_equal(gr_pool_peak(pool), planned);
-        assert_int_equal(gr_pool_bytes(pool), given);
-        gr_tape_free(t);
-        gr_pass_free(p);
-        gr_pool_free(pool);
+        test_plan_is_exact(m->model, &o, &b.batch, NULL);
         graft_model_free(m);
         graft_context_free(ctx);
     }
