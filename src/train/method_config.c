@@ -298,7 +298,8 @@ typedef struct use {
     const char *methods; /* that have it, each between blanks */
 } use;
 
-graft_status gr_method_check_options(const graft_sft_options *o, graft_error *err) {
+/* Every option: whether it is given, and the methods that have it. */
+static graft_status check_uses(const graft_sft_options *o, const char *method, graft_error *err) {
     const graft_lora_options *l = &o->lora, d = graft_lora_options_default();
     const graft_method_options *m = &o->methods;
     const use uses[] = {
@@ -360,15 +361,6 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
         {"adapter_layers", m->adapter_layers != 0, " llama-adapter "},
     };
     char name[64];
-    const char *method = o->method ? o->method : "lora";
-    bool known = false;
-    for (size_t i = 0; i < GR_COUNT(methods); i++) known |= !strcmp(methods[i].name, method);
-    if (!known) {
-        char list[512] = "";
-        for (size_t i = 0, at = 0; i < GR_COUNT(methods); i++)
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", methods[i].name);
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "method: expected one of %s, found %s", list, method);
-    }
     snprintf(name, sizeof name, " %s ", method);
     for (size_t i = 0; i < GR_COUNT(uses); i++) {
         if (!uses[i].given) continue;
@@ -378,6 +370,24 @@ graft_status gr_method_check_options(const graft_sft_options *o, graft_error *er
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: with adapter the settings are those of %s", uses[i].option,
                            o->adapter);
     }
+    return GRAFT_OK;
+}
+
+static graft_status check_name(const char *method, graft_error *err) {
+    for (size_t i = 0; i < GR_COUNT(methods); i++)
+        if (!strcmp(methods[i].name, method)) return GRAFT_OK;
+    char list[512] = "";
+    for (size_t i = 0, at = 0; i < GR_COUNT(methods); i++)
+        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", methods[i].name);
+    return gr_fail(err, GRAFT_ERR_ARGUMENT, "method: expected one of %s, found %s", list, method);
+}
+
+graft_status gr_method_check_options(const graft_sft_options *o, graft_error *err) {
+    const graft_lora_options *l = &o->lora;
+    const graft_method_options *m = &o->methods;
+    const char *method = o->method ? o->method : "lora";
+    GR_TRY(check_name(method, err));
+    GR_TRY(check_uses(o, method, err));
     bool text = m->prompt_tuning_init && !strcmp(m->prompt_tuning_init, "TEXT");
     if ((m->prompt_tuning_init_text || m->tokenizer_name_or_path) && !text)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected prompt_tuning_init TEXT too",
