@@ -112,7 +112,7 @@ static void tiles_decode_the_same_bits(void **state) {
 static void tiles_decode_scaled_formats_to_the_same_bits(void **state) {
     (void)state;
     enum { ROWS = 16, STEP = 32, N = 4096, CODES = 2 * ROWS * N / 32 };
-    static const gr_dtype types[] = {GR_NF4, GR_FP4, GR_INT8};
+    static const gr_dtype types[] = {GR_NF4, GR_FP4, GR_INT8, GR_CHANNEL8};
     static uint8_t bytes[2 * ROWS * N], codes[CODES];
     static uint16_t expected[N], tile[ROWS * STEP];
     static float absmax[CODES], nested[CODES / 16 + 1], scales[N / 32 * ROWS];
@@ -127,11 +127,11 @@ static void tiles_decode_scaled_formats_to_the_same_bits(void **state) {
         absmax[i] = i % 19 == 3 ? 0 : (float)fabs(gr_rng_normal(9, 7, (uint64_t)i));
     }
     for (size_t i = 0; i < GR_COUNT(nested); i++) nested[i] = (float)fabs(gr_rng_normal(9, 8, i));
-    for (int round = 0; k->tile_scales && round < 3 * 2 * 2 * 8; round++) {
-        const gr_dtype type = types[round % 3];
-        const int64_t block = 32 << round / 12, n = GR_MIN(N, block * 21), every = 1 + round / 3 % 2, blocks = n / block;
+    for (int round = 0; k->tile_scales && round < 4 * 2 * 2 * 8; round++) {
+        const gr_dtype type = types[round % 4];
+        const int64_t block = 32 << round / 16, n = GR_MIN(N, block * 21), every = 1 + round / 4 % 2, blocks = n / block;
         gr_scales s = {.block = block, .absmax = absmax};
-        if (round / 6 % 2) s = (gr_scales){.block = block, .codes = codes, .map = gr_dynamic_map, .nested = nested, .nested_block = 16 << round % 5, .offset = 0.3f};
+        if (round / 8 % 2) s = (gr_scales){.block = block, .codes = codes, .map = gr_dynamic_map, .nested = nested, .nested_block = 16 << round % 5, .offset = 0.3f};
         const int64_t row_bytes = (int64_t)gr_dtype_bytes(type, (size_t)n) * every, first = 5;
         assert_true(k->tile_scales(&s, first, blocks * every, blocks, scales));
         for (int64_t at = 0; at < n; at += STEP) {
