@@ -111,7 +111,18 @@ static void fetch_next(const job *w, const uint8_t *const *rows, int64_t k, int6
     }
 }
 
-/* y = sum * (scale of x * scale of w), of INT8 / 127^2 in this order, plus what the outliers give, one after the
+/* CHANNEL8: y = sum * (scale of x * scale of w), of all lanes, so that it is done on vectors. */
+static void scale_channels(const job *w, int64_t j, int n, const int32_t *sums, float *y) {
+    const gr_int_product *p = w->p;
+    float scales[GR_INT_LANES] = {0};
+    for (int lane = 0; lane < n; lane++) scales[lane] = p->scale(p->owner, j + lane);
+    for (int64_t i = 0; i < w->m; i++, sums += GR_INT_LANES, y += GR_INT_LANES) {
+        const float scale = w->stat[i];
+        for (int lane = 0; lane < GR_INT_LANES; lane++) y[lane] = (float)sums[lane] * (scale * scales[lane]);
+    }
+}
+
+/* INT8: y = sum * (scale of x * scale of w) / 127^2 in this order, plus what the outliers give, one after the
  * other. */
 static void scale_sums(const job *w, int64_t j, int n, const uint8_t *const *rows, const int32_t *sums,
                        float *y) {
@@ -122,10 +133,6 @@ static void scale_sums(const job *w, int64_t j, int n, const uint8_t *const *row
         for (int lane = 0; lane < n; lane++) {
             const float scaled = (float)sums[i * GR_INT_LANES + lane] * (w->stat[i] * scales[lane]);
             float more = 0;
-            if (p->stored == GR_CHANNEL8) {
-                y[i * GR_INT_LANES + lane] = scaled;
-                continue;
-            }
             for (int32_t o = 0; w->n_out && o < w->n_out[i]; o++) {
                 const int32_t e = w->out[i * p->k + o];
                 const float code = (float)(int8_t)rows[lane][e] * scales[lane], v = code * GR_INT8_STEP;
@@ -167,7 +174,8 @@ static void column_item(void *arg, size_t begin, size_t end, int thread) {
                 w->k->multiply(w->f, w->m, k / w->f->elements, strip / w->f->elements, &w->a, &panel, y,
                                k > 0);
         }
-        if (is_whole(w)) scale_sums(w, j, n, rows, sums, y);
+        if (p->stored == GR_CHANNEL8) scale_channels(w, j, n, sums, y);
+        else if (is_whole(w)) scale_sums(w, j, n, rows, sums, y);
         gr_cpu(p->d)->products[gr_type_index(p->dt)]->finish(
             w->m, n, 1, y, GR_INT_LANES, p->add ? 1 : 0, p->y_dt,
             gr_at(p->y, p->y_dt, w->first * p->y_ld + j), p->y_ld);

@@ -105,11 +105,19 @@ static void multiply(const gr_int_format *f, int64_t m, int64_t block, int64_t b
     gr_int_multiply_avx512vnni(f, m - i, block, blocks, &rest, p, c + i * LANES, add);
 }
 
+/* The panel's codes are 128 more than the weights': -128 times the rows' codes is added, by tiles of that. */
 static void accumulate(int64_t m, int64_t n, const int8_t *q, int64_t ld, const gr_int_panel *p, int32_t *c,
                        bool add) {
-    const __m512i ones = _mm512_set1_epi8(1);
+    static const _Alignas(64) uint8_t less[64] = {
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128};
     int64_t i = 0;
-    if (m >= SIDE) _tile_loadconfig(&blocks_of_32);
+    if (m >= SIDE) {
+        _tile_loadconfig(&blocks_of_32);
+        _tile_loadd(1, less, 0);
+        _tile_loadd(5, less, 0);
+    }
     for (; i + SIDE <= m; i += SIDE) {
         int64_t e = 0;
         MEMORY_IS_SHARED();
@@ -121,25 +129,16 @@ static void accumulate(int64_t m, int64_t n, const int8_t *q, int64_t ld, const 
             _tile_loadd(6, q + i * ld + e, ld);
             _tile_loadd(7, p->q + e * LANES, 64);
             _tile_dpbsud(0, 6, 7);
+            _tile_dpbssd(0, 6, 1);
         }
         if (e < n) {
             _tile_loadd(2, q + i * ld + e, ld);
             _tile_loadd(3, p->q + e * LANES, 64);
             _tile_dpbsud(0, 2, 3);
+            _tile_dpbssd(0, 2, 5);
         }
         _tile_stored(0, c + i * LANES, 64);
         MEMORY_IS_SHARED();
-        for (int r = 0; r < SIDE;
-             r++) { /* the panel's codes are 128 more than the weights'; n codes twice in 32 lanes */
-            vi off = _mm512_setzero_si512();
-            for (e = 0; e < n; e += 32)
-                off = _mm512_dpbusd_epi32(off, ones,
-                                          _mm512_broadcast_i64x4(_mm256_loadu_si256(
-                                              (const __m256i *)(const void *)(q + (i + r) * ld + e))));
-            int32_t *to = c + (i + r) * LANES;
-            _mm512_storeu_si512(to, _mm512_sub_epi32(_mm512_loadu_si512(to),
-                                                     _mm512_set1_epi32(_mm512_reduce_add_epi32(off) * 64)));
-        }
     }
     if (m >= SIDE) _tile_release();
     if (i < m) gr_int_accumulate_avx512vnni(m - i, n, q + i * ld, ld, p, c + i * LANES, add);
