@@ -31,14 +31,16 @@ bold "2. Before: what the untouched model answers"
 
 bold "3. Fine-tuning with LoRA (graft sft)"
 rm -rf "$out"
-"$graft" sft -m "$model" --data "$data/train.jsonl" --output-dir "$out" --max-steps "${DEMO_STEPS:-90}" \
+steps=${DEMO_STEPS:-90}
+"$graft" sft -m "$model" --data "$data/train.jsonl" --output-dir "$out" --max-steps "$steps" \
   --per-device-train-batch-size 8 --learning-rate 1e-3 --lr-scheduler-type cosine --warmup-ratio 0.05 --lora-r 16 --lora-alpha 32 \
-  --target-modules all-linear --max-length 512 --logging-steps 10 --save-strategy no --report-to tensorboard
+  --target-modules all-linear --max-length 512 --logging-steps "$((steps < 10 ? 1 : 10))" --save-strategy no --report-to tensorboard
 
 bold "4. After: the same records with the adapter"
 "$graft" eval -m "$model" --adapter "$out" --data "$data/heldout.jsonl" --limit "$records" --metric rougeL --show 3 -n 32
 
-"$graft" plot "$out" -q || true
+chart=
+if "$graft" plot "$out" -q; then chart=", the chart of its loss in $out/loss.svg"; fi
 bold "Your own data"
 cat <<EOF
 Write one JSON object a line, for example {"prompt": "...", "completion": "..."} or {"messages": [...]}, and type
@@ -46,5 +48,5 @@ Write one JSON object a line, for example {"prompt": "...", "completion": "..."}
   $graft sft -m $model --data your.jsonl --output-dir my-adapter
   $graft chat -m $model --adapter my-adapter
 
-The adapter of this demo is in $out (peft loads it too), the chart of its loss in $out/loss.svg.
+The adapter of this demo is in $out (peft loads it too)$chart.
 EOF

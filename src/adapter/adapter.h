@@ -53,6 +53,8 @@ typedef struct gr_adapter_head {
     int n_labels;     /* 0: the adapter has no classifier of its own */
     gr_labels labels; /* in the arena; n 0: unknown */
     gr_problem problem;
+    const char **tensors; /* names in the model of what its files hold whole, among others; in the arena */
+    size_t n_tensors;
 } gr_adapter_head;
 graft_status gr_adapter_find_head(const graft_allocator *a, const char *dir, gr_arena *arena, gr_adapter_head *out,
                                   graft_error *err);

@@ -14,7 +14,7 @@ graft_status gr_config_int(gr_adapter *a, const gr_json_value *c, const char *ke
     if (!v) return GRAFT_OK;
     if (v->kind != GR_JSON_NUMBER || !v->number.is_int)
         return gr_fail(err, GRAFT_ERR_FORMAT, "%s: '%s': expected an integer, found %s", a->where, key,
-                       v->kind == GR_JSON_NUMBER ? "a fraction" : gr_json_kind_name(v->kind));
+                       gr_json_no_integer(v));
     if (v->number.i < min || v->number.i > max)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: '%s' is %lld, expected %lld to %lld", a->where, key,
                        (long long)v->number.i, (long long)min, (long long)max);

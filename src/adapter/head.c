@@ -15,19 +15,33 @@ static graft_status read_beside(const graft_allocator *a, const char *dir, const
     return gr_path_exists(*path) ? gr_read_file(a, *path, MAX_TEXT, text, len, err) : GRAFT_OK;
 }
 
-/* Rows of the classifier among the adapter's tensors, 0: there is none. */
-static graft_status count_labels(const graft_allocator *a, const char *dir, int *out, graft_error *err) {
+/* "base_model.model.classifier.weight", of prompts "base_model.classifier.weight". */
+static const char *name_in_model(const char *name) {
+    static const char *const heads[] = {"base_model.model.", "base_model."};
+    for (size_t i = 0; i < GR_COUNT(heads); i++)
+        if (strncmp(name, heads[i], strlen(heads[i])) == 0) return name + strlen(heads[i]);
+    return name;
+}
+
+/* The adapter's tensors, and among them the rows of the classifier, 0: there is none. */
+static graft_status list_tensors(const graft_allocator *a, const char *dir, gr_arena *arena, gr_adapter_head *h,
+                                 graft_error *err) {
     static const char *const tails[] = {".score.weight", ".classifier.weight", ".classifier.out_proj.weight",
                                         ".classification_head.out_proj.weight"};
     char *path = gr_path_join(a, dir, "adapter_model.safetensors");
     gr_safetensors *f = NULL;
     graft_status st = path ? gr_safetensors_open(a, path, &f, err) : gr_fail_memory(err);
-    *out = 0;
+    if (st == GRAFT_OK) {
+        h->tensors = gr_arena_alloc(arena, (gr_safetensors_tensors(f)->n + 1) * sizeof *h->tensors);
+        if (!h->tensors) st = gr_fail_memory(err);
+    }
     for (size_t i = 0; st == GRAFT_OK && i < gr_safetensors_tensors(f)->n; i++) {
         const gr_named_tensor *t = &gr_safetensors_tensors(f)->items[i];
+        const char *name = name_in_model(t->name);
+        if (!(h->tensors[h->n_tensors++] = gr_arena_strndup(arena, name, strlen(name)))) st = gr_fail_memory(err);
         for (size_t k = 0; k < GR_COUNT(tails); k++)
             if (gr_ends_with(t->name, tails[k]) && t->view.shape.n == 2 && t->view.shape.d[0] <= GR_MAX_LABELS)
-                *out = (int)t->view.shape.d[0];
+                h->n_labels = (int)t->view.shape.d[0];
     }
     gr_safetensors_close(f);
     gr_free(a, path);
@@ -74,7 +88,8 @@ graft_status gr_adapter_find_head(const graft_allocator *a, const char *dir, gr_
     gr_free(a, text);
     gr_free(a, path);
     GR_TRY(st);
-    if (h.classifies) GR_TRY(count_labels(a, dir, &h.n_labels, err));
+    if (h.classifies || h.fills) GR_TRY(list_tensors(a, dir, arena, &h, err));
+    if (!h.classifies) h.n_labels = 0;
     if (h.n_labels) GR_TRY(read_classes(a, dir, arena, &h, err));
     *out = h;
     return GRAFT_OK;

@@ -40,6 +40,8 @@ static graft_status choose_head(graft_model *m, const graft_model_options *optio
     o->n_labels = (int)GR_MIN(options->n_labels, (size_t)GR_MAX_LABELS + 1);
     o->labels = options->labels;
     if (options->adapter_dir) GR_TRY(gr_adapter_find_head(gr_allocator(m->ctx), options->adapter_dir, arena, &head, err));
+    o->brought = head.tensors;
+    o->n_brought = head.n_tensors;
     if (head.fills && !o->has_task) {
         o->has_task = true;
         o->task = GR_TASK_MASKED_LM;

@@ -81,6 +81,9 @@ struct gr_json_value {
     const gr_json_value *child, *next; /* first member; next sibling */
 };
 
+/* What stands where an integer was expected: "a fraction", "an integer of more than 64 bits", "a string". */
+const char *gr_json_no_integer(const gr_json_value *v);
+
 /* Everything lies in the arena; its limit bounds the memory. */
 graft_status gr_json_parse(gr_arena *arena, const char *name, const char *text, size_t len, const gr_json_value **out,
                            graft_error *err);

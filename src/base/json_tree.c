@@ -73,6 +73,12 @@ graft_status gr_json_parse(gr_arena *arena, const char *name, const char *text, 
     return GRAFT_OK;
 }
 
+const char *gr_json_no_integer(const gr_json_value *v) {
+    if (v->kind != GR_JSON_NUMBER) return gr_json_kind_name(v->kind);
+    if (!isfinite(v->number.d)) return "a number that is not finite";
+    return v->number.d != floor(v->number.d) || fabs(v->number.d) < 0x1p63 ? "a fraction" : "an integer of more than 64 bits";
+}
+
 const gr_json_value *gr_json_get(const gr_json_value *v, const char *key) {
     const gr_json_value *found = NULL;
     if (!v || v->kind != GR_JSON_OBJECT) return NULL;

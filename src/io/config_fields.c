@@ -37,7 +37,7 @@ int64_t gr_field_int(gr_fields *f, const char *key, int64_t absent, int64_t min,
     int64_t i;
     if (!v || f->st != GRAFT_OK) return absent;
     if (!whole(v, &i)) {
-        gr_field_fail(f, GRAFT_ERR_FORMAT, key, "expected an integer, found %s", gr_json_kind_name(v->kind));
+        gr_field_fail(f, GRAFT_ERR_FORMAT, key, "expected an integer, found %s", gr_json_no_integer(v));
         return absent;
     }
     if (i >= min && i <= max) return i;

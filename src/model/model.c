@@ -141,13 +141,21 @@ static graft_status choose_task(gr_model *m, const gr_model_options *o, graft_er
     return gr_labels_load(m->a, &m->names, m->weights, c, &m->labels, err);
 }
 
-static void warn_fresh(const gr_model *m) {
+static bool is_brought(const gr_model_options *o, const char *tensor) {
+    for (size_t i = 0; o && i < o->n_brought; i++)
+        if (strcmp(o->brought[i], tensor) == 0) return true;
+    return false;
+}
+
+static void warn_fresh(const gr_model *m, const gr_model_options *o) {
     if (m->is_shape)
         gr_log(m->ctx, GRAFT_LOG_INFO, "%s: no weights are there, their sizes are those of its config.json in %s",
                gr_weights_path(m->weights), gr_dtype_name(m->config.dtype));
-    for (size_t i = 0; i < m->n_fresh && !m->is_shape; i++)
+    for (size_t i = 0; i < m->n_fresh && !m->is_shape; i++) {
+        if (is_brought(o, m->fresh[i].name)) continue;
         gr_log(m->ctx, GRAFT_LOG_INFO, "%s: tensor '%s' is missing and begins with initial values", gr_weights_path(m->weights),
                m->fresh[i].name);
+    }
 }
 
 /* A model that says that its weights are compressed must have some that are. */
@@ -212,7 +220,7 @@ static graft_status open_model(gr_model *m, const char *path, const gr_model_opt
     GR_TRY(check_compressed(m, err));
     if (m->activations.integer) GR_TRY(check_integers(m, o, err));
     m->quantize.channel8 = NULL; /* the caller's */
-    warn_fresh(m);
+    warn_fresh(m, o);
     warn_unused(m);
     return GRAFT_OK;
 }

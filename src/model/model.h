@@ -25,6 +25,9 @@ typedef struct gr_model_options {
     int n_labels;
     const char *const *labels;
     gr_problem problem;
+    /* Tensors that an adapter brings along: where the files lack them, nothing is said of initial values. */
+    const char *const *brought;
+    size_t n_brought;
     gr_quantize_spec quantize; /* what the products' weights are turned into; embeddings, norms and head stay as they are */
     gr_activation_spec activations;
 } gr_model_options;

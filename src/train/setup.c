@@ -311,6 +311,7 @@ void gr_trainer_close(gr_trainer *t) {
     graft_dataset_free(t->data);
     graft_dataset_free(t->eval_data);
     graft_label_set_free(t->ctx, &t->labels);
+    gr_arena_free(&t->head_arena);
     gr_events_close(t->events);
     gr_state_free(&t->state);
     gr_free(t->a, t->resumed_from);

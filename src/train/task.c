@@ -27,22 +27,17 @@ static graft_status take_labels(gr_trainer *t, const char *const *names, size_t 
     return GRAFT_OK;
 }
 
-static graft_status choose_labels(gr_trainer *t, bool in_config, graft_error *err) {
+static graft_status choose_labels(gr_trainer *t, const gr_adapter_head *head, bool in_config, graft_error *err) {
     const graft_sft_options *o = t->o;
     for (size_t i = 1; i < o->labels.n; i++)
         for (size_t k = 0; k < i; k++)
             if (strcmp(o->labels.items[i], o->labels.items[k]) == 0)
                 return gr_fail(err, GRAFT_ERR_ARGUMENT, "labels: expected different names, found \"%.60s\" twice", o->labels.items[i]);
     if (o->labels.n) return take_labels(t, o->labels.items, o->labels.n, err);
-    if (o->adapter) {
-        gr_adapter_head head;
-        gr_arena arena;
-        gr_arena_init(&arena, t->a, 0);
-        graft_status st = gr_adapter_find_head(t->a, o->adapter, &arena, &head, err);
-        if (st == GRAFT_OK && head.labels.n) st = take_labels(t, head.labels.names, (size_t)head.labels.n, err);
-        if (st == GRAFT_OK && head.labels.n && !t->labels.problem) t->labels.problem = (graft_problem)head.problem;
-        gr_arena_free(&arena);
-        if (st != GRAFT_OK || t->labels.n) return st;
+    if (head->labels.n) {
+        GR_TRY(take_labels(t, head->labels.names, (size_t)head->labels.n, err));
+        if (!t->labels.problem) t->labels.problem = (graft_problem)head->problem;
+        return GRAFT_OK;
     }
     if (in_config) return GRAFT_OK;
     const graft_data_options d = data_options(t);
@@ -86,11 +81,16 @@ graft_status gr_trainer_choose_task(gr_trainer *t, gr_model_options *mo, graft_e
     if (o->task_type) GR_TRY(gr_task_find(o->task_type, &task, err));
     GR_TRY(check_options(t, task, err));
     GR_TRY(find_problem(o->problem_type, &t->asked_problem, err));
+    gr_adapter_head head = {0};
+    gr_arena_init(&t->head_arena, t->a, 0);
+    if (o->adapter) GR_TRY(gr_adapter_find_head(t->a, o->adapter, &t->head_arena, &head, err));
+    mo->brought = head.tensors;
+    mo->n_brought = head.n_tensors;
     mo->seed = o->seed;
     mo->has_task = o->task_type != NULL || o->labels.n > 0;
     mo->task = task;
     if (task != GR_TASK_SEQ_CLS) return GRAFT_OK;
-    GR_TRY(choose_labels(t, in_config == GR_TASK_SEQ_CLS, err));
+    GR_TRY(choose_labels(t, &head, in_config == GR_TASK_SEQ_CLS, err));
     if (!t->labels.n) return GRAFT_OK;
     mo->has_task = true;
     mo->n_labels = (int)GR_MIN(t->labels.n, (size_t)GR_MAX_LABELS + 1);

@@ -27,6 +27,7 @@ typedef struct gr_trainer {
 
     graft_problem asked_problem;
     graft_label_set labels; /* that the model was opened with; none: its own */
+    gr_arena head_arena;    /* of the head of the adapter that the run goes on with */
     graft_tokenizer *tok;
     graft_dataset *data, *eval_data; /* eval_data NULL: none */
     graft_data_stats stats, eval_stats;

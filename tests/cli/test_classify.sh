@@ -24,6 +24,13 @@ grep -q '"positive"' "$work/adapter/classes.json" || fail "the labels are kept"
 "$GRAFT" eval -m "$work/model" --dtype f32 --adapter "$work/adapter" --data "$work/data.jsonl" >"$work/out" 2>"$work/err" || fail "eval"
 grep -q 'accuracy *100.00 %' "$work/out" || fail "accuracy"
 grep -q 'negative *12 *0' "$work/out" || fail "the counts"
+grep -q 'initial values' "$work/err" && fail "the adapter brings the head"
+"$GRAFT" sft -m "$work/model" --dtype f32 --task-type SEQ_CLS --adapter "$work/adapter" --data "$work/data.jsonl" --max-steps 1 -o "$work/on" \
+    >"$work/out" 2>"$work/err" || fail "training goes on"
+grep -q 'initial values' "$work/err" && fail "the adapter brings the head to another run"
+"$GRAFT" sft -m "$work/model" --dtype f32 --task-type SEQ_CLS --data "$work/data.jsonl" --max-steps 1 -o "$work/new" \
+    >"$work/out" 2>"$work/err" || fail "another head"
+grep -q 'initial values' "$work/err" || fail "a head that is made is told"
 "$GRAFT" eval -m "$work/model" --dtype f32 --adapter "$work/adapter" --data "$work/data.jsonl" --json >"$work/out" 2>"$work/err" || fail "eval --json"
 grep -q '"labels": \["negative", "positive"\], "confusion": \[\[12, 0\], \[0, 12\]\]' "$work/out" || fail "the counts as JSON"
 "$GRAFT" eval -m "$work/model" --adapter "$work/adapter" --data "$work/data.jsonl" --metric rouge >"$work/out" 2>"$work/err" && fail "a classifier answers nothing"
