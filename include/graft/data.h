@@ -142,12 +142,15 @@ void graft_dataset_get_labels(const graft_dataset *ds, size_t i, int32_t *out);
 
 /* What is needed to let a model answer the records: the prompt as the model sees it, and the expected answer. The prompt
  * is the record's prompt, or all messages before the last one if that is the assistant's, with the generation prompt
- * of the chat template; records of plain text are bad here. max_length and the loss options have no effect. */
+ * of the chat template; records of plain text are bad here, unless the options have a model that classifies or fills masks:
+ * then the text is the prompt, and a label the answer. max_length and the loss options have no effect. */
 typedef struct graft_prompt {
     const int32_t *ids;
     size_t n;
     const char *text; /* the same before tokenisation; NUL-terminated */
     size_t text_len;
+    const char *pair; /* the second text of a classification, NUL-terminated; NULL: none */
+    size_t pair_len;
     const char *reference; /* the expected answer; NULL where the record has none */
     size_t reference_len;
     const char *adapter; /* name, where the options have a model; NULL: none */

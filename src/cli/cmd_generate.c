@@ -21,7 +21,7 @@ static const cli_option generate_options[] = {
     {.name = "prompt", .letter = 'p', .kind = CLI_LIST, .offset = AT(prompts), .offset_n = AT(n_prompts), .metavar = "TEXT", .help = "text to continue, or the fields of the adapter's template as a JSON object; repeatable"},
     {.name = "file", .letter = 'f', .kind = CLI_TEXT, .offset = AT(file), .metavar = "F", .help = "take the prompt from a file, without a last newline; - is standard input"},
     {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F",
-     .help = "JSON Lines files: each record's prompt, with the adapter that its \"adapter\" names"},
+     .help = "JSON Lines files: each record's prompt (of classifiers and masked language models its text), with the adapter that its \"adapter\" names"},
     {.name = "num-return-sequences", .kind = CLI_INT64, .offset = AT(n_return), .metavar = "N", .help = "continuations a prompt"},
     {.name = "task-id", .kind = CLI_INT64, .offset = AT(task_id), .metavar = "N", .help = "the task of the prompts, where the adapter has several; records say it in \"task_ids\""},
     {.name = "echo", .kind = CLI_FLAG, .offset = AT(echo), .metavar = "", .help = "print the prompt too"},
@@ -72,11 +72,11 @@ static graft_status print_json(const graft_generation *g, size_t n, size_t n_ret
     return st;
 }
 
-static graft_status print_all(const generate_args *a, const char *const *texts, const graft_generation *g, size_t n, graft_error *err) {
+static graft_status print_all(const generate_args *a, const graft_text *texts, const graft_generation *g, size_t n, graft_error *err) {
     const bool terminal = cli_is_terminal(stdout);
     for (size_t i = 0; i < n; i++) {
         if (n > 1) printf("%s--- %zu\n", i ? "\n" : "", i + 1);
-        if (a->echo) fputs(texts[i / (size_t)a->n_return], stdout);
+        if (a->echo) fputs(texts[i / (size_t)a->n_return].text, stdout);
         if (terminal) cli_print_text(stdout, g[i].text, g[i].len);
         else fwrite(g[i].text, 1, g[i].len, stdout);
         fputc('\n', stdout);
@@ -89,7 +89,8 @@ typedef struct work {
     graft_session *session;
     graft_input_ids *prompts;
     graft_generation *out;
-    const char **texts, **adapters;
+    graft_text *texts;
+    const char **adapters;
     int32_t *tasks;
     graft_prompts *records;
     char *file;
@@ -121,16 +122,17 @@ static graft_status read_prompts(work *w, const generate_args *a, graft_error *e
         graft_prompt p;
         graft_prompts_get(w->records, i - n_texts, &p);
         w->prompts[i] = (graft_input_ids){p.ids, p.n};
-        w->texts[i] = p.text;
+        w->texts[i] = (graft_text){.text = p.text, .len = p.text_len, .pair = p.pair, .pair_len = p.pair_len};
         w->adapters[i] = p.adapter;
         w->tasks[i] = p.task_id;
     }
     for (size_t i = 0; i < n_texts; i++) {
-        w->texts[i] = i < a->n_prompts ? a->prompts[i] : w->file;
-        w->tasks[i] = (int32_t)a->task_id;
-        size_t len = i < a->n_prompts ? strlen(w->texts[i]) : file_len;
+        const char *text = i < a->n_prompts ? a->prompts[i] : w->file;
+        size_t len = i < a->n_prompts ? strlen(text) : file_len;
         int32_t *ids;
-        GR_TRY(graft_prompt_fill(w->m.model, w->m.tok, w->m.adapter, w->texts[i], len, &ids, &w->prompts[i].n, err));
+        w->texts[i] = (graft_text){.text = text, .len = len};
+        w->tasks[i] = (int32_t)a->task_id;
+        GR_TRY(graft_prompt_fill(w->m.model, w->m.tok, w->m.adapter, text, len, &ids, &w->prompts[i].n, err));
         w->prompts[i].ids = ids;
         w->n_texts = i + 1;
     }
@@ -149,15 +151,21 @@ static void add_label(gr_buf *b, bool json, bool first, const char *name, double
     gr_buf_add_format(b, ", \"score\": %.8g}", score);
 }
 
-/* All labels of each text, the likeliest first, as transformers' pipeline with top_k=None. */
-static graft_status classify(work *w, const graft_text *texts, bool json, gr_buf *b, graft_error *err) {
-    const char *adapter = w->m.adapter;
+static const char *adapter_of(const work *w, size_t i) { return w->adapters[i] ? w->adapters[i] : w->m.adapter; }
+
+static bool fills_masks(const work *w, size_t i) {
+    return strcmp(graft_model_task_type(w->m.model), "MASKED_LM") == 0 && !graft_adapter_n_words(w->m.model, adapter_of(w, i));
+}
+
+/* All labels of texts [from, end), which have one adapter, the likeliest first, as transformers' pipeline with top_k=None. */
+static graft_status classify(work *w, size_t from, size_t end, bool json, gr_buf *b, graft_error *err) {
+    const char *adapter = adapter_of(w, from);
     size_t n_words = graft_adapter_n_words(w->m.model, adapter), n = n_words ? n_words : graft_model_n_labels(w->m.model);
-    const graft_encode_options o = {.adapter = w->m.adapter, .task_ids = w->tasks};
-    float *scores = gr_calloc(NULL, w->n * n, sizeof *scores);
-    graft_status st = scores ? graft_classify(w->m.model, w->m.tok, texts, w->n, &o, scores, err) : gr_fail_memory(err);
-    for (size_t i = 0; st == GRAFT_OK && i < w->n; i++) {
-        float *row = scores + i * n;
+    const graft_encode_options o = {.adapter = adapter, .task_ids = w->tasks + from};
+    float *scores = gr_calloc(NULL, (end - from) * n, sizeof *scores);
+    graft_status st = scores ? graft_classify(w->m.model, w->m.tok, w->texts + from, end - from, &o, scores, err) : gr_fail_memory(err);
+    for (size_t i = from; st == GRAFT_OK && i < end; i++) {
+        float *row = scores + (i - from) * n;
         if (json) gr_buf_add_text(b, i ? ", [" : "[");
         else if (w->n > 1) gr_buf_add_format(b, "%s--- %zu\n", i ? "\n" : "", i + 1);
         for (size_t k = 0; k < n; k++) {
@@ -188,12 +196,12 @@ static graft_status add_word(work *w, const graft_fill *f, bool json, bool first
     return GRAFT_OK;
 }
 
-static graft_status fill_masks(work *w, const graft_text *texts, size_t k, bool json, gr_buf *b, graft_error *err) {
-    for (size_t i = 0; i < w->n; i++) {
-        const graft_encode_options o = {.adapter = w->m.adapter, .task_ids = &w->tasks[i]};
+static graft_status fill_masks(work *w, size_t from, size_t end, size_t k, bool json, gr_buf *b, graft_error *err) {
+    for (size_t i = from; i < end; i++) {
+        const graft_encode_options o = {.adapter = adapter_of(w, i), .task_ids = &w->tasks[i]};
         graft_fill *list;
         size_t n_masks;
-        GR_TRY(graft_fill_mask(w->m.model, w->m.tok, &texts[i], k, &o, &list, &n_masks, err));
+        GR_TRY(graft_fill_mask(w->m.model, w->m.tok, &w->texts[i], k, &o, &list, &n_masks, err));
         graft_status st = GRAFT_OK;
         if (json) gr_buf_add_text(b, i ? ", [" : "[");
         for (size_t m = 0; m < n_masks && st == GRAFT_OK; m++) {
@@ -209,36 +217,44 @@ static graft_status fill_masks(work *w, const graft_text *texts, size_t k, bool 
     return GRAFT_OK;
 }
 
+/* Runs of texts that have one adapter. */
+static graft_status encode_all(work *w, size_t k, bool json, gr_buf *b, graft_error *err) {
+    for (size_t from = 0, end; from < w->n; from = end) {
+        const char *adapter = adapter_of(w, from);
+        for (end = from + 1; end < w->n; end++) {
+            const char *other = adapter_of(w, end);
+            if (other != adapter && (!other || !adapter || strcmp(other, adapter) != 0)) break;
+        }
+        GR_TRY(fills_masks(w, from) ? fill_masks(w, from, end, k, json, b, err) : classify(w, from, end, json, b, err));
+    }
+    return GRAFT_OK;
+}
+
 static graft_status encode(work *w, const cli_args *args, graft_error *err) {
-    const cli_common *common = args->base[0];
     const generate_args *a = args->base[2];
     const cli_sampling_args *sampling = args->base[3];
-    const bool words = graft_adapter_n_words(w->m.model, w->m.adapter) > 0, json = common->json != 0;
-    const bool masks = strcmp(graft_model_task_type(w->m.model), "MASKED_LM") == 0 && !words;
-    const bool filled = graft_adapter_prompt_template(w->m.model, w->m.adapter) != NULL;
+    const bool json = ((const cli_common *)args->base[0])->json != 0;
+    const int64_t k = sampling->top_k == INT64_MIN ? 5 : sampling->top_k;
+    bool masks = false;
     if (a->n_return != 1 || a->echo)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: a model of the task %s continues no text", a->echo ? "--echo" : "--num-return-sequences",
                        graft_model_task_type(w->m.model));
-    GR_TRY(cli_refuse_given(args, 3, masks ? "top-k" : NULL, graft_model_task_type(w->m.model), err));
-    graft_text *texts = gr_calloc(NULL, w->n, sizeof *texts);
-    if (!texts) return gr_fail_memory(err);
     for (size_t i = 0; i < w->n; i++) {
-        texts[i] = (graft_text){.text = w->texts[i], .len = strlen(w->texts[i])};
-        if (!filled) continue;
-        texts[i].ids = w->prompts[i].ids;
-        texts[i].n_ids = w->prompts[i].n;
+        masks |= fills_masks(w, i);
+        if (!graft_adapter_prompt_template(w->m.model, adapter_of(w, i))) continue;
+        w->texts[i].ids = w->prompts[i].ids;
+        w->texts[i].n_ids = w->prompts[i].n;
     }
+    GR_TRY(cli_refuse_given(args, 3, masks ? "top-k" : NULL, graft_model_task_type(w->m.model), err));
+    if (masks && k < 1) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--top-k: expected at least 1, found %lld", (long long)k);
     gr_buf b;
     gr_buf_init(&b, NULL);
     if (json) gr_buf_add_char(&b, '[');
-    int64_t k = sampling->top_k == INT64_MIN ? 5 : sampling->top_k;
-    graft_status st = masks && k < 1 ? gr_fail(err, GRAFT_ERR_ARGUMENT, "--top-k: expected at least 1, found %lld", (long long)k) : GRAFT_OK;
-    if (st == GRAFT_OK) st = masks ? fill_masks(w, texts, (size_t)k, json, &b, err) : classify(w, texts, json, &b, err);
+    graft_status st = encode_all(w, (size_t)k, json, &b, err);
     if (json) gr_buf_add_text(&b, "]\n");
     if (st == GRAFT_OK) st = gr_buf_status(&b, err);
     if (st == GRAFT_OK) st = cli_write_stdout(b.data, b.len, err);
     gr_buf_free(&b);
-    gr_free(NULL, texts);
     return st;
 }
 
@@ -255,7 +271,7 @@ static graft_status generate(work *w, graft_context *ctx, cli_args *args, graft_
     o.adapters = w->adapters;
     o.task_ids = w->tasks;
     bool stream = w->n_out == 1 && !common->json, terminal = cli_is_terminal(stdout);
-    if (stream && a->echo) fputs(w->texts[0], stdout);
+    if (stream && a->echo) fputs(w->texts[0].text, stdout);
     GR_TRY(graft_generate(w->session, w->prompts, w->n, (size_t)a->n_return, &o, stream ? print_piece : NULL, &terminal, w->out, err));
     graft_generate_stats s = graft_session_stats(w->session);
     if (common->json) return print_json(w->out, w->n_out, (size_t)a->n_return, &s, err);

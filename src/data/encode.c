@@ -506,6 +506,21 @@ static void split_answer(gr_turns *turns, gr_slice *reference) {
     }
 }
 
+/* What an encoder or a classifier is asked is the text itself, whole. */
+static graft_status text_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_question *q,
+                                  graft_error *err) {
+    gr_tokens t = {0};
+    gr_encoder whole = *e;
+    whole.max_length = 0;
+    GR_TRY(encode_with_specials(&whole, arena, record, &t, err));
+    q->text = record->text;
+    q->pair = record->text_pair;
+    q->reference = record->label;
+    q->ids = t.ids;
+    q->n = t.n;
+    return GRAFT_OK;
+}
+
 graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_question *out,
                                 graft_error *err) {
     gr_question q = {0};
@@ -516,6 +531,11 @@ graft_status gr_encode_question(const gr_encoder *e, gr_arena *arena, const gr_r
     q.task = o.task;
     if (o.text) {
         GR_TRY(gr_fill_question(e, arena, record, &o.slots, &q, err));
+        *out = q;
+        return GRAFT_OK;
+    }
+    if (e->learn != GRAFT_LEARN_TEXT && (record->kind == GR_RECORD_TEXT || record->kind == GR_RECORD_LABELLED)) {
+        GR_TRY(text_question(e, arena, record, &q, err));
         *out = q;
         return GRAFT_OK;
     }

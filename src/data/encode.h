@@ -55,7 +55,7 @@ graft_status gr_encode_source_target(const gr_encoder *e, gr_arena *arena, const
 
 /* The prompt that a model is to answer, as text and tokens, and the expected answer (absent: none). */
 typedef struct gr_question {
-    gr_slice text, reference;
+    gr_slice text, pair, reference; /* pair: the second text of a classification */
     int32_t *ids;
     size_t n;
     const char *adapter; /* name, NULL: none or the caller's affair */

@@ -6,8 +6,8 @@
 #include "text/slots.h"
 
 typedef struct item {
-    size_t text, text_len, reference, reference_len; /* in chars; reference SIZE_MAX: none */
-    size_t ids, n, adapter; /* name in chars; SIZE_MAX: none */
+    size_t text, text_len, pair, pair_len, reference, reference_len; /* in chars; SIZE_MAX: there is none */
+    size_t ids, n, adapter;                                          /* adapter: its name, likewise */
     int32_t task;
     uint32_t file;
     size_t line;
@@ -66,9 +66,11 @@ static graft_status load_record(void *user, gr_arena *arena, const gr_scan_place
     if (q.n == 0) return gr_fail(err, GRAFT_ERR_FORMAT, "expected a prompt of at least one token, found none");
     GR_TRY(gr_grow(ps->a, (void **)&ps->items, &ps->item_cap, ps->n + 1, sizeof *ps->items, err));
     GR_TRY(gr_grow(ps->a, (void **)&ps->ids, &ps->id_cap, ps->n_ids + q.n, sizeof *ps->ids, err));
-    item made = {.ids = ps->n_ids, .n = q.n, .file = (uint32_t)place->file, .line = place->line,
-                 .text_len = q.text.len, .reference = SIZE_MAX, .adapter = SIZE_MAX, .task = q.task, .reference_len = q.reference.len};
+    item made = {.ids = ps->n_ids, .n = q.n, .file = (uint32_t)place->file, .line = place->line, .task = q.task,
+                 .text_len = q.text.len, .pair_len = q.pair.len, .reference_len = q.reference.len,
+                 .pair = SIZE_MAX, .reference = SIZE_MAX, .adapter = SIZE_MAX};
     made.text = add_text(&ps->chars, q.text);
+    if (q.pair.data) made.pair = add_text(&ps->chars, q.pair);
     if (q.reference.data) made.reference = add_text(&ps->chars, q.reference);
     if (q.adapter) made.adapter = add_text(&ps->chars, (gr_slice){q.adapter, strlen(q.adapter)});
     GR_TRY(gr_buf_status(&ps->chars, err));
@@ -116,11 +118,13 @@ size_t graft_prompts_bad_count(const graft_prompts *ps) { return ps->scan.bad; }
 
 void graft_prompts_get(const graft_prompts *ps, size_t i, graft_prompt *out) {
     const item *it = &ps->items[i];
-    bool reference = it->reference != SIZE_MAX;
+    bool reference = it->reference != SIZE_MAX, pair = it->pair != SIZE_MAX;
     *out = (graft_prompt){.ids = ps->ids + it->ids,
                           .n = it->n,
                           .text = ps->chars.data + it->text,
                           .text_len = it->text_len,
+                          .pair = pair ? ps->chars.data + it->pair : NULL,
+                          .pair_len = pair ? it->pair_len : 0,
                           .reference = reference ? ps->chars.data + it->reference : NULL,
                           .adapter = it->adapter == SIZE_MAX ? NULL : ps->chars.data + it->adapter,
                           .task_id = it->task,

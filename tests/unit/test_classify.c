@@ -205,6 +205,46 @@ static void failed_allocations_leak_nothing(void **state) {
     test_allocation_sweep(load_all, path, 0, 2);
 }
 
+static void labelled_texts_are_questions(void **state) {
+    (void)state;
+    static const char *const texts[] = {"the film", "good", "bad"}, *const pairs[] = {NULL, "a plot", NULL};
+    static const char *const answers[] = {"1", "a", NULL};
+    const char *path = test_write_records("questions.jsonl", "{\"text\": \"the film\", \"label\": 1}\n{\"text\": \"good\", "
+                                          "\"text_pair\": \"a plot\", \"label\": \"a\"}\n{\"text\": \"bad\"}\n");
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("families/bert_cls"), GRAFT_DTYPE_F32);
+    graft_tokenizer *tok;
+    graft_prompts *ps;
+    graft_error wrong = {0};
+    graft_data_options o = {.paths = &path, .n_paths = 1, .model = m};
+    assert_ok(graft_tokenizer_load(ctx, test_golden("classify/bert"), &tok, &err));
+    assert_ok(graft_prompts_load(ctx, tok, &o, &ps, &err));
+    assert_int_equal(graft_prompts_count(ps), 3);
+    for (size_t i = 0; i < 3; i++) {
+        graft_prompt p;
+        int32_t *ids, *types;
+        size_t n;
+        graft_prompts_get(ps, i, &p);
+        assert_string_equal(p.text, texts[i]);
+        assert_int_equal(p.pair != NULL, pairs[i] != NULL);
+        if (pairs[i]) assert_string_equal(p.pair, pairs[i]);
+        assert_int_equal(p.reference != NULL, answers[i] != NULL);
+        if (answers[i]) assert_string_equal(p.reference, answers[i]);
+        assert_ok(graft_tokenizer_encode_pair(tok, p.text, p.text_len, p.pair, p.pair_len, 0, &ids, &types, &n, &err));
+        assert_int_equal(p.n, n);
+        assert_memory_equal(p.ids, ids, n * sizeof *ids);
+        graft_free(ctx, ids);
+        graft_free(ctx, types);
+    }
+    graft_prompts_free(ps);
+    o.model = NULL;
+    assert_int_not_equal(graft_prompts_load(ctx, tok, &o, &ps, &wrong), GRAFT_OK);
+    assert_non_null(strstr(wrong.text, "questions.jsonl:1: expected a prompt or a conversation"));
+    graft_tokenizer_free(tok);
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 /* --- Masks ------------------------------------------------------------------------------------------------------------------------------ */
 
 static void masks_follow_the_reference_s_rule(void **state) {
@@ -272,6 +312,7 @@ int main(void) {
         cmocka_unit_test(metrics_are_those_of_scikit_learn),
         cmocka_unit_test(labels_are_found_in_records),
         cmocka_unit_test(wrong_labels_are_named),
+        cmocka_unit_test(labelled_texts_are_questions),
         cmocka_unit_test(masks_follow_the_reference_s_rule),
         cmocka_unit_test(failed_allocations_leak_nothing),
     };
