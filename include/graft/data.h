@@ -85,7 +85,7 @@ typedef struct graft_data_options {
     graft_problem problem;      /* of classes; AUTO: by the number of labels and the first record */
     const char *const *labels;  /* n_labels names, in the order of the classes; NULL: numbers only */
     size_t n_labels;
-    int64_t vocab_size; /* of masked tokens: random ones are below; 0: the tokenizer's */
+    int64_t vocab_size; /* without a tokenizer: ids of records are below; 0: any */
 } graft_data_options;
 
 typedef struct graft_data_stats {
@@ -127,7 +127,7 @@ typedef struct graft_dataset graft_dataset;
 
 /* Reads and tokenises everything. Errors name file, line and reason; a data set without any example is
  * GRAFT_ERR_FORMAT. Warnings (truncated and left out records, prompts that are no prefix) go to the context's log.
- * The context must outlive the data set; the tokenizer need not. */
+ * The context must outlive the data set; the tokenizer need not, and where all records are tokens it may be NULL. */
 graft_status graft_dataset_load(graft_context *ctx, const graft_tokenizer *tok, const graft_data_options *options,
                                 graft_dataset **out, graft_error *err);
 void graft_dataset_free(graft_dataset *ds);

@@ -194,6 +194,8 @@ graft_status graft_dataset_load(graft_context *ctx, const graft_tokenizer *tok, 
     loading l = {.options = options};
     if (options->learn == GRAFT_LEARN_CLASSES && !options->n_labels)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected the number of labels of a classification");
+    const size_t given = options->vocab_size > 0 ? (size_t)options->vocab_size : (size_t)INT32_MAX;
+    const size_t vocab = tok ? graft_tokenizer_vocab_size(tok) : given;
     int64_t now = options->now ? options->now : (int64_t)time(NULL);
     GR_TRY(gr_encoder_open(&l.encoder, ctx, tok, options, now, err));
     graft_status st = new_dataset(ctx, options->paths, options->n_paths, &l.ds, err);
@@ -201,7 +203,7 @@ graft_status graft_dataset_load(graft_context *ctx, const graft_tokenizer *tok, 
     if (st == GRAFT_OK) {
         ds->learn = options->learn;
         ds->n_labels = options->learn == GRAFT_LEARN_CLASSES ? options->n_labels : 0;
-        st = gr_scan_records(ctx, options, graft_tokenizer_vocab_size(tok), load_record, &l, &ds->scan, err);
+        st = gr_scan_records(ctx, options, vocab, load_record, &l, &ds->scan, err);
         ds->stats.records = ds->scan.records;
         ds->stats.bad = ds->scan.bad;
         ds->stats.now = now;

@@ -65,9 +65,10 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
                        made.assistant_only ? "assistant_only_loss" : "completion_only_loss false");
     if (o->model) know_model(&made, gr_model_get_config(o->model->model));
     if (o->model && o->adapter) GR_TRY(find_adapter(o->model, o->adapter, &made.adapter, err));
-    made.eos.data = graft_tokenizer_token_text(tok, graft_tokenizer_special_id(tok, GRAFT_TOKEN_EOS), &made.eos.len);
+    const int32_t eos = tok ? graft_tokenizer_special_id(tok, GRAFT_TOKEN_EOS) : -1;
+    if (tok) made.eos.data = graft_tokenizer_token_text(tok, eos, &made.eos.len);
     if (!made.eos.data) made.eos = (gr_slice){0};
-    GR_TRY(gr_chat_new(ctx, tok, o->chat_template, now, &made.chat, err));
+    if (tok) GR_TRY(gr_chat_new(ctx, tok, o->chat_template, now, &made.chat, err));
     if (!made.chat && o->instruction_chat == GRAFT_YES)
         return gr_fail(err, GRAFT_ERR_MISMATCH, "instructions as messages need a chat template, and the model has none");
     *e = made;
@@ -362,6 +363,9 @@ static graft_status encode_masked(const gr_encoder *e, gr_arena *arena, const gr
     if (record->kind == GR_RECORD_TOKENS) {
         GR_TRY(encode_tokens(e, arena, record, t, err));
         t->given = record->labels != NULL;
+        if (!t->given && !e->tok)
+            return gr_fail(err, GRAFT_ERR_MISMATCH,
+                           "expected \"labels\": there is no tokenizer to say which tokens may be hidden");
     } else if (record->kind == GR_RECORD_TEXT || record->kind == GR_RECORD_LABELLED) {
         GR_TRY(encode_with_specials(e, arena, record, t, err));
         GR_TRY(set_labels(arena, NULL, NULL, t, err));
@@ -466,6 +470,10 @@ graft_status gr_encode_record(const gr_encoder *e, gr_arena *arena, const gr_rec
                               graft_error *err) {
     gr_tokens t = {0};
     owner o;
+    if (!e->tok && (record->kind != GR_RECORD_TOKENS || e->prompt_template))
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "expected \"input_ids\", found %s: there is no tokenizer to read it with",
+                       gr_record_kind_name(record->kind));
     if (e->seq2seq || e->learn != GRAFT_LEARN_TEXT) {
         GR_TRY((e->seq2seq                            ? gr_encode_source_target
                 : e->prompt_template                  ? encode_filled

@@ -6,7 +6,7 @@
 
 typedef struct gr_encoder {
     graft_context *ctx;
-    const graft_tokenizer *tok;
+    const graft_tokenizer *tok; /* NULL: records must be tokens */
     gr_chat *chat; /* NULL: the model has no chat template */
     graft_choice completion_only, instruction_chat;
     bool assistant_only, truncate_start;

@@ -2,12 +2,12 @@
  * with the special tokens that the tokenizer adds, which stay where the text is cut. */
 #include "data/encode.h"
 
-/* As many tokens as `max` allows; where the tokenizer adds EOS the last one stays. */
+/* As many tokens as `max` allows; the last one stays unless the tokenizer adds no EOS. */
 static void cut(const gr_encoder *e, int32_t **ids, size_t *n, size_t max, bool from_start, bool *truncated) {
     if (!max || *n <= max) return;
     if (from_start)
         *ids += *n - max;
-    else if (graft_tokenizer_adds_eos(e->tok))
+    else if (!e->tok || graft_tokenizer_adds_eos(e->tok))
         (*ids)[max - 1] = (*ids)[*n - 1];
     *n = max;
     *truncated = true;
@@ -29,8 +29,7 @@ static graft_status encode_answer(const gr_encoder *e, gr_arena *arena, gr_slice
     return GRAFT_OK;
 }
 
-/* Tokens as they are: "input_ids" and "labels" of their own lengths. An ignored label stands as a pad among the
- * decoder's inputs, as the reference moves labels. */
+/* Tokens as they are: "input_ids" and "labels" of their own lengths. */
 static graft_status take_tokens(const gr_encoder *e, const gr_record *record, int32_t **source, size_t *n_source,
                                 int32_t **target, size_t *n_target, graft_error *err) {
     (void)e;
@@ -47,9 +46,8 @@ static graft_status take_tokens(const gr_encoder *e, const gr_record *record, in
     return GRAFT_OK;
 }
 
-static graft_status join(const gr_encoder *e, gr_arena *arena, const int32_t *source, size_t n_source,
+static graft_status join(gr_arena *arena, const int32_t *source, size_t n_source,
                          const int32_t *target, size_t n_target, gr_tokens *t, graft_error *err) {
-    int32_t pad = graft_tokenizer_special_id(e->tok, GRAFT_TOKEN_PAD);
     t->n_source = n_source;
     t->n = n_source + n_target;
     t->ids = gr_arena_alloc(arena, t->n * sizeof *t->ids);
@@ -58,7 +56,7 @@ static graft_status join(const gr_encoder *e, gr_arena *arena, const int32_t *so
     memcpy(t->ids, source, n_source * sizeof *source);
     for (size_t i = 0; i < n_source; i++) t->labels[i] = GRAFT_IGNORE_LABEL;
     for (size_t i = 0; i < n_target; i++) {
-        t->ids[n_source + i] = target[i] == GRAFT_IGNORE_LABEL ? GR_MAX(pad, 0) : target[i];
+        t->ids[n_source + i] = GR_MAX(target[i], 0); /* the loader has a pad for ignored ones */
         t->labels[n_source + i] = target[i];
         t->n_labels += target[i] != GRAFT_IGNORE_LABEL;
     }
@@ -88,7 +86,7 @@ graft_status gr_encode_source_target(const gr_encoder *e, gr_arena *arena, const
     if (!n_source) return gr_fail(err, GRAFT_ERR_FORMAT, "expected a prompt of at least one token, found none");
     if (!filled) cut(e, &source, &n_source, e->max_length, e->truncate_start, &t.truncated);
     cut(e, &target, &n_target, e->max_target, false, &t.truncated);
-    GR_TRY(join(e, arena, source, n_source, target, n_target, &t, err));
+    GR_TRY(join(arena, source, n_source, target, n_target, &t, err));
     *out = t;
     return GRAFT_OK;
 }

@@ -182,8 +182,12 @@ static graft_status add_pair(gr_loader *l, size_t example, gr_data_batch *b, siz
     memcpy(l->source_ids + at, ids, source * sizeof *ids);
     *n_source_tokens = at + source;
     l->source_bounds[b->n_seqs + 1] = (int32_t)*n_source_tokens;
-    for (size_t i = 0; i < target; i++) l->ids[b->n_tokens + i] = i ? ids[source + i - 1] : l->o.start_id;
-    b->n_labels += gr_dataset_target_labels(l->ds, example, l->labels + b->n_tokens);
+    int32_t *inputs = l->ids + b->n_tokens, *labels = l->labels + b->n_tokens;
+    b->n_labels += gr_dataset_target_labels(l->ds, example, labels);
+    for (size_t i = 0; i < target; i++)
+        inputs[i] = i == 0                                ? l->o.start_id
+                    : labels[i - 1] == GRAFT_IGNORE_LABEL ? l->o.pad_id
+                                                          : ids[source + i - 1];
     b->n_tokens += target;
     return GRAFT_OK;
 }

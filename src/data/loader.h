@@ -20,6 +20,7 @@ typedef struct gr_loader_options {
     int n_virtual; /* virtual tokens (ids -1, -2, ...) in front of every sequence (source), not counted in max_length */
     bool seq2seq;  /* source and target apart; a target begins with start_id and has its own tokens as labels */
     int32_t start_id;
+    int32_t pad_id; /* what stands among the decoder's inputs for an ignored label, as the reference moves labels */
     /* Of masked tokens: the id that hides one, random ids are below vocab_size, and the share that is hidden. */
     int32_t mask_id;
     int64_t vocab_size;

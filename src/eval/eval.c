@@ -84,7 +84,8 @@ static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer
     gr_loader_options loader = {.batch_size = o->batch_size ? o->batch_size : 8,
                                 .n_virtual = m->hooks->n_virtual(m->hooks->self, adapter),
                                 .seq2seq = c->task == GR_TASK_SEQ_2_SEQ_LM,
-                                .start_id = (int32_t)c->decoder_start_token_id};
+                                .start_id = (int32_t)c->decoder_start_token_id,
+                                .pad_id = (int32_t)GR_MAX(c->pad_token_id, 0)};
     graft_data_options data = data_options(m, o);
     GR_TRY(choose_learning(m, tok, o, &data, &loader, err));
     GR_TRY(gr_verbaliser_open(&r->words, m, tok, data.prompt_template, &r->classes, err));

@@ -1,7 +1,9 @@
 /* The model card: README.md with the front matter that the Hub reads, as peft writes it for adapters, then what was
  * done, on what, with what result. */
 #include <math.h>
+#include <stdio.h>
 
+#include "data/dataset.h"
 #include "train/trainer.h"
 
 static const char *last_part(const char *path) {
@@ -67,28 +69,40 @@ static void add_files(gr_buf *b, graft_texts files, const graft_data_stats *s, c
 
 static void add_results(gr_buf *b, const gr_trainer *t) {
     const gr_train_state *s = &t->state;
+    const bool classifies = gr_model_get_config(t->model)->task == GR_TASK_SEQ_CLS;
     gr_buf_add_text(b, "## Results\n\n| metric | value |\n|---|---|\n");
     add_row(b, "train_loss (mean of all steps)", s->total_loss / (double)GR_MAX(s->global_step, 1));
-    if (isfinite(s->last_eval_loss)) {
-        add_row(b, "eval_loss (last)", s->last_eval_loss);
-        add_row(b, "eval_mean_token_accuracy (last)", s->last_eval_accuracy);
-    }
+    if (isfinite(s->last_eval_loss)) add_row(b, "eval_loss (last)", s->last_eval_loss);
+    if (isfinite(s->last_eval_loss) && gr_dataset_problem(t->data) != GRAFT_PROBLEM_REGRESSION)
+        add_row(b, classifies ? "eval_accuracy (last)" : "eval_mean_token_accuracy (last)", s->last_eval_accuracy);
     if (s->best_step)
         gr_buf_add_format(b, "| best %s | %.6g at step %lld%s |\n", t->metric, s->best_metric, (long long)s->best_step,
                           t->o->load_best_model_at_end ? " (these weights)" : "");
 }
 
+/* The classes that open it, of transformers and of peft, by the task. */
 static void add_usage(gr_buf *b, const gr_trainer *t, bool full) {
-    if (full)
-        gr_buf_add_text(b, "\n## Use\n\n```sh\ngraft chat -m THIS_FOLDER\n```\n\n```python\n"
-                           "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-                           "model = AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\")\n"
-                           "tokenizer = AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n```\n");
-    else
-        gr_buf_add_format(b, "\n## Use\n\n```sh\ngraft chat -m %s --adapter THIS_FOLDER\n```\n\n```python\n"
-                             "from peft import AutoPeftModelForCausalLM\n"
-                             "model = AutoPeftModelForCausalLM.from_pretrained(\"THIS_FOLDER\")\n```\n",
-                          t->o->model);
+    static const struct {
+        const char *call, *class, *adapter;
+    } uses[] = {[GR_TASK_CAUSAL_LM] = {"chat", "AutoModelForCausalLM", "AutoPeftModelForCausalLM"},
+                [GR_TASK_SEQ_2_SEQ_LM] = {"generate", "AutoModelForSeq2SeqLM", "AutoPeftModelForSeq2SeqLM"},
+                [GR_TASK_MASKED_LM] = {"generate", "AutoModelForMaskedLM", "AutoPeftModel"},
+                [GR_TASK_SEQ_CLS] = {"generate", "AutoModelForSequenceClassification",
+                                     "AutoPeftModelForSequenceClassification"}};
+    const gr_model_config *c = gr_model_get_config(t->model);
+    const char *call = uses[c->task].call, *class = uses[c->task].class, *adapter = uses[c->task].adapter;
+    const char *text = c->task == GR_TASK_CAUSAL_LM ? "" : " -p TEXT";
+    char labels[40] = "";
+    if (c->task == GR_TASK_SEQ_CLS) snprintf(labels, sizeof labels, ", num_labels=%d", c->n_labels);
+    if (full) {
+        gr_buf_add_format(b, "\n## Use\n\n```sh\ngraft %s -m THIS_FOLDER%s\n```\n\n```python\n", call, text);
+        gr_buf_add_format(b, "from transformers import %s%s\n", class, t->tok ? ", AutoTokenizer" : "");
+        gr_buf_add_format(b, "model = %s.from_pretrained(\"THIS_FOLDER\")\n", class);
+        gr_buf_add_text(b, t->tok ? "tokenizer = AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n```\n" : "```\n");
+    } else
+        gr_buf_add_format(b, "\n## Use\n\n```sh\ngraft %s -m %s --adapter THIS_FOLDER%s\n```\n\n```python\nfrom peft import %s\n"
+                             "model = %s.from_pretrained(\"THIS_FOLDER\"%s)\n```\n",
+                          call, t->o->model, text, adapter, adapter, labels);
     gr_buf_add_format(b, "\nMade with graft %s.\n", graft_version());
 }
 

@@ -26,7 +26,8 @@ static graft_status load_records(gr_trainer *t, graft_texts paths, const char *t
                             .completion_only_loss = o->completion_only_loss,
                             .assistant_only_loss = o->assistant_only_loss,
                             .skip_bad_records = o->skip_bad_records,
-                            .now = t->state.data_now};
+                            .now = t->state.data_now,
+                            .vocab_size = gr_model_get_config(t->model)->vocab_size};
     gr_trainer_set_learning(t, &d);
     if (d.prompt_template && d.learn == GRAFT_LEARN_MASKED && o->mlm_probability != 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "mlm_probability: with a prompt_template [MASK] alone is hidden");
@@ -66,8 +67,6 @@ static graft_status make_records(gr_trainer *t, graft_error *err) {
 static graft_status load_data(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
     if (o->data.n == 0) return make_records(t, err);
-    if (!t->tok)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected a tokenizer to read records with, found none", o->model);
     if (o->max_target_length >= 0 && !is_seq2seq(t))
         return gr_fail(err, GRAFT_ERR_ARGUMENT,
                        "max_target_length: records of %s are not split into a source and a target",
@@ -95,12 +94,13 @@ static size_t pack_length(const gr_trainer *t, const graft_data_stats *s) {
 
 static graft_status make_loaders(gr_trainer *t, graft_error *err) {
     const graft_sft_options *o = t->o;
-    const gr_task task = gr_model_get_config(t->model)->task;
-    const bool masks = task == GR_TASK_MASKED_LM;
+    const gr_model_config *c = gr_model_get_config(t->model);
+    const gr_task task = c->task;
+    const bool masks = task == GR_TASK_MASKED_LM, hides = masks && t->tok; /* without one all labels are given */
     if (o->packing && (masks || task == GR_TASK_SEQ_CLS))
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "packing: records of the task %s are not packed (there is no padding without it either)",
                        masks ? "MASKED_LM" : gr_task_name(task));
-    if (masks && graft_tokenizer_special_id(t->tok, GRAFT_TOKEN_MASK) < 0)
+    if (hides && graft_tokenizer_special_id(t->tok, GRAFT_TOKEN_MASK) < 0)
         return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: expected a tokenizer with a mask token, to hide tokens with, found none", o->model);
     const gr_loader_options train = {
         .batch_size = (size_t)(o->per_device_train_batch_size * o->gradient_accumulation_steps),
@@ -108,12 +108,13 @@ static graft_status make_loaders(gr_trainer *t, graft_error *err) {
         .max_length = pack_length(t, &t->stats),
         .shuffle = !o->no_shuffle,
         .seed = o->seed,
-        .mask_id = masks ? graft_tokenizer_special_id(t->tok, GRAFT_TOKEN_MASK) : 0,
-        .vocab_size = masks ? GR_MIN((int64_t)graft_tokenizer_vocab_size(t->tok), gr_model_get_config(t->model)->vocab_size) : 0,
+        .mask_id = hides ? graft_tokenizer_special_id(t->tok, GRAFT_TOKEN_MASK) : 0,
+        .vocab_size = hides ? GR_MIN((int64_t)graft_tokenizer_vocab_size(t->tok), c->vocab_size) : 0,
         .mlm_probability = o->mlm_probability > 0 ? o->mlm_probability : 0.15,
         .n_virtual = gr_adapter_n_virtual(t->set, t->adapter),
         .seq2seq = is_seq2seq(t),
-        .start_id = (int32_t)gr_model_get_config(t->model)->decoder_start_token_id};
+        .start_id = (int32_t)c->decoder_start_token_id,
+        .pad_id = (int32_t)GR_MAX(c->pad_token_id, 0)};
     GR_TRY(gr_loader_new(t->ctx, t->data, &train, &t->loader, err));
     gr_loader_options eval = train;
     eval.batch_size = (size_t)o->per_device_eval_batch_size;
@@ -140,15 +141,18 @@ static graft_status load_model(gr_trainer *t, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* NULL where the model has none. */
 static graft_status load_tokenizer(gr_trainer *t, graft_error *err) {
-    if (gr_model_is_shape(t->model)) { /* records may do without */
-        if (graft_tokenizer_load(t->ctx, t->o->model, &t->tok, NULL) != GRAFT_OK) t->tok = NULL;
+    graft_tokenizer **tok = t->base ? &t->base->tok : &t->tok;
+    graft_error none;
+    graft_status st = *tok ? GRAFT_OK : graft_tokenizer_load(t->ctx, t->o->model, tok, &none);
+    if (st == GRAFT_ERR_NOT_FOUND) {
+        if (!gr_model_is_shape(t->model)) gr_log(t->ctx, GRAFT_LOG_INFO, "%s: records must be tokens", none.text);
         return GRAFT_OK;
     }
-    if (!t->base) return graft_tokenizer_load(t->ctx, t->o->model, &t->tok, err);
-    if (!t->base->tok) GR_TRY(graft_tokenizer_load(t->ctx, t->o->model, &t->base->tok, err));
-    t->tok = t->base->tok;
-    return GRAFT_OK;
+    if (st != GRAFT_OK && err) *err = none;
+    t->tok = *tok;
+    return st;
 }
 
 /* LoRA+, as peft 0.21's optimizers/loraplus.py sets its groups. */

@@ -91,8 +91,8 @@ static void without_records_they_are_as_long_as_may_be(void **state) {
     c.o.per_device_train_batch_size = c.o.gradient_accumulation_steps = 1000000;
     assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_LIMIT);
     c.o.data = (graft_texts){c.data, 1};
-    assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_NOT_FOUND);
-    assert_non_null(strstr(why.text, "expected a tokenizer"));
+    assert_int_equal(plan(&c.o, &p, &why), GRAFT_ERR_MISMATCH);
+    assert_non_null(strstr(why.text, "no tokenizer to read it with"));
     assert_int_equal(sft_run(&c, 1, NULL, &why), GRAFT_ERR_NOT_FOUND); /* only plans do without weights */
     free((char *)(uintptr_t)dir);
 }
