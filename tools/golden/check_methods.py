@@ -5,8 +5,9 @@ Python libraries. (The other way round, and gradients, are goldens: make_adapter
 Usage: check_methods.py PATH/TO/graft   (run in the project's root)
 Last run with torch 2.13.0, transformers 5.23.0, peft 0.21.2, in float32 on the CPU.
 
-On tiny models of several variants graft trains a few steps of each method; peft loads the directory as it is. Errors are the
-largest difference over the largest logit."""
+On tiny models of several variants graft trains a few steps of each method; peft loads the directory as it is. So it does with
+a classifier that a T5 gets, of which the adapter holds the head, and transformers with one that is trained whole. Errors are
+the largest difference over the largest logit."""
 import json
 import pathlib
 import random
@@ -19,11 +20,12 @@ import warnings
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 warnings.simplefilter("ignore")
 logging.disable_progress_bar()
+logging.set_verbosity_error()
 SEED, LIMIT = 20260801, 2e-5
 GRAFT = sys.argv[1]
 MODELS = ["llama", "llama_tied", "qwen2", "qwen3", "mistral", "smollm3"]
@@ -54,6 +56,19 @@ METHODS = {
     "loha": ["--method", "loha", "--r", 3, "--target-modules", "all-linear"],
     "lokr": ["--method", "lokr", "--r", 2],
     "pissa": ["--method", "lora", "--init-lora-weights", "pissa", "--lora-r", 4],
+}
+T5_METHODS = {
+    "lora": ["--target-modules", "all-linear"],
+    "dora": ["--use-dora"],
+    "adalora": ["--method", "adalora", "--init-r", 4, "--target-r", 2, "--tfinal", 1],
+    "oft": ["--method", "oft", "--oft-block-size", 8],
+    "ia3": ["--method", "ia3"],
+    "ln-tuning": ["--method", "ln-tuning"],
+    "vera": ["--method", "vera", "--r", 8],
+    "loha": ["--method", "loha", "--r", 3],
+    "lokr": ["--method", "lokr", "--r", 2],
+    "pissa": ["--init-lora-weights", "pissa"],
+    "full": ["--method", "full"],
 }
 failures, refused = [], []
 
@@ -106,6 +121,33 @@ def cell(tmp, model, name, options):
         failures.append(f"{model}: {name}")
 
 
+def classifier(tmp, name, options):
+    path, out, whole = tmp / "model", tmp / "a", name == "full"
+    shutil.copytree(pathlib.Path("tests/golden/families/t5"), path)
+    for name_of in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(pathlib.Path("tests/golden/seq2seq/model") / name_of, path)
+    data = tmp / "data.jsonl"
+    texts = [("red house", "a"), ("blue house on the road", "b"), ("three men", "a"), ("none", "c")]
+    data.write_text("".join(json.dumps({"text": t, "label": c}) + "\n" for t, c in 4 * texts), encoding="utf-8")
+    done = run("sft", "-m", path, "--task-type", "SEQ_CLS", "--data", data, "-o", out, "--dtype", "f32", "--max-steps", 4, "-b", 4,
+               "--learning-rate", "2e-2", "--save-strategy", "no", "--seed", SEED, "-q", *options)
+    assert done.returncode == 0, done.stderr
+    ids = torch.tensor([[5, 6, 7, 1, 9, 8, 1], [5, 6, 7, 8, 1, 3, 1]])
+    save_file({"input_ids": ids}, tmp / "in.safetensors")
+    done = run("forward", "-m", out if whole else path, *([] if whole else ["--adapter", out]), "--dtype", "f32", "--input",
+               tmp / "in.safetensors", "--output", tmp / "out.safetensors")
+    assert done.returncode == 0, done.stderr
+    ours = load_file(tmp / "out.safetensors")["logits"]
+    with torch.no_grad():
+        more = {} if whole else {"num_labels": 3}
+        model = AutoModelForSequenceClassification.from_pretrained(out if whole else path, dtype=torch.float32, **more)
+        theirs = (model if whole else PeftModel.from_pretrained(model, out)).eval()(input_ids=ids).logits
+    error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    print(f"{'t5, classes':<12} {name:<24} {error:.1e}", flush=True)
+    if not error <= LIMIT:
+        failures.append(f"t5 classifier: {name}")
+
+
 def main():
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as tmp:
@@ -114,6 +156,10 @@ def main():
                 folder = pathlib.Path(tmp) / f"{model}-{name.replace(' ', '-').replace(',', '')}"
                 folder.mkdir()
                 cell(folder, model, name, options)
+        for name, options in T5_METHODS.items():
+            folder = pathlib.Path(tmp) / f"t5-{name}"
+            folder.mkdir()
+            classifier(folder, name, options)
     for line in refused:
         print(f"refused: {line}")
     print("everything agrees" if not failures else f"FAILED: {'; '.join(failures)}")
