@@ -84,17 +84,18 @@ static void tiles_decode_the_same_bits(void **state) {
     assert_ok(gr_device_get(ctx, &d, &err));
     for (int round = 0; round < 2 * GR_DTYPE_COUNT; round++) {
         const gr_dtype type = (gr_dtype)(round / 2);
-        const gr_decode_tile_fn decode = gr_cpu(d)->tile[type];
-        if (!decode || !gr_quant_get(type)->to_bf16) continue;
+        const gr_tile_ops ops = gr_cpu(d)->tile[type];
+        if (!ops.decode || !gr_quant_get(type)->to_bf16) continue;
         const int block = GR_MAX(gr_dtype_get(type)->block_elements, (int)STEP), n = BLOCKS * block;
         const int64_t block_bytes = (int64_t)gr_dtype_bytes(type, (size_t)block), row = BLOCKS * block_bytes + round % 2;
         for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)gr_rng_u64(9, 3 + (uint64_t)round % 2, i);
         if (type == GR_F32) memset(bytes, 0, 64); /* among subnormals */
         bytes[7] = 1;
-        float space[GR_TILE_SCALES], whole[N];
+        float space[BLOCKS * GR_TILE_SCALES], whole[N];
+        if (ops.scales) ops.scales(bytes, row, BLOCKS, space);
         for (int b = 0; b < BLOCKS; b++)
             for (int step = 0; step < block / STEP; step++) {
-                decode(bytes + b * block_bytes, row, step, space, tile);
+                ops.decode(bytes + b * block_bytes, row, step, space + b * ops.floats, tile);
                 for (int r = 0; r < ROWS; r++) memcpy(found + r * n + b * block + step * STEP, tile + r * STEP, 2 * STEP);
             }
         for (int r = 0; r < ROWS; r++) {
@@ -136,7 +137,7 @@ static void tiles_decode_scaled_formats_to_the_same_bits(void **state) {
         assert_true(k->tile_scales(&s, first, blocks * every, blocks, scales));
         for (int64_t at = 0; at < n; at += STEP) {
             const int64_t b = at / block;
-            k->tile[type](bytes + gr_dtype_bytes(type, (size_t)(b * block)), row_bytes, (int)(at % block / STEP), scales + b * ROWS, tile);
+            k->tile[type].decode(bytes + gr_dtype_bytes(type, (size_t)(b * block)), row_bytes, (int)(at % block / STEP), scales + b * ROWS, tile);
             for (int64_t r = 0; r < ROWS; r++) {
                 const float scale = gr_scale_at(&s, first + r * blocks * every + b);
                 gr_scaled_get(type)->to_bf16(bytes + r * row_bytes + gr_dtype_bytes(type, (size_t)at), STEP, scale, expected);

@@ -7,7 +7,7 @@ typedef gr_attention_item item;
 const gr_kv_segment *gr_few_lies_whole(const item *t) {
     const gr_kv_segment *seg = &t->seq->segments[t->seg0];
     if (!t->few || t->n_keys < GR_KEYS || t->key0 + GR_KEYS > t->first0 + seg->n) return NULL;
-    return seg->format == GR_KV_COMPUTED || (seg->format == GR_KV_INT8 && t->cpu->tile[GR_Q8_0]) ? seg : NULL;
+    return seg->format == GR_KV_COMPUTED || (seg->format == GR_KV_INT8 && t->cpu->tile[GR_Q8_0].decode) ? seg : NULL;
 }
 
 static const uint8_t *blocks_at(const item *t, const gr_kv_segment *seg, bool values, int64_t key) {
@@ -25,7 +25,7 @@ void gr_few_scores(const item *t, const gr_kv_segment *seg) {
                     seg->k_ld * (int64_t)t->packed, t->w.q_few, GR_FEW, t->w.s_t, GR_FEW, false);
     for (int64_t j = 0; seg->format == GR_KV_INT8 && j < GR_KEYS; j += GR_FEW) {
         const gr_tile_source from = {.blocks = blocks_at(t, seg, false, j), .row_bytes = seg->k_ld * GR_KV_BLOCK_BYTES,
-                                     .block_bytes = GR_KV_BLOCK_BYTES, .steps = 1, .decode = t->cpu->tile[GR_Q8_0]};
+                                     .block_bytes = GR_KV_BLOCK_BYTES, .steps = 1, .ops = &t->cpu->tile[GR_Q8_0]};
         k->multiply_stored(GR_FEW, t->dim / GR_KV_BLOCK, &from, t->w.q_few, t->w.s_t + j * GR_FEW, GR_FEW);
     }
     k->turn(GR_KEYS, GR_FEW, t->w.s_t, GR_FEW, t->w.s, GR_KEYS);
@@ -34,11 +34,15 @@ void gr_few_scores(const item *t, const gr_kv_segment *seg) {
 /* A block's columns at a time. */
 void gr_few_values(const item *t, const gr_kv_segment *seg) {
     const int64_t panel = GR_KEYS * GR_PANEL * (int64_t)t->packed, ld = seg->v_ld * GR_KV_BLOCK_BYTES;
-    float space[GR_TILE_SCALES];
+    const gr_tile_ops *ops = &t->cpu->tile[GR_Q8_0];
+    float scales[GR_TILE_SCALES];
     for (int64_t c = 0; c < t->dim; c += GR_KV_BLOCK) {
         uint16_t *to = (uint16_t *)(void *)t->w.values;
-        for (int64_t j = 0; j < GR_KEYS; j += GR_FEW)
-            t->cpu->tile[GR_Q8_0](blocks_at(t, seg, true, j) + c / GR_KV_BLOCK * GR_KV_BLOCK_BYTES, ld, 0, space, to + j * GR_KV_BLOCK);
+        for (int64_t j = 0; j < GR_KEYS; j += GR_FEW) {
+            const uint8_t *from = blocks_at(t, seg, true, j) + c / GR_KV_BLOCK * GR_KV_BLOCK_BYTES;
+            ops->scales(from, ld, 1, scales);
+            ops->decode(from, ld, 0, scales, to + j * GR_KV_BLOCK);
+        }
         t->k->tiles->pack(GR_KEYS, GR_KV_BLOCK, to, GR_KV_BLOCK, 1, GR_PANEL,
                           t->w.v_panels + c / GR_PANEL * panel + c % GR_PANEL / GR_FEW * (GR_FEW * GR_STEP * (int64_t)t->packed));
     }

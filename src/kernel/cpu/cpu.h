@@ -68,10 +68,16 @@ typedef struct gr_product_kernels gr_product_kernels; /* product.h */
 typedef struct gr_attention_rows gr_attention_rows;   /* attention.h */
 typedef struct gr_low_rank_kernels gr_low_rank_kernels; /* low_rank.h */
 
-/* Decodes elements 32 `step` to 32 `step` + 31 of blocks that stand `row_bytes` apart, one in each of 16 rows, to 16 x 32.
- * scales: those of the 16 blocks, where they stand apart; else space that step 0 may fill for the steps after it. */
+/* Decoders of tiles, 16 rows whose blocks stand `row_bytes` apart. */
 enum { GR_TILE_SCALES = 512 };
-typedef void (*gr_decode_tile_fn)(const uint8_t *blocks, int64_t row_bytes, int step, float *scales, uint16_t *out);
+typedef struct gr_tile_ops {
+    /* Scales (and minima) of `blocks` blocks one after the other, `floats` a block. NULL: none, or they stand apart. Apart from
+     * `decode` and some blocks ahead of it, which would wait for them otherwise. */
+    void (*scales)(const uint8_t *b, int64_t row_bytes, int blocks, float *to);
+    int floats;
+    /* Elements 32 `step` to 32 `step` + 31 of a block, to 16 x 32; scales: the block's. */
+    void (*decode)(const uint8_t *b, int64_t row_bytes, int step, const float *scales, uint16_t *out);
+} gr_tile_ops;
 /* Scales first + r * row + b of rows r = 0 .. 15 and blocks b = 0 .. blocks - 1, to [block][16]. False: one of them could give
  * subnormal values, which decoders of tiles do not make. */
 typedef bool (*gr_tile_scales_fn)(const gr_scales *s, int64_t first, int64_t row, int64_t blocks, float *out);
@@ -83,7 +89,7 @@ typedef struct gr_cpu_kernels {
     gr_dequantize_fn to_f32[GR_DTYPE_COUNT]; /* decoders of stored formats, NULL where there is none; bits as in */
     gr_dequantize_bf16_fn to_bf16[GR_DTYPE_COUNT]; /* room quant */
     gr_scaled_ops scaled[GR_DTYPE_COUNT]; /* the same of formats whose scales stand apart */
-    gr_decode_tile_fn tile[GR_DTYPE_COUNT]; /* to BF16, the bits of to_bf16; NULL where there is none */
+    gr_tile_ops tile[GR_DTYPE_COUNT]; /* to BF16, the bits of to_bf16; NULL where there is none */
     gr_tile_scales_fn tile_scales;
     gr_int_kernels integer; /* products of activations in 8 bits */
     void (*convert)(gr_dtype from_dt, const void *from, gr_dtype to_dt, void *to, int64_t n);

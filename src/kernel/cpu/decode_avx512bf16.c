@@ -25,7 +25,7 @@ static void Q4_1(const void *blocks, size_t n, uint16_t *out) {
         const size_t now = GR_MIN(left, (size_t)16);
         read_scales(b, 20, now, true, &s);
         for (size_t i = 0; i + 1 < now; i += 2, b += 40, out += 64)
-            two_blocks(table_of_two(sixteen_floats(s.d[i], 0, s.m[i]), sixteen_floats(s.d[i + 1], 0, s.m[i + 1])), b + 4, b + 24, out);
+            two_blocks(table_of_two(sixteen_exact(s.d[i], 0, s.m[i]), sixteen_exact(s.d[i + 1], 0, s.m[i + 1])), b + 4, b + 24, out);
         if (now % 2) look_up(table4(s.d[now - 1], 0, s.m[now - 1]), nibbles(b + 4), out);
     }
 }
@@ -120,9 +120,13 @@ static void Q6_K(const void *blocks, size_t n, uint16_t *out) {
 
 static void F32(const void *floats, size_t n, uint16_t *out) {
     const float *x = floats;
-    for (size_t i = 0; i < n; i += 16) {
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        gr_fetch_ahead(x + i, 128);
+        thirty_two_floats(v_load(x + i), v_load(x + i + 16), out + i);
+    }
+    for (; i < n; i += 16) {
         const int64_t left = n - i < 16 ? (int64_t)(n - i) : 16;
-        gr_fetch_ahead(x + i, 64);
         v_store_bf16_exact_n(out + i, v_load_n(x + i, left), left);
     }
 }

@@ -10,51 +10,53 @@ _Static_assert(GR_TILE_SCALES >= 2 * 16 * ROWS, "scales and minima of 16 parts o
 
 /* --- Blocks of 32 ---------------------------------------------------------------------------------------------------- */
 
-static void Q4_0(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+static void scales_of(const uint8_t *b, int64_t row, int blocks, int block_bytes, bool minima, float *to) {
+    for (int i = 0; i < blocks; i++, b += block_bytes, to += minima ? 2 * ROWS : ROWS)
+        read_scales_apart(b, row, ROWS, minima, to, to + ROWS);
+}
+#define SCALES(type, minima)                                                                                           \
+    static void type##_scales(const uint8_t *b, int64_t row, int blocks, float *to) {                                 \
+        scales_of(b, row, blocks, (int)sizeof(block_##type), minima, to);                                              \
+    }
+SCALES(q4_0, false)
+SCALES(q4_1, true)
+SCALES(q5_0, false)
+SCALES(q5_1, true)
+SCALES(q8_0, false)
+
+static void Q4_0(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
     (void)step;
-    (void)space;
-    block_heads s;
-    read_scales_apart(b, row, ROWS, false, &s);
     for (int r = 0; r < ROWS; r += 2, b += 2 * row, out += 2 * STEP)
-        two_blocks(table_of_two(sixteen_floats(s.d[r], -8, -0.0f), sixteen_floats(s.d[r + 1], -8, -0.0f)), b + 2,
-                   b + row + 2, out);
+        two_blocks(table_of_two(sixteen_floats(d[r], -8, -0.0f), sixteen_floats(d[r + 1], -8, -0.0f)), b + 2, b + row + 2, out);
 }
 
-static void Q4_1(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+static void Q4_1(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
     (void)step;
-    (void)space;
-    block_heads s;
-    read_scales_apart(b, row, ROWS, true, &s);
+    const float *m = d + ROWS;
     for (int r = 0; r < ROWS; r += 2, b += 2 * row, out += 2 * STEP)
-        two_blocks(table_of_two(sixteen_floats(s.d[r], 0, s.m[r]), sixteen_floats(s.d[r + 1], 0, s.m[r + 1])), b + 4,
-                   b + row + 4, out);
+        two_blocks(table_of_two(sixteen_exact(d[r], 0, m[r]), sixteen_exact(d[r + 1], 0, m[r + 1])), b + 4, b + row + 4, out);
 }
 
-static void Q5_0(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+static void Q5_0(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
     (void)step;
-    (void)space;
-    block_heads s;
-    read_scales_apart(b, row, ROWS, false, &s);
-    FOR_ROWS look_up(table5(s.d[r], -16, -0.0f), with_fifth(nibbles(b + 6), word_at(b + 2)), out);
+    FOR_ROWS look_up(table5(d[r], -16, -0.0f), with_fifth(nibbles(b + 6), word_at(b + 2)), out);
 }
 
-static void Q5_1(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+static void Q5_1(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
     (void)step;
-    (void)space;
-    block_heads s;
-    read_scales_apart(b, row, ROWS, true, &s);
-    FOR_ROWS look_up(table5(s.d[r], 0, s.m[r]), with_fifth(nibbles(b + 8), word_at(b + 4)), out);
+    const float *m = d + ROWS;
+    FOR_ROWS {
+        const __m512i table = table_of_two(sixteen_exact(d[r], 0, m[r]), sixteen_exact(d[r], 16, m[r]));
+        look_up(table, with_fifth(nibbles(b + 8), word_at(b + 4)), out);
+    }
 }
 
-static void Q8_0(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+static void Q8_0(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
     (void)step;
-    (void)space;
-    block_heads s;
-    read_scales_apart(b, row, ROWS, false, &s);
-    FOR_ROWS bytes_under(s.d[r], b + 2, out);
+    FOR_ROWS bytes_under(d[r], b + 2, out);
 }
 
-/* --- Blocks of 256: step 0 leaves scale (and minimum) of each part, lane by lane a row ---------------------------------- */
+/* --- Blocks of 256: the scales of each part, then the minima ------------------------------------------------------------ */
 
 static inline __m512i words_of_rows(const uint8_t *b, int64_t row) {
     const __m512i ramp = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -65,7 +67,8 @@ static inline vf field(__m512i words, int shift, int mask) {
     return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(words, (unsigned)shift), _mm512_set1_epi32(mask)));
 }
 
-static inline void Q2_K_scales(const uint8_t *b, int64_t row, float *d, float *m) {
+static inline void q2_scales(const uint8_t *b, int64_t row, float *d) {
+    float *m = d + 16 * ROWS;
     const __m512i factors = words_of_rows(b + 80, row);
     const vf all = half_of(factors), min = half_of(_mm512_srli_epi32(factors, 16));
     for (int word = 0; word < 4; word++) {
@@ -78,7 +81,7 @@ static inline void Q2_K_scales(const uint8_t *b, int64_t row, float *d, float *m
 }
 
 /* Part s of 16: low bits in byte s % 8, the low nibble for s < 8; bits 4 and 5 in byte 8 + s % 4 (gr_q3_scale). */
-static inline void Q3_K_scales(const uint8_t *b, int64_t row, float *d) {
+static inline void q3_scales(const uint8_t *b, int64_t row, float *d) {
     const vf all = half_of(_mm512_srli_epi32(words_of_rows(b + 106, row), 16));
     const __m512i low[2] = {words_of_rows(b + 96, row), words_of_rows(b + 100, row)}, high = words_of_rows(b + 104, row);
     UNROLL for (int s = 0; s < 16; s++) {
@@ -90,7 +93,8 @@ static inline void Q3_K_scales(const uint8_t *b, int64_t row, float *d) {
 }
 
 /* Of Q4_K and Q5_K (gr_q4_scale_min). */
-static inline void Q4_K_scales(const uint8_t *b, int64_t row, float *d, float *m) {
+static inline void q4_scales(const uint8_t *b, int64_t row, float *d) {
+    float *m = d + 8 * ROWS;
     const __m512i factors = words_of_rows(b, row), low = words_of_rows(b + 4, row), mid = words_of_rows(b + 8, row);
     const __m512i high = words_of_rows(b + 12, row), top = _mm512_set1_epi32(0x30303030), four = _mm512_set1_epi32(0x0F0F0F0F);
     const vf all = half_of(factors), min = half_of(_mm512_srli_epi32(factors, 16));
@@ -105,7 +109,7 @@ static inline void Q4_K_scales(const uint8_t *b, int64_t row, float *d, float *m
     }
 }
 
-static inline void Q6_K_scales(const uint8_t *b, int64_t row, float *d) {
+static inline void q6_scales(const uint8_t *b, int64_t row, float *d) {
     const vf all = half_of(_mm512_srli_epi32(words_of_rows(b + 206, row), 16));
     for (int word = 0; word < 4; word++) {
         const __m512i s = words_of_rows(b + 192 + 4 * word, row);
@@ -114,61 +118,55 @@ static inline void Q6_K_scales(const uint8_t *b, int64_t row, float *d) {
     }
 }
 
-static void Q2_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
-    float *m = space + 16 * ROWS;
-    if (step == 0) Q2_K_scales(b, row, space, m);
-    space += 2 * step * ROWS;
-    m += 2 * step * ROWS;
-    FOR_ROWS q2_step(b, step, space[r], space[r + ROWS], m[r], m[r + ROWS], out);
+#define SCALES_OF_256(type, parts, of_one)                                                                             \
+    static void type##_scales(const uint8_t *b, int64_t row, int blocks, float *to) {                                 \
+        for (int i = 0; i < blocks; i++) of_one(b + i * (int)sizeof(block_##type), row, to + i * (parts)*ROWS);       \
+    }
+SCALES_OF_256(q2_k, 32, q2_scales)
+SCALES_OF_256(q3_k, 16, q3_scales)
+SCALES_OF_256(q4_k, 16, q4_scales)
+SCALES_OF_256(q5_k, 16, q4_scales)
+SCALES_OF_256(q6_k, 16, q6_scales)
+
+static void Q2_K(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    d += 2 * step * ROWS;
+    const float *m = d + 16 * ROWS;
+    FOR_ROWS q2_step(b, step, d[r], d[r + ROWS], m[r], m[r + ROWS], out);
 }
 
-static void Q3_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
-    if (step == 0) Q3_K_scales(b, row, space);
-    space += 2 * step * ROWS;
-    FOR_ROWS q3_step(b, step, space[r], space[r + ROWS], out);
+static void Q3_K(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    d += 2 * step * ROWS;
+    FOR_ROWS q3_step(b, step, d[r], d[r + ROWS], out);
 }
 
-static void Q4_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
-    float *m = space + 8 * ROWS;
-    if (step == 0) Q4_K_scales(b, row, space, m);
-    space += step * ROWS;
-    m += step * ROWS;
-    FOR_ROWS q4_step(b, step, space[r], m[r], out);
+static void Q4_K(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    d += step * ROWS;
+    const float *m = d + 8 * ROWS;
+    FOR_ROWS q4_step(b, step, d[r], m[r], out);
 }
 
-static void Q5_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
-    float *m = space + 8 * ROWS;
-    if (step == 0) Q4_K_scales(b, row, space, m);
-    space += step * ROWS;
-    m += step * ROWS;
-    FOR_ROWS q5_step(b, step, space[r], m[r], out);
+static void Q5_K(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    d += step * ROWS;
+    const float *m = d + 8 * ROWS;
+    FOR_ROWS q5_step(b, step, d[r], m[r], out);
 }
 
-static void Q6_K(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
-    if (step == 0) Q6_K_scales(b, row, space);
-    space += 2 * step * ROWS;
-    FOR_ROWS q6_step(b, step, space[r], space[r + ROWS], out);
+static void Q6_K(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    d += 2 * step * ROWS;
+    FOR_ROWS q6_step(b, step, d[r], d[r + ROWS], out);
 }
 
 /* --- Plain numbers -------------------------------------------------------------------------------------------------------- */
 
-static void F32(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+static void F32(const uint8_t *b, int64_t row, int step, const float *none, uint16_t *out) {
     (void)step;
-    (void)space;
-    FOR_ROWS {
-        const vf low = _mm512_loadu_ps(b), high = _mm512_loadu_ps(b + 64);
-        if (_mm512_fpclass_ps_mask(low, 0x20) | _mm512_fpclass_ps_mask(high, 0x20)) { /* subnormal */
-            v_store_bf16_exact_n(out, low, VW);
-            v_store_bf16_exact_n(out + VW, high, VW);
-        } else {
-            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-        }
-    }
+    (void)none;
+    FOR_ROWS thirty_two_floats(_mm512_loadu_ps(b), _mm512_loadu_ps(b + 64), out);
 }
 
-static void F16(const uint8_t *b, int64_t row, int step, float *space, uint16_t *out) {
+static void F16(const uint8_t *b, int64_t row, int step, const float *none, uint16_t *out) {
     (void)step;
-    (void)space;
+    (void)none;
     FOR_ROWS {
         const vf low = _mm512_cvtph_ps(load32(b)), high = _mm512_cvtph_ps(load32(b + 32));
         _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
@@ -187,10 +185,10 @@ static inline __attribute__((always_inline)) void nibbles_of(gr_dtype dtype, con
     }
 }
 
-static void NF4(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) { nibbles_of(GR_NF4, b, row, step, scale, out); }
-static void FP4(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) { nibbles_of(GR_FP4, b, row, step, scale, out); }
+static void NF4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) { nibbles_of(GR_NF4, b, row, step, scale, out); }
+static void FP4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) { nibbles_of(GR_FP4, b, row, step, scale, out); }
 
-static void INT8(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) {
+static void INT8(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
     const vf by = v_set1(GR_INT8_STEP);
     b += step * STEP;
     FOR_ROWS {
@@ -201,7 +199,7 @@ static void INT8(const uint8_t *b, int64_t row, int step, float *scale, uint16_t
     }
 }
 
-static void CHANNEL8(const uint8_t *b, int64_t row, int step, float *scale, uint16_t *out) {
+static void CHANNEL8(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
     b += step * STEP;
     FOR_ROWS {
         const vf s = v_set1(scale[r]);
@@ -248,21 +246,21 @@ static bool read_tile_scales(const gr_scales *s, int64_t first, int64_t row, int
 }
 
 void gr_cpu_fill_avx512bf16_tiles(gr_cpu_kernels *k) {
-    k->tile[GR_F32] = F32;
-    k->tile[GR_F16] = F16;
-    k->tile[GR_Q4_0] = Q4_0;
-    k->tile[GR_Q4_1] = Q4_1;
-    k->tile[GR_Q5_0] = Q5_0;
-    k->tile[GR_Q5_1] = Q5_1;
-    k->tile[GR_Q8_0] = Q8_0;
-    k->tile[GR_Q2_K] = Q2_K;
-    k->tile[GR_Q3_K] = Q3_K;
-    k->tile[GR_Q4_K] = Q4_K;
-    k->tile[GR_Q5_K] = Q5_K;
-    k->tile[GR_Q6_K] = Q6_K;
-    k->tile[GR_NF4] = NF4;
-    k->tile[GR_FP4] = FP4;
-    k->tile[GR_INT8] = INT8;
-    k->tile[GR_CHANNEL8] = CHANNEL8;
+    k->tile[GR_F32] = (gr_tile_ops){.decode = F32};
+    k->tile[GR_F16] = (gr_tile_ops){.decode = F16};
+    k->tile[GR_Q4_0] = (gr_tile_ops){q4_0_scales, ROWS, Q4_0};
+    k->tile[GR_Q4_1] = (gr_tile_ops){q4_1_scales, 2 * ROWS, Q4_1};
+    k->tile[GR_Q5_0] = (gr_tile_ops){q5_0_scales, ROWS, Q5_0};
+    k->tile[GR_Q5_1] = (gr_tile_ops){q5_1_scales, 2 * ROWS, Q5_1};
+    k->tile[GR_Q8_0] = (gr_tile_ops){q8_0_scales, ROWS, Q8_0};
+    k->tile[GR_Q2_K] = (gr_tile_ops){q2_k_scales, 32 * ROWS, Q2_K};
+    k->tile[GR_Q3_K] = (gr_tile_ops){q3_k_scales, 16 * ROWS, Q3_K};
+    k->tile[GR_Q4_K] = (gr_tile_ops){q4_k_scales, 16 * ROWS, Q4_K};
+    k->tile[GR_Q5_K] = (gr_tile_ops){q5_k_scales, 16 * ROWS, Q5_K};
+    k->tile[GR_Q6_K] = (gr_tile_ops){q6_k_scales, 16 * ROWS, Q6_K};
+    k->tile[GR_NF4] = (gr_tile_ops){NULL, ROWS, NF4};
+    k->tile[GR_FP4] = (gr_tile_ops){NULL, ROWS, FP4};
+    k->tile[GR_INT8] = (gr_tile_ops){NULL, ROWS, INT8};
+    k->tile[GR_CHANNEL8] = (gr_tile_ops){NULL, ROWS, CHANNEL8};
     k->tile_scales = read_tile_scales;
 }

@@ -237,8 +237,8 @@ static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *
     int64_t row, last;
     n0 += ((const matrix_b *)base)->first;
     const part *p = find_row(w, n0, &row);
-    const gr_decode_tile_fn decode_tile = gr_cpu(w->d)->tile[p->view.dtype];
-    if (!decode_tile || p->row_bytes > INT32_MAX / (2 * ROWS)) return false;
+    const gr_tile_ops *ops = &gr_cpu(w->d)->tile[p->view.dtype];
+    if (!ops->decode || p->row_bytes > INT32_MAX / (2 * ROWS)) return false;
     if (n0 + ROWS > w->out || find_row(w, n0 + ROWS - 1, &last) != p) return false;
     const int64_t dim = p->permuted_heads ? p->rows / p->permuted_heads : 0;
     if (dim && row % dim / 2 + ROWS > dim / 2) return false; /* half a head is every second row */
@@ -248,7 +248,7 @@ static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *
     *from = (gr_tile_source){.blocks = (const uint8_t *)p->view.data + row * p->row_bytes,
                              .row_bytes = p->row_bytes * (dim ? 2 : 1),
                              .block_bytes = (int)gr_dtype_bytes(p->view.dtype, (size_t)block),
-                             .steps = (int)(block / STEP), .decode = decode_tile, .scales = s ? scratch : NULL};
+                             .steps = (int)(block / STEP), .ops = ops, .scales = s ? scratch : NULL};
     if (!s) return true;
     const int64_t blocks = w->in / block;
     return gr_cpu(w->d)->tile_scales(s, row * blocks, blocks * (dim ? 2 : 1), blocks, scratch);

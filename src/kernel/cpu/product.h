@@ -23,8 +23,8 @@ typedef struct gr_tile_source { /* sixteen rows in a format that can be decoded 
     const uint8_t *blocks;
     int64_t row_bytes;
     int block_bytes, steps; /* of a block: its length, and the steps of 32 elements in it */
-    gr_decode_tile_fn decode;
-    float *scales; /* [block][16], where they stand apart; else NULL */
+    const gr_tile_ops *ops;
+    const float *scales; /* [block][16], where they stand apart; else NULL */
 } gr_tile_source;
 
 typedef struct gr_tile_kernels {

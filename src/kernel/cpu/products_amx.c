@@ -122,18 +122,43 @@ typedef struct stream {
     const uint8_t *at;
     uintptr_t ahead;
     int step, step_bytes;
-    float *scales, own[GR_TILE_SCALES];
+    int ready, at_once; /* blocks whose scales are there, and are read at once */
+    int64_t left;       /* blocks whose scales are not there */
+    const float *scales;
+    _Alignas(64) float own[GR_TILE_SCALES];
 } stream;
+
+static inline void start_stream(stream *t, const gr_tile_source *from, int64_t steps) {
+    t->from = from;
+    t->at = from->blocks;
+    t->ahead = (uintptr_t)from->blocks + SIDE * (uintptr_t)from->row_bytes;
+    t->step = t->ready = 0;
+    t->step_bytes = SIDE * from->block_bytes / from->steps;
+    t->at_once = from->ops->scales ? GR_TILE_SCALES / from->ops->floats : 0;
+    t->left = steps / from->steps;
+    t->scales = from->scales;
+}
+
+static inline void read_scales(stream *t) {
+    if (t->ready == 0) {
+        t->ready = (int)GR_MIN(t->left, (int64_t)t->at_once);
+        t->left -= t->ready;
+        t->from->ops->scales(t->at, t->from->row_bytes, t->ready, t->own);
+        t->scales = t->own;
+    }
+    t->ready--;
+}
 
 static inline void next_step(stream *t, uint16_t *to) {
     const gr_tile_source *from = t->from;
     for (int i = 0; i < t->step_bytes; i += 64) __builtin_prefetch((const void *)(t->ahead + (uintptr_t)i));
     t->ahead += (uintptr_t)t->step_bytes;
-    from->decode(t->at, from->row_bytes, t->step, t->scales, to);
+    if (t->at_once && t->step == 0) read_scales(t);
+    from->ops->decode(t->at, from->row_bytes, t->step, t->scales, to);
     if (++t->step < from->steps) return;
     t->step = 0;
     t->at += from->block_bytes;
-    if (from->scales) t->scales += SIDE;
+    t->scales += from->ops->floats;
 }
 
 /* The sums of multiply for 16 rows that are decoded on the way. Two steps lie between the stores of a tile and its load, so
@@ -143,12 +168,7 @@ static inline __attribute__((always_inline)) void strip(const int nt, int64_t st
     enum { LAG = 2, RING = 4 };
     _Alignas(64) uint16_t a[RING][SIDE * STEP];
     stream t;
-    t.from = from;
-    t.at = from->blocks;
-    t.ahead = (uintptr_t)from->blocks + SIDE * (uintptr_t)from->row_bytes;
-    t.step = 0;
-    t.step_bytes = SIDE * from->block_bytes / from->steps;
-    t.scales = from->scales ? from->scales : t.own;
+    start_stream(&t, from, steps);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

@@ -16,6 +16,11 @@ static inline vf sixteen_floats(float scale, float first, float min) {
     const vf ramp = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     return v_add(v_mul(v_set1(scale), v_add(ramp, v_set1(first))), v_set1(min));
 }
+/* The same for a half-precision scale and integers of up to 13 bits, whose product is exact. */
+static inline vf sixteen_exact(float scale, float first, float min) {
+    const vf ramp = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return v_fma(v_set1(scale), v_add(ramp, v_set1(first)), v_set1(min));
+}
 static inline __m512i table_of_two(vf first, vf second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
 /* The values of 4 bits, twice, so that bit 4 of an index does not matter. */
 static inline __m512i table4(float scale, float first, float min) {
@@ -76,17 +81,28 @@ static inline void two_blocks(__m512i table, const uint8_t *q0, const uint8_t *q
 typedef struct block_heads {
     float d[16], m[16];
 } block_heads;
-static inline void read_scales_apart(const uint8_t *b, int64_t bytes, size_t n, bool minima, block_heads *s) {
+static inline void read_scales_apart(const uint8_t *b, int64_t bytes, size_t n, bool minima, float *d, float *m) {
     const __m512i ramp = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i at = _mm512_mullo_epi32(ramp, _mm512_set1_epi32((int)bytes));
     const __mmask16 mask = n >= 16 ? (__mmask16)~0 : v_mask((int64_t)n);
     const __m512i both = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, at, b, 1);
-    v_store(s->d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
-    if (minima) v_store(s->m, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
+    v_store(d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
+    if (minima) v_store(m, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
 }
 static inline void read_scales(const uint8_t *b, int bytes, size_t n, bool minima, block_heads *s) {
     gr_fetch_ahead(b, 16 * bytes);
-    read_scales_apart(b, bytes, n, minima, s);
+    read_scales_apart(b, bytes, n, minima, s->d, s->m);
+}
+
+/* Nearest even; the hardware's conversion takes subnormals for zero. */
+static inline void thirty_two_floats(vf low, vf high, uint16_t *out) {
+    enum { SUBNORMAL = 0x20 };
+    if (_mm512_fpclass_ps_mask(low, SUBNORMAL) | _mm512_fpclass_ps_mask(high, SUBNORMAL)) {
+        v_store_bf16_exact_n(out, low, VW);
+        v_store_bf16_exact_n(out + VW, high, VW);
+    } else {
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
 }
 
 static inline void bytes_under(float scale, const uint8_t *q, uint16_t *out) {
