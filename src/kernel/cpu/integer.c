@@ -100,10 +100,10 @@ static void code_item(void *arg, size_t begin, size_t end, int thread) {
  * -------------------------------------------------------------------------------------------------------- */
 
 /* Lines of the outputs after these, where they come from memory. */
-static void fetch_next(const job *w, const uint8_t *const *rows, int64_t k, int64_t n) {
+static void fetch_next(const job *w, const gr_dtype_info *info, const uint8_t *const *rows, int64_t k, int64_t n) {
     if (w->m > FEW_ROWS) return;
-    const size_t at = gr_dtype_bytes(w->p->stored, (size_t)k),
-                 bytes = gr_dtype_bytes(w->p->stored, (size_t)n);
+    const uintptr_t at = (uintptr_t)(k / info->block_elements * info->block_bytes),
+                    bytes = (uintptr_t)(n / info->block_elements * info->block_bytes);
     for (int lane = 0; lane < GR_INT_LANES; lane++) {
         const uintptr_t begin = (uintptr_t)rows[lane] + (uintptr_t)(GR_INT_LANES * w->p->row_bytes) + at;
         for (uintptr_t line = (begin + LINE - 1) / LINE * LINE; line < begin + bytes; line += LINE)
@@ -155,17 +155,17 @@ static void column_item(void *arg, size_t begin, size_t end, int thread) {
     float *scales = (float *)(void *)(codes + GR_INT_STRIP * GR_INT_LANES);
     const gr_int_panel panel = {codes, scales, scales + GR_INT_STRIP / 16 * GR_INT_LANES};
     const gr_int_unpack_fn unpack = w->k->unpack[p->stored];
-    const int64_t most =
-        w->m > FEW_ROWS ? GR_INT_STRIP : GR_MAX(FEW_STRIP, gr_dtype_get(p->stored)->block_elements);
+    const gr_dtype_info *info = gr_dtype_get(p->stored);
+    const int64_t most = w->m > FEW_ROWS ? GR_INT_STRIP : GR_MAX(FEW_STRIP, info->block_elements);
     for (int64_t item = (int64_t)begin; item < (int64_t)end; item++) {
         const int64_t j = item * GR_INT_LANES;
         const int n = (int)GR_MIN(p->n - j, (int64_t)GR_INT_LANES);
         const uint8_t *rows[GR_INT_LANES];
-        for (int lane = 0; lane < GR_INT_LANES; lane++)
-            rows[lane] = p->row(p->owner, j + GR_MIN(lane, n - 1));
+        p->rows(p->owner, j, n, rows);
+        for (int lane = n; lane < GR_INT_LANES; lane++) rows[lane] = rows[n - 1];
         for (int64_t k = 0; k < p->k; k += most) {
             const int64_t strip = GR_MIN(p->k - k, most);
-            fetch_next(w, rows, k, strip);
+            fetch_next(w, info, rows, k, strip);
             unpack(rows, k, strip, &panel);
             if (is_whole(w))
                 w->k->accumulate(w->m, (strip + GR_INT_BLOCK - 1) / GR_INT_BLOCK * GR_INT_BLOCK, w->a.q + k,

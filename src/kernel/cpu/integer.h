@@ -104,8 +104,8 @@ typedef struct gr_int_product {
     float threshold; /* INT8: 0: no outliers */
     float input;     /* CHANNEL8: the scale of x; 0: each row has its own */
     const void *owner;
-    /* Stored row of output j, how long it is, and its scale (INT8, CHANNEL8). */
-    const uint8_t *(*row)(const void *owner, int64_t j);
+    /* Stored rows of n outputs from j on, how long a row is, and the scale of output j (INT8, CHANNEL8). */
+    void (*rows)(const void *owner, int64_t j, int64_t n, const uint8_t **rows);
     int64_t row_bytes;
     float (*scale)(const void *owner, int64_t j);
 } gr_int_product;

@@ -194,16 +194,26 @@ static void decode(const part *p, gr_dtype dt, int64_t row, int64_t i, int64_t n
     }
 }
 
-/* The part that holds output `row`, and its row there; gr_weight_row of io/weights.h for the permuted. */
-static const part *find_row(const gr_matrix *w, int64_t row, int64_t *stored) {
+/* The part that holds output `row`, and its row there (gr_weight_row of io/weights.h for the permuted); also that of the outputs after
+ * it: `count` of up to n outputs stand `apart` rows from each other. */
+static const part *find_run(const gr_matrix *w, int64_t row, int64_t n, int64_t *stored, int64_t *apart, int64_t *count) {
     const part *p = w->part;
     while (row >= p->rows) row -= p++->rows;
     *stored = row;
+    *apart = 1;
+    *count = GR_MIN(n, p->rows - row);
     if (p->permuted_heads) {
         int64_t dim = p->rows / p->permuted_heads, half = dim / 2, in = row % dim;
         *stored = row - in + (in < half ? 2 * in : 2 * (in - half) + 1);
+        *apart = 2;
+        *count = GR_MIN(n, half - in % half);
     }
     return p;
+}
+
+static const part *find_row(const gr_matrix *w, int64_t row, int64_t *stored) {
+    int64_t apart, count;
+    return find_run(w, row, 1, stored, &apart, &count);
 }
 
 /* --- Operand B of the products ------------------------------------------------------------------------------------ */
@@ -220,9 +230,9 @@ static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const 
     const gr_matrix *w = ((const matrix_b *)base)->w;
     n0 += ((const matrix_b *)base)->first;
     for (int64_t j = 0; j < nc;) {
-        int64_t row, next, run = 1;
-        const part *p = find_row(w, n0 + j, &row);
-        while (j + run < nc && find_row(w, n0 + j + run, &next) == p && next == row + run) run++;
+        int64_t row, apart, run;
+        const part *p = find_run(w, n0 + j, nc - j, &row, &apart, &run);
+        if (apart > 1) run = 1;
         void *to = gr_at(scratch, w->dt, j * w->in);
         if (!w->direct) decode(p, w->dt, row, 0, run * w->in, to);
         for (; run > 0; run--, j++, row++)
@@ -234,24 +244,21 @@ static void output_rows(const gr_product_b *base, int64_t n0, int64_t nc, const 
 static bool output_stored(const gr_product_b *base, int64_t n0, gr_tile_source *from, void *scratch) {
     enum { ROWS = 16, STEP = 32 };
     const gr_matrix *w = ((const matrix_b *)base)->w;
-    int64_t row, last;
+    int64_t row, apart, run;
     n0 += ((const matrix_b *)base)->first;
-    const part *p = find_row(w, n0, &row);
+    const part *p = find_run(w, n0, ROWS, &row, &apart, &run);
     const gr_tile_ops *ops = &gr_cpu(w->d)->tile[p->view.dtype];
-    if (!ops->decode || p->row_bytes > INT32_MAX / (2 * ROWS)) return false;
-    if (n0 + ROWS > w->out || find_row(w, n0 + ROWS - 1, &last) != p) return false;
-    const int64_t dim = p->permuted_heads ? p->rows / p->permuted_heads : 0;
-    if (dim && row % dim / 2 + ROWS > dim / 2) return false; /* half a head is every second row */
+    if (!ops->decode || run < ROWS || p->row_bytes > INT32_MAX / (2 * ROWS)) return false;
     const gr_scales *s = p->view.scales;
     const int64_t block = s ? s->block : GR_MAX(gr_dtype_get(p->view.dtype)->block_elements, (int)STEP);
     if (w->in % block || block % STEP) return false; /* a block would lie in two rows, or in a part of a step */
     *from = (gr_tile_source){.blocks = (const uint8_t *)p->view.data + row * p->row_bytes,
-                             .row_bytes = p->row_bytes * (dim ? 2 : 1),
+                             .row_bytes = p->row_bytes * apart,
                              .block_bytes = (int)gr_dtype_bytes(p->view.dtype, (size_t)block),
                              .steps = (int)(block / STEP), .ops = ops, .scales = s ? scratch : NULL};
     if (!s) return true;
     const int64_t blocks = w->in / block;
-    return gr_cpu(w->d)->tile_scales(s, row * blocks, blocks * (dim ? 2 : 1), blocks, scratch);
+    return gr_cpu(w->d)->tile_scales(s, row * blocks, blocks * apart, blocks, scratch);
 }
 
 /* Columns n0.. of rows k0.. of W (outer form, backward). Decodes whole blocks around the columns. */
@@ -337,11 +344,16 @@ typedef struct integer_rows {
     int64_t first; /* output */
 } integer_rows;
 
-static const uint8_t *integer_row(const void *owner, int64_t j) {
+static void integer_rows_at(const void *owner, int64_t j, int64_t n, const uint8_t **rows) {
     const integer_rows *r = owner;
-    int64_t row;
-    const part *p = find_row(r->w, r->first + j, &row);
-    return (const uint8_t *)p->view.data + row * p->row_bytes;
+    while (n > 0) {
+        int64_t row, apart, run;
+        const part *p = find_run(r->w, r->first + j, n, &row, &apart, &run);
+        const uint8_t *at = (const uint8_t *)p->view.data + row * p->row_bytes;
+        for (int64_t i = 0; i < run; i++) *rows++ = at + i * apart * p->row_bytes;
+        j += run;
+        n -= run;
+    }
 }
 
 static float integer_scale(const void *owner, int64_t j) {
@@ -383,7 +395,7 @@ static graft_status integer_forward(const gr_matrix *w, int64_t rows, const void
                                 .threshold = w->outliers,
                                 .input = of->view.scales ? of->view.scales->input : 0,
                                 .owner = &owner,
-                                .row = integer_row,
+                                .rows = integer_rows_at,
                                 .row_bytes = of->row_bytes,
                                 .scale = integer_scale};
             GR_TRY(gr_int_forward(&p, err));
