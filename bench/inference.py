@@ -4,15 +4,19 @@
 Usage: inference.py ROW [--types A,B,...] [--threads N] [--rounds N]
   formats    prompt of 512 tokens, then one token at a time
   sequences  32 sequences at once: all their tokens a second
-  adapters   32 LoRA adapters in one batch of 32 sequences, beside one adapter for all
-             (llama.cpp has one adapter a batch)
+  adapters   32 LoRA adapters (r 8; on all linear layers, on q and v) in one batch of 32 sequences, beside one adapter
+             for all, and one beside none (llama.cpp has one adapter a batch); and how long reading the values of 31
+             more adapters takes
 GRAFT_LLAMA_CPP: see common.llama_peer. GRAFT_CPU caps graft; GRAFT_LLAMA_CPP then has to name a build for the same
 instructions."""
 import argparse
 import json
+import math
 import pathlib
+import statistics
 import subprocess
 import tempfile
+import time
 
 import common
 
@@ -102,23 +106,56 @@ def another(source, target, by):
     (target / "adapter_model.safetensors").write_bytes(file[:begin] + file[begin + by:] + file[begin:begin + by])
 
 
-def adapters(a, model, peer, tmp):
-    del peer
+def read_seconds(size):
+    """What one thread takes to read so many bytes, as memchr does: the median of five."""
+    block, seconds = b"\2" * size, []
+    for _ in range(5):
+        begin = time.perf_counter()
+        block.find(b"\x01")
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def values_of(adapter):
+    """How many values an adapter's file has."""
+    file = (adapter / "adapter_model.safetensors").read_bytes()
+    header = json.loads(file[8:8 + int.from_bytes(file[:8], "little")])
+    return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+
+
+def adapters_of(a, model, tmp, modules):
     record = tmp / "record.jsonl"
     record.write_text('{"text": "One record is enough to make an adapter."}\n')
     subprocess.run([common.graft(), "sft", "-m", model, "--data", record, "-o", tmp / "a0", "--max-steps", "1",
-                    "--learning-rate", "1e-2", "--target-modules", "all-linear", "--lora-r", "8",
+                    "--learning-rate", "1e-2", "--target-modules", *modules, "--lora-r", "8",
                     "--save-strategy", "no", "--logging-strategy", "no", "-q"], check=True, capture_output=True)
     for i in range(1, SEQUENCES):
         another(tmp / "a0", tmp / f"a{i}", 4096 * i)
     all_of_them = [w for i in range(SEQUENCES) for w in ("--adapter", f"a{i}={tmp / f'a{i}'}")]
     write_prompts(model, tmp / "many.jsonl", [f"a{i}" for i in range(SEQUENCES)])
     write_prompts(model, tmp / "one.jsonl", ["a0"])
-    mine, other = common.alternate(lambda: batch_of(a, model, tmp / "many.jsonl", all_of_them),
-                                   lambda: batch_of(a, model, tmp / "one.jsonl", all_of_them[:2]), a.rounds)
-    name = f"{SEQUENCES} adapters in one batch, {a.threads} threads (peer: graft, one adapter)"
-    common.row(f"{name}: prompts", mine, other, "prefill", "tok/s")
-    common.row(f"{name}: a token each", mine, other, "decode", "tok/s")
+    write_prompts(model, tmp / "none.jsonl")
+    many, one, none = [], [], []
+    for _ in range(a.rounds):
+        many.append(batch_of(a, model, tmp / "many.jsonl", all_of_them))
+        one.append(batch_of(a, model, tmp / "one.jsonl", all_of_them[:2]))
+        none.append(batch_of(a, model, tmp / "none.jsonl"))
+    name = f"r 8 on {' and '.join(modules)}, {a.threads} threads"
+    for key, what in ("prefill", "prompts"), ("decode", "a token each"):
+        common.row(f"{name}, {SEQUENCES} adapters (peer: graft, one adapter): {what}", many, one, key, "tok/s")
+        common.row(f"{name}, one adapter (peer: graft, none): {what}", one, none, key, "tok/s")
+    size = 2 * (SEQUENCES - 1) * values_of(tmp / "a0")
+    print(f"{name}: {SEQUENCES - 1} more adapters are {size / 1e6:.0f} MB a step in BF16, which one thread reads in "
+          f"{1e3 * read_seconds(size):.1f} ms; a step with one takes "
+          f"{1e3 * SEQUENCES / common.median(one, 'decode'):.1f} ms", flush=True)
+
+
+def adapters(a, model, peer, tmp):
+    del peer
+    for modules in ["all-linear"], ["q_proj", "v_proj"]:
+        where = tmp / "-".join(modules)
+        where.mkdir()
+        adapters_of(a, model, where, modules)
 
 
 def main():
