@@ -56,16 +56,24 @@ def formats(a, model, peer, tmp):
     for kind in a.types.split(","):
         file = quantised(model, kind, tmp)
 
-        def ours():
+        def ours(activations):
             r, _ = common.run([common.graft(), "generate", "-m", file, "-f", prompt, "-n", a.steps, "--greedy",
-                               "--ignore-eos", "--json", "-t", a.threads])
+                               "--ignore-eos", "--json", "-t", a.threads, "--activations", activations])
             return {"prefill": r["prompt_per_second"], "decode": r["predicted_per_second"]}
 
         def theirs():
             return common.run([peer, "speed", file, a.threads, 1, 512, a.steps])[0]
-        mine, other = common.alternate(ours, theirs if peer else None, a.rounds)
-        common.row(f"{kind}, {a.threads} threads: prompt of 512", mine, other, "prefill", "tok/s")
-        common.row(f"{kind}, {a.threads} threads: one at a time", mine, other, "decode", "tok/s")
+        ways = {"float": []} if kind in ("BF16", "F16", "F32") else {"float": [], "int8": []}
+        other = []
+        for _ in range(a.rounds):
+            for way, results in ways.items():
+                results.append(ours(way))
+            if peer:
+                other.append(theirs())
+        for way, mine in ways.items():
+            name = f"{kind}, {a.threads} threads, activations {way}"
+            common.row(f"{name}: prompt of 512", mine, other, "prefill", "tok/s")
+            common.row(f"{name}: one at a time", mine, other, "decode", "tok/s")
 
 
 def write_prompts(model, path, names=None):

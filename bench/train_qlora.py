@@ -49,8 +49,10 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         data, base = f"{tmp}/data.jsonl", f"{tmp}/base"
         common.write_random_rows(data, 4 * (a.steps + 2))
-        # bitsandbytes quantises directories of floats only.
-        subprocess.run([common.graft(), "convert", "-m", common.model(), "-o", base, "-q"], check=True)
+        # bitsandbytes quantises directories of floats only; bf16 is what models are published in, and what the peer holds.
+        whole = f"{tmp}/bf16.gguf"
+        subprocess.run([common.graft(), "quantize", "-m", common.model(), "--type", "BF16", "-o", whole, "-q"], check=True)
+        subprocess.run([common.graft(), "convert", "-m", whole, "-o", base, "-q"], check=True)
 
         def ours():
             r, _ = common.run([common.graft(), "sft", "-m", base, "--load-in-4bit", "--bnb-4bit-use-double-quant",
