@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-/* Zero-initialise for the defaults (llm-compressor's). */
+/* Zero-initialise for the defaults. */
 typedef struct graft_calibration_options {
     /* The records: any format of graft/data.h. All tokens of an example count, whatever it is to learn. max_records:
      * as the next one. */

@@ -26,8 +26,8 @@ typedef struct graft_calibration graft_calibration; /* graft/calibrate.h */
 typedef struct graft_w8a8 {
     const graft_calibration
         *calibration; /* scales of activations; NULL: each row of them has its own, made on the fly */
-    /* Modules that stay as they are, as llm-compressor names them: in full, by the last parts of their names, or
-     * "re:EXPRESSION". The head always does. */
+    /* Modules that stay as they are, named in full, by the last parts of their names, or by "re:EXPRESSION", which a
+     * name begins with. The head always does. */
     const char *const *ignore;
     size_t n_ignore;
 } graft_w8a8;

@@ -23,8 +23,8 @@ const gr_input_range *gr_calibration_find(const graft_calibration *c, const char
     return NULL;
 }
 
-/* llm-compressor's rules: a module's name, or behind "re:" an expression that its name begins with; and the last
- * parts of a name. */
+/* compressed-tensors' rules (match_name): a module's name, or behind "re:" an expression that its name begins with;
+ * besides, the last parts of a name. */
 static graft_status is_named(const char *entry, const char *module, bool *out, graft_error *err) {
     const size_t n = strlen(module), k = strlen(entry);
     *out = n >= k && strcmp(module + n - k, entry) == 0 && (n == k || module[n - k - 1] == '.');

@@ -50,8 +50,7 @@ static graft_status choose(const gr_model *m, gr_dtype *dense, const gr_tensor_v
     return GRAFT_OK;
 }
 
-/* quantization_config of compressed-tensors, as llm-compressor writes it: which modules are left out is named one by
- * one. */
+/* quantization_config of compressed-tensors 0.20. What is left out is named module by module. */
 static graft_status describe_compressed(const gr_model *m, gr_buf *b, graft_error *err) {
     static const char numbers[] =
         "\"actorder\": null, \"block_structure\": null, \"dynamic\": %s, \"group_size\": null, "

@@ -127,7 +127,7 @@ static graft_status plan_one(const reporter *s, const gr_site *site, const gr_we
                              bool *takes, graft_error *err) {
     const gr_channel8_plan plan = gr_w8a8_plan(s->w8a8);
     float most;
-    spec->scale = w->view.dtype == GR_BF16 || w->view.dtype == GR_F16 ? w->view.dtype : GR_F32;
+    spec->scale = gr_channel8_scale_type(w->view.dtype);
     return plan.choose(plan.self, site->name, site->in, takes, &most, err);
 }
 

@@ -19,9 +19,9 @@ typedef struct row {
 } row;
 
 typedef struct watcher {
+    const gr_model *m;
     gr_device *dev;
     const graft_allocator *a;
-    const char *path;
     gr_input_range *ranges;
     bool measure; /* against the scales of the first time */
     float *scratch;
@@ -72,12 +72,14 @@ static graft_status watch(void *self, gr_run *run, const gr_linear *linear, gr_v
     const gr_array *a = gr_var_array(x);
     gr_input_range *range = &w->ranges[linear->site[0]->module];
     const size_t rows = (size_t)a->shape.d[0];
+    const gr_weight *weight; /* parts of a product are stored alike */
     (void)run;
     (void)y;
     GR_TRY(gr_grow(w->a, (void **)&w->scratch, &w->cap_scratch, (size_t)w->dev->n_threads * (size_t)a->shape.d[1],
                    sizeof *w->scratch, err));
     GR_TRY(gr_grow(w->a, (void **)&w->rows, &w->cap_rows, rows, sizeof *w->rows, err));
-    look l = {w, a, w->measure ? gr_channel8_scale(range->most, GR_F32) : 0};
+    GR_TRY(gr_model_get_weight(w->m, linear->site[0]->weight_tensor, &weight, err));
+    look l = {w, a, w->measure ? gr_channel8_scale(range->most, gr_channel8_scale_type(weight->view.dtype)) : 0};
     gr_parallel_for(w->dev->team, rows, 8, look_at_rows, &l);
     range->measured = w->measure;
     range->columns = a->shape.d[1];
@@ -85,7 +87,7 @@ static graft_status watch(void *self, gr_run *run, const gr_linear *linear, gr_v
         const row *from = &w->rows[r];
         if (!from->finite)
             return gr_fail(err, GRAFT_ERR_NUMERIC,
-                           "%s: module %s: its input is not finite on the calibration records", w->path,
+                           "%s: module %s: its input is not finite on the calibration records", gr_model_path(w->m),
                            linear->site[0]->name);
         range->error += from->error;
         range->error_dynamic += from->error_dynamic;
@@ -98,8 +100,7 @@ static graft_status watch(void *self, gr_run *run, const gr_linear *linear, gr_v
     return GRAFT_OK;
 }
 
-/* --- Passes
- * ----------------------------------------------------------------------------------------------------------- */
+/* --- Passes ------------------------------------------------------------------------------------------------------- */
 
 typedef struct calibrator {
     graft_model *m;
@@ -201,7 +202,7 @@ graft_status graft_calibrate(graft_model *m, const graft_tokenizer *tok, const g
     calibrator c = {
         .m = m,
         .o = options,
-        .watcher = {.dev = gr_model_device(m->model), .a = gr_allocator(m->ctx), .path = gr_model_path(m->model)}};
+        .watcher = {.m = m->model, .dev = gr_model_device(m->model), .a = gr_allocator(m->ctx)}};
     if (config->task != GR_TASK_CAUSAL_LM || config->n_encoder_layers)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "%s: calibration: expected a decoder that writes texts, found the task %s of a %s model",

@@ -9,8 +9,7 @@ static void read_bitsandbytes(gr_fields *q, gr_model_config *c) {
     c->int8_threshold = gr_field_double(q, "llm_int8_threshold", GR_INT8_THRESHOLD, 0, FLT_MAX);
 }
 
-/* --- compressed-tensors 0.20
- * ---------------------------------------------------------------------------------------- */
+/* --- compressed-tensors 0.20 -------------------------------------------------------------------------------------- */
 
 static void refuse_other_keys(gr_fields *f, const char *const *known) {
     for (const gr_json_value *v = f->object->child; v && f->st == GRAFT_OK; v = v->next) {

@@ -206,13 +206,12 @@ static graft_status plan_channel8(const gr_model *m, const gr_site *s, const gr_
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
                        "%s: module %s: compressed-tensors takes Linear modules only, this is a Conv1D", w->file,
                        s->name);
-    /* As llm-compressor: scales are of the weight's type. */
-    spec->scale = w->view.dtype == GR_BF16 || w->view.dtype == GR_F16 ? w->view.dtype : GR_F32;
+    spec->scale = gr_channel8_scale_type(w->view.dtype);
     if (plan && plan->is_static) spec->input = gr_channel8_scale(most, spec->scale);
     return GRAFT_OK;
 }
 
-/* bitsandbytes and llm-compressor take every product but the head. What was made is trained in floats in any case. */
+/* Every product but the head, as bitsandbytes takes them. What was made is trained in floats in any case. */
 static graft_status quantize(gr_model *m, const gr_site *s, const gr_weight *w, graft_error *err) {
     gr_tensor_view view;
     void *memory;

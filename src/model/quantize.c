@@ -53,7 +53,7 @@ typedef struct job {
     float *scratch;
     uint8_t *codes;
     float *absmax;
-    _Atomic int64_t bad; /* a row with something that cannot be encoded, -1: none */
+    _Atomic int64_t bad; /* the first rows with something that cannot be encoded, -1: none */
 } job;
 
 static bool is_finite(const float *x, int64_t n) {
@@ -62,9 +62,14 @@ static bool is_finite(const float *x, int64_t n) {
     return sum == 0;
 }
 
+static void note_bad(job *j, int64_t row) {
+    int64_t seen = atomic_load(&j->bad);
+    while ((seen < 0 || row < seen) && !atomic_compare_exchange_weak(&j->bad, &seen, row)) continue;
+}
+
 static void encode_rows(job *j, int64_t row, int64_t n, float *x) {
     if (gr_weight_decode_outputs(j->w, j->transposed, row, n, x, NULL) != GRAFT_OK || !is_finite(x, n * j->columns)) {
-        atomic_store(&j->bad, row);
+        note_bad(j, row);
         return;
     }
     const int64_t at = row * j->columns;

@@ -220,9 +220,12 @@ float gr_channel8_scale(float most, gr_dtype dtype) {
     const float rounded = dtype == GR_BF16  ? gr_bf16_to_f32(gr_f32_to_bf16(scale))
                           : dtype == GR_F16 ? gr_f16_to_f32(gr_f32_to_f16(scale))
                                             : scale;
+    if (isinf(rounded)) return scale;
     if (rounded >= FLT_MIN) return rounded; /* its inverse is finite */
     return dtype == GR_BF16 ? 0x1p-7f : dtype == GR_F16 ? 0x1p-10f : FLT_EPSILON;
 }
+
+gr_dtype gr_channel8_scale_type(gr_dtype stored) { return stored == GR_BF16 || stored == GR_F16 ? stored : GR_F32; }
 
 float gr_quantize_channel8_row(const float *x, int64_t n, gr_dtype dtype, int8_t *codes) {
     const float scale = gr_channel8_scale(absmax_of(x, n), dtype);

@@ -57,8 +57,10 @@ void gr_dequantize_dynamic(const gr_dynamic_code *c, const uint8_t *codes, int64
  * even from -128 to 127, as compressed-tensors has it in float. Returns the scale, which is never 0: a row of zeros
  * gets the type's epsilon. */
 float gr_quantize_channel8_row(const float *x, int64_t n, gr_dtype dtype, int8_t *codes);
-/* The scale alone, of numbers up to `most`. */
+/* The scale alone, of numbers up to `most`; one that `dtype` cannot hold stays a float. */
 float gr_channel8_scale(float most, gr_dtype dtype);
+/* What scales are rounded to beside a weight that is stored so: the weight's type, as calculate_qparams does. */
+gr_dtype gr_channel8_scale_type(gr_dtype stored);
 
 /* One row as INT8. The row is rounded to half precision first, as bitsandbytes does. Returns its scale. */
 float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes);
