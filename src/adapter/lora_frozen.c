@@ -36,6 +36,17 @@ static graft_status freeze_linear(gr_adapter *a, const gr_linear *l, gr_low_rank
     return GRAFT_OK;
 }
 
+static graft_status freeze_all(gr_adapter *a, graft_error *err) {
+    gr_lora *s = a->state;
+    for (size_t i = 0; i < s->n_pairs; i++) {
+        const gr_site *site = s->pairs[i].site;
+        const gr_linear *l = site->role == GR_ROLE_HEAD ? NULL : gr_model_linear(a->model, site);
+        if (l && !s->frozen[l->site[0]->index]) GR_TRY(freeze_linear(a, l, &s->frozen[l->site[0]->index], err));
+    }
+    return GRAFT_OK;
+}
+
+/* All or none: a product that is not among them would count as one without an update. */
 graft_status gr_lora_freeze(gr_adapter *a, graft_error *err) {
     gr_lora *s = a->state;
     gr_lora_thaw(a);
@@ -43,12 +54,9 @@ graft_status gr_lora_freeze(gr_adapter *a, graft_error *err) {
     const size_t n = gr_model_n_sites(a->model);
     if (!(s->frozen = gr_calloc(a->a, n, sizeof *s->frozen))) return gr_fail_memory(err);
     s->n_frozen = n;
-    for (size_t i = 0; i < s->n_pairs; i++) {
-        const gr_site *site = s->pairs[i].site;
-        const gr_linear *l = site->role == GR_ROLE_HEAD ? NULL : gr_model_linear(a->model, site);
-        if (l && !s->frozen[l->site[0]->index]) GR_TRY(freeze_linear(a, l, &s->frozen[l->site[0]->index], err));
-    }
-    return GRAFT_OK;
+    const graft_status st = freeze_all(a, err);
+    if (st != GRAFT_OK) gr_lora_thaw(a);
+    return st;
 }
 
 bool gr_lora_update(const gr_adapter *a, const gr_linear *l, gr_low_rank_use *use) {

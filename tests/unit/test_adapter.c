@@ -281,6 +281,40 @@ static void adapters_are_scaled(void **state) {
     graft_context_free(ctx);
 }
 
+/* Factors that are made ready anew are all there, or none: otherwise some products would go without their update. */
+static void a_failed_refresh_loses_no_update(void **state) {
+    (void)state;
+    static const int length = 9, seed = 1;
+    test_allocator t;
+    test_batch b;
+    test_allocator_init(&t);
+    graft_context *ctx = test_context(&t.allocator, 1, NULL);
+    graft_model *m = test_load(ctx, test_model_path("llama"), GRAFT_DTYPE_F32);
+    assert_ok(graft_adapter_load(m, "a", test_golden("adapters/rslora"), 1, &err));
+    const size_t n = (size_t)(length * graft_model_vocab_size(m));
+    test_fill_batch(&b, graft_model_vocab_size(m), 1, &length, &seed);
+    float *plain = test_logits(m->model, m->hooks, &b.batch), *before;
+    b.batch.one_adapter = 0;
+    before = test_logits(m->model, m->hooks, &b.batch);
+    assert_true(memcmp(plain, before, n * sizeof *plain) != 0);
+    bool whole = false;
+    for (long k = 1; !whole; k++) {
+        t.calls = 0;
+        t.fail_at = k;
+        whole = gr_adapter_refresh(m->adapters, 0, 0, false, NULL) == GRAFT_OK;
+        t.fail_at = 0;
+        float *after = test_logits(m->model, m->hooks, &b.batch);
+        test_assert_same_floats(before, after, n, "after a failed refresh");
+        free(after);
+        assert_true(!whole || k > 2);
+    }
+    free(plain);
+    free(before);
+    graft_model_free(m);
+    graft_context_free(ctx);
+    assert_int_equal(t.live, 0);
+}
+
 static graft_status combine_all(const graft_allocator *a, void *arg) {
     static const char *const types[] = {"cat", "svd", "ties", "dare_ties"};
     const char *const names[] = {"a", "b"};
@@ -315,6 +349,7 @@ int main(void) {
         cmocka_unit_test(combined_adapters_agree_with_peft),
         cmocka_unit_test(wrong_combinations_are_named),
         cmocka_unit_test(adapters_are_scaled),
+        cmocka_unit_test(a_failed_refresh_loses_no_update),
         cmocka_unit_test(combining_survives_any_failed_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
