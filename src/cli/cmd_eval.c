@@ -168,6 +168,18 @@ static graft_status refuse_words(const cli_args *args, const char *task, graft_e
     return cli_refuse_given(args, 3, NULL, task, err);
 }
 
+/* What only answers are made with and compared by, where no metric needs them. */
+static graft_status refuse_answers(const cli_args *args, graft_error *err) {
+    static const char *const names[] = {"ignore-case", "ignore-punctuation", "use-stemmer", "show", "log-samples"};
+    const cli_group *sampling = args->command->groups[3];
+    const char *given = NULL;
+    for (size_t i = 0; i < GR_COUNT(names); i++)
+        if (cli_given(args, names[i])) given = names[i];
+    for (size_t i = 0; i < sampling->n; i++)
+        if (args->given[3][i]) given = sampling->options[i].name;
+    return given ? gr_fail(err, GRAFT_ERR_ARGUMENT, "--%s: expected a metric of answers too, found none", given) : GRAFT_OK;
+}
+
 static void add_number(gr_buf *b, const char *key, double value) {
     if (isfinite(value)) gr_buf_add_format(b, "\"%s\": %.8g, ", key, value);
 }
@@ -252,6 +264,7 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     const char *task = graft_model_task_type(m->model);
     GR_TRY(choose_metrics(a, task, &o.what, err));
     if (!strcmp(task, "SEQ_CLS") || !strcmp(task, "MASKED_LM")) GR_TRY(refuse_words(args, task, err));
+    else if (!(o.what & GRAFT_EVAL_GENERATES)) GR_TRY(refuse_answers(args, err));
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
     o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,

@@ -205,6 +205,9 @@ done
 "$GRAFT" generate -m "$small" -p red -n 3 --dtype bf16 --kv-cache-dtype int8 >"$tmp/kept" || fail "--kv-cache-dtype int8 of bf16"
 expect 2 'computed in bf16, found f32' "$GRAFT" generate -m "$small" -p red -n 3 --dtype bf16 --kv-cache-dtype f32
 expect 2 'expected auto, f32, bf16 or int8, found q4' "$GRAFT" chat -m "$small" -p hi -n 3 --kv-cache-dtype q4
+for nothing in "kv-cache-dtype int8" "temperature 1" ignore-case; do
+    expect 2 "--${nothing% *}: expected a metric of answers too" "$GRAFT" eval -m "$small" --data "$SOURCE_DIR/tests/golden/train/pairs.jsonl" --metric perplexity --$nothing
+done
 json=$("$GRAFT" chat -m "$small" -p hi -n 3 --json)
 [[ $json == '{"role": "assistant", "content": "'*'"completion_tokens": 3}' ]] || fail "graft chat --json: $json"
 # graft forward writes the file that is named and touches no other.
