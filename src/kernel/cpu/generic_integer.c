@@ -16,8 +16,7 @@ const gr_int_format *gr_int_format_get(gr_dtype dtype) {
     return &formats[dtype];
 }
 
-/* --- Unpacking: one stored block of one row into codes, scales and minima
- * --------------------------------------------- */
+/* --- Unpacking: one stored block of one row into codes, scales and minima ----------------------------------------- */
 
 static void nibbles(const uint8_t qs[16], uint8_t *q) {
     for (int i = 0; i < 16; i++) {
@@ -160,8 +159,7 @@ static void unpack_INT8(const uint8_t *const *rows, int64_t k, int64_t n, const 
             to->q[gr_int_place(e, lane)] = e < n ? rows[lane][k + e] ^ 128 : 128;
 }
 
-/* --- Activations
- * ------------------------------------------------------------------------------------------------------ */
+/* --- Activations -------------------------------------------------------------------------------------------------- */
 
 static int8_t code_of(float x, float by) {
     return (int8_t)lrintf(x * by);
@@ -208,8 +206,7 @@ static uint32_t largest(int64_t n, const float *x) {
     return most;
 }
 
-/* --- Products
- * ------------------------------------------------------------------------------------------------------- */
+/* --- Products ----------------------------------------------------------------------------------------------------- */
 
 static int32_t sum_of(int64_t n, const int8_t *a, const uint8_t *q, int lane, int32_t sum) {
     for (int64_t e = 0; e < n; e++) sum += a[e] * q[gr_int_place(e, lane)];

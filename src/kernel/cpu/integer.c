@@ -34,8 +34,7 @@ static const void *x_row(const job *w, int64_t i) {
     return gr_at_const(w->p->x, w->p->dt, (w->first + i) * w->p->x_ld);
 }
 
-/* --- Coding the activations
- * ----------------------------------------------------------------------------------------------- */
+/* --- Coding the activations --------------------------------------------------------------------------------------- */
 
 /* As bitsandbytes' int8_vectorwise_quant: everything is compared and scaled after rounding to half precision.
  */
@@ -96,8 +95,7 @@ static void code_item(void *arg, size_t begin, size_t end, int thread) {
             w->k->quantize(w->f, w->p->dt, w->p->k, x_row(w, i), &w->a, i);
 }
 
-/* --- Sixteen outputs
- * -------------------------------------------------------------------------------------------------------- */
+/* --- Sixteen outputs ---------------------------------------------------------------------------------------------- */
 
 /* Lines of the outputs after these, where they come from memory. */
 static void fetch_next(const job *w, const gr_dtype_info *info, const uint8_t *const *rows, int64_t k, int64_t n) {
@@ -182,9 +180,7 @@ static void column_item(void *arg, size_t begin, size_t end, int thread) {
     }
 }
 
-/* --- A product
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* --- A product ---------------------------------------------------------------------------------------------------- */
 
 /* Cuts the workspace; with base NULL only counts. */
 static size_t lay_out(job *w, char *base) {

@@ -114,8 +114,7 @@ graft_status gr_int_forward(const gr_int_product *p, graft_error *err);
 /* Magnitudes that count as zero. */
 #define GR_INT_ZERO 0x1p-100f
 
-/* --- What the levels share
- * ------------------------------------------------------------------------------------------- */
+/* --- What the levels share ---------------------------------------------------------------------------------------- */
 
 /* Where code of element e of output `lane` stands. */
 static inline int64_t gr_int_place(int64_t e, int lane) {

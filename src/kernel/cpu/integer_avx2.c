@@ -64,8 +64,7 @@ static inline __attribute__((always_inline)) vi vi_first(const uint8_t *const *r
 
 #include "kernel/cpu/simd_integer.h"
 
-/* --- Activations
- * ------------------------------------------------------------------------------------------------------ */
+/* --- Activations -------------------------------------------------------------------------------------------------- */
 
 /* 32 codes in order. */
 static inline vi to_bytes(const vi x[4]) {
@@ -164,9 +163,7 @@ static void divide_row(int64_t n, const float *x, float scale, int8_t *q) {
     }
 }
 
-/* --- Products
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- Products ----------------------------------------------------------------------------------------------------- */
 
 /* Sums of eight outputs over 4 * quads codes; `chain` sums fit 16 bits, 0: codes of 8 bits, less 128. */
 static inline __attribute__((always_inline)) vi block_sum(const int quads, const int chain, vi sum,
