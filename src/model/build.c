@@ -273,7 +273,8 @@ static graft_status add_weight(gr_model *m, const gr_site *s, gr_matrix_part *pa
         if (w->view.scales && !w->turned) gr_weights_set_turned(m->weights, w); /* so transformers hands them to bitsandbytes */
     }
     GR_TRY(find_weight(m, name, &shape, &w, err));
-    if (s->role != GR_ROLE_HEAD) gr_count_product(&m->products, w->view.dtype, w->view.bytes, s->out, s->in);
+    if (s->role != GR_ROLE_HEAD && !gr_model_is_fresh(m, w->name))
+        gr_count_product(&m->products, w->view.dtype, w->view.bytes, s->out, s->in);
     GR_TRY(quantize(m, s, w, err));
     GR_TRY(check_channel8(m, w, err));
     *part = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,

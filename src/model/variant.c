@@ -118,9 +118,11 @@ static graft_status new_param(gr_variant *v, gr_param *p, const char *name, bool
         memset(p->grad, 0, bytes);
         v->bytes += bytes;
     }
-    GR_TRY(gr_weight_decode_all(v->a, w, p->dtype, p->value, err));
+    const gr_weight in_file = gr_weight_in_file(w);
+    GR_TRY(gr_weight_decode_all(v->a, &in_file, p->dtype, p->value, err));
     /* Nobody reads the original again. What was made while loading lies in memory that cannot be read again. */
-    if (m->quantize.dtype == GR_F32 && !m->n_fresh) gr_release_mapped(w->view.data, w->view.bytes);
+    if (w->file_view.data || (m->quantize.dtype == GR_F32 && !m->n_fresh))
+        gr_release_mapped(in_file.view.data, in_file.view.bytes);
     return place(v, p, s, bias, err);
 }
 

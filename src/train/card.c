@@ -46,6 +46,9 @@ static void add_settings(gr_buf *b, const gr_trainer *t) {
                       (long long)gr_model_n_params(t->model),
                       100.0 * (double)t->n_trainable / (double)GR_MAX(gr_model_n_params(t->model), 1));
     add_text_row(b, "compute type", gr_model_dtype(t->model) == GR_BF16 ? "bf16" : "f32");
+    if (o->load_in_8bit || o->load_in_4bit)
+        gr_buf_add_format(b, "| weights of products | %s%s |\n", gr_dtype_name(gr_model_quantized(t->model).dtype),
+                          o->bnb_4bit_use_double_quant ? " with double quantisation" : "");
     add_text_row(b, "optimiser", t->rule->names[0]);
     add_row(b, "learning_rate", o->learning_rate);
     add_text_row(b, "lr_scheduler_type", o->lr_scheduler_type ? o->lr_scheduler_type : "linear");

@@ -231,8 +231,8 @@ static graft_status choose(gr_trainer *t, size_t limit, bool stream, graft_train
 static void tell_choice(const gr_trainer *t, const graft_train_plan *p) {
     char weights[160] = "";
     if (t->o == &t->chosen)
-        snprintf(weights, sizeof weights, "; weights of products are held in %s, as %s would", p->quantization,
-                 t->o->load_in_8bit ? "load_in_8bit" : "load_in_4bit with double quantisation");
+        snprintf(weights, sizeof weights, "; weights of products are held in %s, as load_in_%dbit%s would", p->quantization,
+                 t->o->load_in_8bit ? 8 : 4, t->o->bnb_4bit_use_double_quant ? " with double quantisation" : "");
     if (p->model_streamed)
         snprintf(weights, sizeof weights,
                  "; %.1f MiB of weights find no room and are read from the files for each product (held in fewer "
@@ -249,7 +249,7 @@ graft_status gr_trainer_would_fit(gr_trainer *t, size_t saved, bool *fits, graft
     graft_status st = choose(t, (size_t)t->o->memory + saved, false, &p, &unsaid);
     *fits = st == GRAFT_OK;
     if (st == GRAFT_OK || st == GRAFT_ERR_LIMIT) return GRAFT_OK;
-    *err = unsaid;
+    if (err) *err = unsaid;
     return st;
 }
 

@@ -47,6 +47,7 @@ static graft_status use_saved(gr_trainer *t, graft_error *err) {
 /* The run in one of the formats in which it would fit; GRAFT_ERR_LIMIT: in none, or the run cannot have them. */
 static graft_status load_smaller(gr_trainer *t, graft_train_plan *plan, graft_error *err) {
     bool fits[GR_COUNT(formats)] = {false};
+    graft_error why;
     for (size_t i = 0; i < GR_COUNT(formats); i++) {
         const size_t saved = gr_model_saved_by(t->model, &formats[i]);
         if (saved) GR_TRY(gr_trainer_would_fit(t, saved, &fits[i], err));
@@ -54,11 +55,13 @@ static graft_status load_smaller(gr_trainer *t, graft_train_plan *plan, graft_er
     for (size_t i = 0; i < GR_COUNT(formats); i++) {
         if (!fits[i]) continue;
         use(t, &formats[i]);
-        graft_status st = gr_trainer_reload(t, err);
-        if (st == GRAFT_OK) st = gr_trainer_fit(t, plan, err);
+        graft_status st = gr_trainer_reload(t, &why);
+        if (st == GRAFT_OK) st = gr_trainer_fit(t, plan, &why);
         /* A tensor or a setting that goes with floats alone. */
-        if (st != GRAFT_ERR_LIMIT && st != GRAFT_ERR_ARGUMENT && st != GRAFT_ERR_UNSUPPORTED) return st;
-        gr_log(t->ctx, GRAFT_LOG_INFO, "memory: weights are not held in %s: %s", gr_dtype_name(formats[i].dtype), err->text);
+        const bool next = st == GRAFT_ERR_LIMIT || st == GRAFT_ERR_ARGUMENT || st == GRAFT_ERR_UNSUPPORTED;
+        if (!next && st != GRAFT_OK && err) *err = why;
+        if (!next) return st;
+        gr_log(t->ctx, GRAFT_LOG_INFO, "memory: weights are not held in %s: %s", gr_dtype_name(formats[i].dtype), why.text);
     }
     return GRAFT_ERR_LIMIT;
 }

@@ -32,16 +32,17 @@ static void add_hash(gr_buf *b, const char *key, uint64_t value) {
     gr_buf_add_format(b, "\"%016llx\"", (unsigned long long)value);
 }
 
-/* Names, shapes and the first bytes of all tensors: tells models apart without reading them whole. */
+/* Names, shapes and the first bytes of all tensors, as the files have them: tells models apart without reading them whole. */
 static uint64_t model_fingerprint(const gr_model *m) {
     enum { HEAD = 1024 };
     const gr_weights *w = gr_model_weights(m);
     uint64_t h = 0;
     for (size_t i = 0; i < gr_weights_count(w); i++) {
-        const gr_weight *t = gr_weights_at(w, i);
-        h = gr_hash_bytes(t->name, strlen(t->name), h);
-        for (int d = 0; d < t->view.shape.n; d++) h = gr_hash_bytes(&t->view.shape.d[d], sizeof(int64_t), h);
-        h = gr_hash_bytes(t->view.data, GR_MIN(t->view.bytes, (size_t)HEAD), h);
+        const gr_weight t = gr_weight_in_file(gr_weights_at(w, i));
+        h = gr_hash_bytes(t.name, strlen(t.name), h);
+        for (int d = 0; d < t.view.shape.n; d++) h = gr_hash_bytes(&t.view.shape.d[d], sizeof(int64_t), h);
+        h = gr_hash_bytes(t.view.data, GR_MIN(t.view.bytes, (size_t)HEAD), h);
+        if (t.file_view.data) gr_release_mapped(t.view.data, t.view.bytes);
         if (i % 16 == 15) gr_model_release(m); /* a fault brings in far more than is read */
     }
     gr_model_release(m);
@@ -73,6 +74,13 @@ static graft_status add_config(gr_buf *b, const char *config, graft_error *err) 
     return gr_buf_status(b, err);
 }
 
+/* NULL: as the files have it. */
+static const char *quantization(const graft_sft_options *o) {
+    if (o->load_in_8bit) return "int8";
+    return !o->load_in_4bit ? NULL : o->bnb_4bit_quant_type ? o->bnb_4bit_quant_type : "nf4";
+}
+
+/* Members are always the same ones: what differs is named by its key. */
 graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error *err) {
     const graft_sft_options *o = t->o;
     const gr_optimizer_options *p = &t->optimizer_options;
@@ -80,19 +88,16 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error
     gr_buf_add_char(b, '{');
     add_hash(b, "model", model_fingerprint(t->model));
     add_text(b, "dtype", gr_dtype_name(gr_model_dtype(t->model)));
-    if (o->load_in_8bit) add_text(b, "quantization", "int8");
-    if (o->load_in_4bit) {
-        add_text(b, "quantization", o->bnb_4bit_quant_type ? o->bnb_4bit_quant_type : "nf4");
-        add_text(b, "double_quant", o->bnb_4bit_use_double_quant ? "true" : "false");
-    }
+    add_text(b, "quantization", quantization(o));
+    add_text(b, "double_quant", o->bnb_4bit_use_double_quant ? "true" : "false");
     add_text(b, "method", gr_adapter_method_name(t->set, t->adapter));
     GR_TRY(add_config(b, gr_adapter_config(t->set, t->adapter), err));
-    if (o->adapter) add_text(b, "adapter", o->adapter);
+    add_text(b, "adapter", o->adapter);
     add_int(b, "records", (int64_t)t->stats.examples);
     add_hash(b, "data", t->stats.fingerprint);
     add_int(b, "max_length", o->max_length);
     add_text(b, "task_type", gr_task_name(gr_model_get_config(t->model)->task));
-    if (o->mlm_probability > 0) add_double(b, "mlm_probability", o->mlm_probability);
+    add_double(b, "mlm_probability", o->mlm_probability);
     add_key(b, "packing");
     gr_buf_add_text(b, o->packing ? "true" : "false");
     add_key(b, "shuffle");

@@ -294,7 +294,7 @@ graft_status gr_trainer_reload(gr_trainer *t, graft_error *err) {
     t->adapter = -1;
     gr_model_close(t->model);
     t->model = NULL;
-    graft_label_set_free(t->ctx, &t->labels);
+    gr_arena_free(&t->head_arena);
     GR_TRY(load_model(t, err));
     GR_TRY(make_adapter(t, err));
     return make_engine(t, err);

@@ -90,7 +90,7 @@ graft_status gr_trainer_choose_task(gr_trainer *t, gr_model_options *mo, graft_e
     mo->has_task = o->task_type != NULL || o->labels.n > 0;
     mo->task = task;
     if (task != GR_TASK_SEQ_CLS) return GRAFT_OK;
-    GR_TRY(choose_labels(t, &head, in_config == GR_TASK_SEQ_CLS, err));
+    if (!t->labels.n) GR_TRY(choose_labels(t, &head, in_config == GR_TASK_SEQ_CLS, err)); /* the model may be opened again */
     if (!t->labels.n) return GRAFT_OK;
     mo->has_task = true;
     mo->n_labels = (int)GR_MIN(t->labels.n, (size_t)GR_MAX_LABELS + 1);

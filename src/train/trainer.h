@@ -84,7 +84,7 @@ static inline int gr_lowest_layer(const gr_trainer *t) {
 graft_status gr_trainer_open(gr_trainer *t, graft_context *ctx, const graft_sft_options *o,
                              const graft_train_callbacks *callbacks, graft_error *err);
 graft_status gr_trainer_load(gr_trainer *t, graft_error *err);
-/* Model and adapter once more, as the options now say; records stay. */
+/* Model and adapter once more, as the options now say; records and labels stay. */
 graft_status gr_trainer_reload(gr_trainer *t, graft_error *err);
 void gr_trainer_close(gr_trainer *t);
 /* task.c: what the model is opened with; whether a model that another job opened is that; what is learnt of records; and the

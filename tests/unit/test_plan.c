@@ -25,14 +25,17 @@ static const char *make_shape(const char *name, bool tokenizer) {
     return dir;
 }
 
-static graft_status plan(const graft_sft_options *o, graft_train_plan *out, graft_error *why) {
+static graft_status plan_in(const graft_allocator *a, const graft_sft_options *o, graft_train_plan *out, graft_error *why) {
     graft_context_options co = {.n_threads = 1, .cpu = getenv("GRAFT_CPU")};
+    if (a) co.allocator = *a;
     graft_context *ctx;
     GR_TRY(graft_context_new(&co, &ctx, NULL));
     graft_status st = graft_sft_plan(ctx, o, out, why);
     graft_context_free(ctx);
     return st;
 }
+
+static graft_status plan(const graft_sft_options *o, graft_train_plan *out, graft_error *why) { return plan_in(NULL, o, out, why); }
 
 static void a_shape_is_planned_as_the_model(void **state) {
     (void)state;
@@ -167,12 +170,91 @@ static void memory_chooses_the_format(void **state) {
     assert_non_null(strstr(why.text, "found load_in_4bit"));
 }
 
+/* What was loaded in floats is gone once the weights are held in fewer bits, the adapter that a run goes on with too. */
+static void a_choice_leaves_nothing_behind(void **state) {
+    (void)state;
+    sft_case made, c;
+    graft_train_plan whole, p;
+    graft_train_result r;
+    bool chose = false;
+    sft_case_init(&made, "pairs.jsonl", "made");
+    made.o.max_steps = 1;
+    assert_ok(sft_run(&made, 1, &r, &err));
+    sft_case_init(&c, "pairs.jsonl", "unused");
+    c.o.data = (graft_texts){c.data, 1};
+    c.o.adapter = made.output;
+    c.o.gradient_checkpointing = GRAFT_YES;
+    c.o.per_device_train_batch_size = 1;
+    assert_ok(plan(&c.o, &whole, &err));
+    for (size_t down = 0; down < whole.model_mapped && !chose; down += 4096) {
+        test_allocator t;
+        test_allocator_init(&t);
+        c.o.memory = whole.peak - down;
+        graft_status st = plan_in(&t.allocator, &c.o, &p, NULL);
+        assert_int_equal(t.live, 0);
+        chose = st == GRAFT_OK && *p.quantization;
+    }
+    assert_true(chose);
+}
+
+/* With every allocation failing in turn, and nobody who wants to know why. */
+static graft_status plan_to_choose(const graft_allocator *a, void *options) {
+    graft_train_plan p;
+    return plan_in(a, options, &p, NULL);
+}
+
+static void a_choice_survives_failing_allocations(void **state) {
+    (void)state;
+    sft_case c;
+    graft_train_plan whole, p;
+    sft_case_init(&c, "pairs.jsonl", "unused");
+    c.o.data = (graft_texts){c.data, 1};
+    c.o.gradient_checkpointing = GRAFT_YES;
+    c.o.per_device_train_batch_size = 1;
+    assert_ok(plan(&c.o, &whole, &err));
+    for (size_t down = 0; down < whole.model_mapped; down += 4096) {
+        c.o.memory = whole.peak - down;
+        if (plan(&c.o, &p, NULL) == GRAFT_OK && *p.quantization) break;
+    }
+    assert_true(*p.quantization);
+    test_allocation_sweep(plan_to_choose, &c.o, 0, 61);
+}
+
+/* What a format would save is counted to the byte; a head that is made stays as it is. */
+static void what_a_format_saves_is_known(void **state) {
+    (void)state;
+    static const gr_quantize_spec formats[] = {{.dtype = GR_INT8}, {.dtype = GR_NF4, .nested = true}};
+    static const struct {
+        const char *path;
+        bool classifies;
+    } models[] = {{"train/model", false}, {"families/bert", true}, {"families/t5", true}, {"families/gpt2", false}};
+    graft_context *ctx;
+    assert_ok(graft_context_new(NULL, &ctx, &err));
+    for (size_t i = 0; i < GR_COUNT(models) * GR_COUNT(formats); i++) {
+        const char *path = test_golden(models[i / 2].path);
+        gr_model_options o = {.has_task = models[i / 2].classifies, .task = GR_TASK_SEQ_CLS, .n_labels = models[i / 2].classifies ? 2 : 0};
+        gr_model *floats, *few;
+        assert_ok(gr_model_open(ctx, path, &o, &floats, &err));
+        o.quantize = formats[i % 2];
+        assert_ok(gr_model_open(ctx, path, &o, &few, &err));
+        const size_t before = gr_model_mapped_bytes(floats), behind = gr_model_mapped_bytes(few) + gr_model_made_bytes(few);
+        assert_true(behind < before);
+        assert_int_equal(gr_model_saved_by(floats, &formats[i % 2]), before - behind);
+        gr_model_close(floats);
+        gr_model_close(few);
+    }
+    graft_context_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_shape_is_planned_as_the_model),
         cmocka_unit_test(without_records_they_are_as_long_as_may_be),
         cmocka_unit_test(weights_stay_as_far_as_there_is_room),
         cmocka_unit_test(memory_chooses_the_format),
+        cmocka_unit_test(a_choice_leaves_nothing_behind),
+        cmocka_unit_test(a_choice_survives_failing_allocations),
+        cmocka_unit_test(what_a_format_saves_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -450,6 +450,63 @@ static void plan_counts_what_a_run_sees(void **state) {
     graft_context_free(ctx);
 }
 
+/* Beside weights that are held in few bits a module that is trained whole begins as the file has it. */
+static void whole_modules_begin_as_in_the_file(void **state) {
+    (void)state;
+    static const char *const low[] = {"v_proj"}, *const whole[] = {"o_proj"};
+    static const char name[] = "model.layers.1.self_attn.o_proj.weight";
+    for (int eight = 0; eight < 2; eight++) {
+        sft_case c;
+        graft_train_result r;
+        gr_safetensors *file, *made;
+        sft_case_init(&c, "pairs.jsonl", test_path("whole%d", eight));
+        c.o.load_in_8bit = eight;
+        c.o.load_in_4bit = !eight;
+        c.o.lora.target_modules = (graft_texts){low, 1};
+        c.o.lora.modules_to_save = (graft_texts){whole, 1};
+        c.o.learning_rate = 0;
+        c.o.max_steps = 1;
+        assert_ok(sft_run(&c, 1, &r, &err));
+        assert_ok(gr_safetensors_open(NULL, test_path("%s/model.safetensors", c.o.model), &file, &err));
+        assert_ok(gr_safetensors_open(NULL, test_path("%s/adapter_model.safetensors", c.output), &made, &err));
+        const gr_named_tensor *from = gr_tensor_list_find(gr_safetensors_tensors(file), name);
+        const gr_named_tensor *to = gr_tensor_list_find(gr_safetensors_tensors(made), test_path("base_model.model.%s", name));
+        assert_true(from && to && from->view.bytes == to->view.bytes);
+        assert_memory_equal(from->view.data, to->view.data, from->view.bytes);
+        gr_safetensors_close(file);
+        gr_safetensors_close(made);
+        size_t len;
+        char *card = sft_read(test_path("%s/README.md", c.output), &len);
+        assert_non_null(strstr(card, eight ? "| weights of products | INT8 |" : "| weights of products | NF4 |"));
+        gr_free(NULL, card);
+    }
+}
+
+/* With memory, a resumed run holds weights as its checkpoint says, whoever chose it. */
+static void a_resumed_run_keeps_the_format(void **state) {
+    (void)state;
+    sft_case whole, c;
+    graft_train_result r;
+    graft_error why;
+    sft_case_init(&whole, "pairs.jsonl", "format");
+    whole.o.load_in_4bit = 1;
+    whole.o.max_steps = 4;
+    c = whole;
+    assert_ok(sft_run(&whole, 1, &r, &err));
+    snprintf(c.output, sizeof c.output, "%s", test_path("%s/format_resumed", test_temp_dir()));
+    c.data[0] = whole.path;
+    c.o.save_strategy = GRAFT_STRATEGY_STEPS;
+    c.o.save_steps = 2;
+    assert_ok(sft_run(&c, 1, &r, &err));
+    c.o.load_in_4bit = 0;
+    c.o.resume_from_checkpoint = test_path("%s/checkpoint-2", c.output);
+    assert_int_equal(sft_run(&c, 1, &r, &why), GRAFT_ERR_MISMATCH);
+    assert_non_null(strstr(why.text, "quantization: the run was started with \"nf4\", found null"));
+    c.o.memory = (uint64_t)8 << 30;
+    assert_ok(sft_run(&c, 1, &r, &err));
+    sft_assert_same(whole.output, c.output);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(threads_change_no_bit),
@@ -466,6 +523,8 @@ int main(void) {
         cmocka_unit_test(kept_rows_take_the_budget_and_little_more),
         cmocka_unit_test(failing_allocations_with_kept_layers_leak_nothing),
         cmocka_unit_test(plan_counts_what_a_run_sees),
+        cmocka_unit_test(whole_modules_begin_as_in_the_file),
+        cmocka_unit_test(a_resumed_run_keeps_the_format),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
