@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "adapter/lora.h"
+#include "model/shape.h"
 
 enum { BLOCK_ROWS = 64 };
 
@@ -109,7 +110,7 @@ static graft_status adapted_table(gr_adapter *a, const gr_lora_pair *p, int64_t 
     return GRAFT_OK;
 }
 
-static graft_status take_table_norms(gr_adapter *a, const gr_lora_pair *p, graft_error *err) {
+static graft_status take_table_norms(gr_adapter *a, const gr_lora_pair *p, bool once, graft_error *err) {
     const gr_site *site = p->site;
     float *w = gr_alloc(a->a, (size_t)(BLOCK_ROWS * site->out) * sizeof *w);
     graft_status st = w ? GRAFT_OK : gr_fail_memory(err);
@@ -118,15 +119,17 @@ static graft_status take_table_norms(gr_adapter *a, const gr_lora_pair *p, graft
         column_job j = {.p = p, .n = GR_MIN(site->in - r, (int64_t)BLOCK_ROWS), .w = w};
         st = adapted_table(a, p, r, j.n, w, err);
         if (st == GRAFT_OK) gr_parallel_for(gr_model_device(a->model)->team, (size_t)site->out, 64, add_squares, &j);
+        gr_model_leave(a->model, site, once);
     }
     for (int64_t c = 0; st == GRAFT_OK && c < site->out; c++) p->norm[c] = sqrt(p->norm[c]);
     gr_free(a->a, w);
     return st;
 }
 
-static graft_status take_norms(gr_adapter *a, const gr_lora_pair *p, graft_error *err) {
+/* `once`: what is read is not read again soon. */
+static graft_status take_norms(gr_adapter *a, const gr_lora_pair *p, bool once, graft_error *err) {
     const gr_site *site = p->site;
-    if (site->role == GR_ROLE_EMBED) return take_table_norms(a, p, err);
+    if (site->role == GR_ROLE_EMBED) return take_table_norms(a, p, once, err);
     float *w = gr_alloc(a->a, (size_t)(BLOCK_ROWS * site->in) * sizeof *w);
     graft_status st = w ? GRAFT_OK : gr_fail_memory(err);
     for (int64_t r = 0; r < site->out && st == GRAFT_OK; r += BLOCK_ROWS) {
@@ -135,12 +138,13 @@ static graft_status take_norms(gr_adapter *a, const gr_lora_pair *p, graft_error
         st = adapted_rows(a, p, r, n, w, err);
         if (st == GRAFT_OK) gr_parallel_for(gr_model_device(a->model)->team, (size_t)n, 8, norm_rows, &j);
     }
+    gr_model_leave(a->model, site, once);
     gr_free(a->a, w);
     return st;
 }
 
 graft_status gr_dora_initialise(gr_adapter *a, gr_lora_pair *p, graft_error *err) {
-    GR_TRY(take_norms(a, p, err));
+    GR_TRY(take_norms(a, p, true, err));
     for (int64_t i = 0; i < p->magnitude->n; i++) gr_param_put(p->magnitude, i, p->norm[i]);
     return GRAFT_OK;
 }
@@ -157,7 +161,7 @@ static void find_bias(gr_adapter *a, gr_lora_pair *p) {
 graft_status gr_dora_refresh(gr_adapter *a, gr_lora_pair *p, bool training, graft_error *err) {
     find_bias(a, p);
     size_t bytes = gr_dtype_bytes(p->magnitude->dtype, (size_t)p->magnitude->n);
-    GR_TRY(take_norms(a, p, err));
+    GR_TRY(take_norms(a, p, false, err));
     for (int64_t i = 0; i < p->magnitude->n; i++) {
         double c = p->norm[i] > 0 ? gr_param_at(p->magnitude, i) / p->norm[i] : 1;
         gr_param_put(p->factor, i, c);

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "adapter/lora.h"
+#include "kernel/mapped.h"
 
 graft_status gr_kin_read(gr_adapter *a, const gr_json_value *json, bool fresh, int64_t r, const char *const *known, bool *init,
                          graft_error *err) {
@@ -23,7 +24,10 @@ graft_status gr_lora_make_matrix(gr_adapter *a, const gr_site *site, gr_matrix *
     GR_TRY(gr_model_get_weight(a->model, site->weight_tensor, &w, err));
     spec.part[0] = (gr_matrix_part){.view = w->view, .permuted_heads = w->permuted_heads,
                                     .transposed = site->transposed && !w->turned};
-    return gr_matrix_new(gr_model_device(a->model), &spec, out, err);
+    GR_TRY(gr_matrix_new(gr_model_device(a->model), &spec, out, err));
+    const gr_linear *l = gr_model_linear(a->model, site);
+    if (l) gr_matrix_follow(*out, l->matrix);
+    return GRAFT_OK;
 }
 
 graft_status gr_kin_refuse_dropouts(gr_adapter *a, const gr_json_value *json, graft_error *err) {

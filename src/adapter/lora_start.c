@@ -9,6 +9,7 @@
 
 #include "adapter/lora.h"
 #include "base/linalg.h"
+#include "model/shape.h"
 
 bool gr_lora_starts_from_weight(const gr_lora_config *c) { return c->init == GR_LORA_PISSA || c->init == GR_LORA_OLORA; }
 
@@ -26,6 +27,7 @@ static graft_status factors(gr_adapter *a, const gr_lora_pair *p, const gr_lora_
     float *w = gr_alloc(a->a, (size_t)(site->in * site->out) * sizeof *w);
     double *s = gr_alloc(a->a, (size_t)r * sizeof *s);
     graft_status st = w && s ? gr_model_read_outputs(a->model, site, 0, site->out, w, err) : gr_fail_memory(err);
+    gr_model_leave(a->model, site, true);
     if (st == GRAFT_OK && c->init == GR_LORA_OLORA)
         st = gr_qr_leading(a->a, team, w, site->out, site->in, r, b0, a0, err);
     if (st == GRAFT_OK && c->init == GR_LORA_PISSA) {

@@ -373,7 +373,9 @@ graft_status gr_model_read_file_outputs(const gr_model *m, const gr_site *s, flo
     const gr_weight *w;
     GR_TRY(gr_model_get_weight(m, s->weight_tensor, &w, err));
     const gr_weight in_file = gr_weight_in_file(w);
-    return gr_weight_decode_outputs(&in_file, s->transposed, 0, s->out, out, err);
+    graft_status st = gr_weight_decode_outputs(&in_file, s->transposed, 0, s->out, out, err);
+    if (w->file_view.data) gr_release_mapped(in_file.view.data, in_file.view.bytes); /* what is used is in memory of its own */
+    return st;
 }
 
 graft_status gr_model_read_outputs(const gr_model *m, const gr_site *s, int64_t row, int64_t n, float *out,

@@ -158,6 +158,17 @@ graft_status gr_model_stream(gr_model *m, size_t budget, bool apply, size_t *kep
     return GRAFT_OK;
 }
 
+void gr_model_leave(const gr_model *m, const gr_site *s, bool anyway) {
+    const bool table = s->role == GR_ROLE_EMBED || (s->role == GR_ROLE_HEAD && m->head_tied);
+    const gr_linear *l = table ? NULL : gr_model_linear(m, s);
+    const gr_matrix *matrix = table ? m->modules.embedding.matrix : l ? l->matrix : NULL;
+    const gr_weight *w;
+    const bool leaves = anyway || (table && !m->head_tied) || (matrix && gr_matrix_streams(matrix));
+    if (!leaves || m->is_shape || gr_model_is_fresh(m, s->weight_tensor)) return;
+    if (gr_model_get_weight(m, s->weight_tensor, &w, NULL) != GRAFT_OK || w->file_view.data) return;
+    gr_release_mapped(w->view.data, w->view.bytes);
+}
+
 void gr_model_release(const gr_model *m) {
     for (size_t i = 0; i < gr_weights_count(m->weights) && m->quantize.dtype == GR_F32; i++) {
         const gr_tensor_view *v = &gr_weights_at(m->weights, i)->view;

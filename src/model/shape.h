@@ -21,6 +21,10 @@ size_t gr_model_made_bytes(const gr_model *m);
 /* Bytes of memory that `spec` (INT8, or NF4 with double quantisation) would save; 0: nothing, or products in other than floats. */
 size_t gr_model_saved_by(const gr_model *m, const gr_quantize_spec *spec);
 
+/* The pages of a site's weight, of which somebody has read rows, leave memory again where those of its product do, where the table
+ * is one that is only looked up, or `anyway`. What does not lie in a file stays. */
+void gr_model_leave(const gr_model *m, const gr_site *s, bool anyway);
+
 /* Keeps at most `budget` bytes of the mapped weights in memory: of matrices that find no room the pages leave with each
  * product and are read again for the next. The same bits. *kept, *streamed (may be NULL): bytes of either kind; `apply`
  * false only counts. */

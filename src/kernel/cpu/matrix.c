@@ -28,6 +28,7 @@ struct gr_matrix {
     bool transposed;
     bool direct; /* rows are of type dt and aligned: no decoding */
     bool stream; /* see mapped.h */
+    const struct gr_matrix *follows;
     bool integer; /* any part */
     float outliers;
     int64_t block; /* elements of the longest block */
@@ -327,6 +328,8 @@ static matrix_b operand(const gr_matrix *w, bool dot) {
 /* --- Products ----------------------------------------------------------------------------------------------------- */
 
 void gr_matrix_stream(gr_matrix *w, bool on) { w->stream = on; }
+void gr_matrix_follow(gr_matrix *w, const gr_matrix *other) { w->follows = other; }
+bool gr_matrix_streams(const gr_matrix *w) { return w->stream || (w->follows && w->follows->stream); }
 
 size_t gr_matrix_stored_bytes(const gr_matrix *w) {
     size_t bytes = 0;
@@ -335,7 +338,7 @@ size_t gr_matrix_stored_bytes(const gr_matrix *w) {
 }
 
 static graft_status leave(const gr_matrix *w, graft_status st) {
-    for (int i = 0; i < w->n_parts && w->stream; i++) gr_release_mapped(w->part[i].view.data, w->part[i].view.bytes);
+    for (int i = 0; i < w->n_parts && gr_matrix_streams(w); i++) gr_release_mapped(w->part[i].view.data, w->part[i].view.bytes);
     return st;
 }
 
