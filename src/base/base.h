@@ -31,4 +31,8 @@
 #define GR_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define GR_MAX(a, b) ((a) > (b) ? (a) : (b))
 
+/* The next multiple of `to`, and of a cache line. n must be small enough to have one. */
+static inline int64_t gr_round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static inline size_t gr_round64(size_t n) { return (n + 63) / 64 * 64; }
+
 #endif

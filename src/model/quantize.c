@@ -120,11 +120,9 @@ static graft_status run(gr_device *d, job *j, graft_error *err) {
     return GRAFT_OK;
 }
 
-static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
-
 /* Replaces the floats of absmax by their quantised form. `to`: n codes, then the nested floats. */
 static void nest(const float *absmax, int64_t n, gr_scales *s, uint8_t *to) {
-    float *nested = (float *)(void *)(to + round64((size_t)n));
+    float *nested = (float *)(void *)(to + gr_round64((size_t)n));
     gr_quantize_absmax(absmax, n, to, nested, &s->offset);
     s->absmax = NULL;
     s->codes = to;
@@ -141,11 +139,11 @@ typedef struct layout {
 
 static layout layout_of(const gr_quantize_spec *spec, int64_t rows, int64_t columns) {
     const bool four = gr_is_4bit(spec->dtype);
-    layout l = {.block = four ? (spec->block ? spec->block : 64) : columns, .head = round64(sizeof(gr_scales))};
+    layout l = {.block = four ? (spec->block ? spec->block : 64) : columns, .head = gr_round64(sizeof(gr_scales))};
     l.n = (rows * columns + l.block - 1) / l.block;
-    l.codes = round64((size_t)(rows * columns) / (four ? 2 : 1));
-    l.floats = round64((size_t)l.n * sizeof(float));
-    const size_t nested = round64((size_t)l.n) + round64((size_t)(l.n / GR_NESTED_BLOCK + 1) * sizeof(float));
+    l.codes = gr_round64((size_t)(rows * columns) / (four ? 2 : 1));
+    l.floats = gr_round64((size_t)l.n * sizeof(float));
+    const size_t nested = gr_round64((size_t)l.n) + gr_round64((size_t)(l.n / GR_NESTED_BLOCK + 1) * sizeof(float));
     l.total = l.head + l.codes + (spec->nested ? nested : l.floats);
     return l;
 }

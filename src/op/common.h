@@ -32,11 +32,10 @@ static inline void *gr_op_at(const void *data, gr_dtype dt, int64_t i) {
 }
 
 /* Sizes of scratch, rounded so that every piece stays aligned, and pieces cut off in turn. */
-static inline size_t gr_op_round(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-static inline size_t gr_op_bytes(gr_dtype dt, int64_t n) { return gr_op_round((size_t)n * gr_op_size(dt)); }
+static inline size_t gr_op_bytes(gr_dtype dt, int64_t n) { return gr_round64((size_t)n * gr_op_size(dt)); }
 static inline void *gr_op_cut(char **at, size_t bytes) {
     void *piece = *at;
-    *at += gr_op_round(bytes);
+    *at += gr_round64(bytes);
     return piece;
 }
 

@@ -20,9 +20,6 @@
 typedef gr_attention_space space;
 typedef gr_attention_item item;
 
-static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 /* Query positions of a chunk. */
 static int64_t chunk_positions(const gr_attention *a) {
     int64_t group = a->n_heads / a->n_kv_heads;
@@ -31,7 +28,7 @@ static int64_t chunk_positions(const gr_attention *a) {
 
 static void *carve(char *base, size_t *at, size_t bytes) {
     void *p = base ? base + *at : NULL; /* NULL: only the size is wanted */
-    *at += round64(bytes);
+    *at += gr_round64(bytes);
     return p;
 }
 
@@ -100,7 +97,7 @@ typedef struct operand {
 } operand;
 
 static operand rows_operand(const item *t, const void *where, int64_t ld, const char *packed, int h, int64_t i) {
-    int64_t size = (int64_t)gr_type_size(t->a->dt), dim = round_up(t->dim, t->k->step);
+    int64_t size = (int64_t)gr_type_size(t->a->dt), dim = gr_round_up(t->dim, t->k->step);
     if (!t->k->pack_a[0]) return (operand){where, ld * size, size * t->k->step};
     return (operand){packed + ((int64_t)h * t->stride + i) * dim * (int64_t)t->packed, dim * (int64_t)t->packed,
                      (int64_t)t->step_bytes};
@@ -149,14 +146,14 @@ static const void *gather(const item *t, bool values, char *to, int64_t *ld) {
 
 /* Panels of n rows (along K) and head_dim columns. */
 static void pack_panels(const item *t, int64_t n, const void *from, int64_t ld, char *to) {
-    size_t panel = (size_t)round_up(n, t->k->step) * GR_PANEL * t->packed;
+    size_t panel = (size_t)gr_round_up(n, t->k->step) * GR_PANEL * t->packed;
     for (int64_t c = 0; c < t->dim; c += GR_PANEL, to += panel)
         t->k->pack_panel(n, GR_MIN(t->dim - c, (int64_t)GR_PANEL), gr_at_const(from, t->a->dt, c), ld, 1, to);
 }
 
 /* (m, dim) += A (m, n) * panels. */
 static void times_panels(const item *t, int64_t m, int64_t n, operand a, int64_t panel_rows, const char *panels, float *c) {
-    size_t panel = (size_t)round_up(panel_rows, t->k->step) * GR_PANEL * t->packed;
+    size_t panel = (size_t)gr_round_up(panel_rows, t->k->step) * GR_PANEL * t->packed;
     for (int64_t j = 0; j < t->dim; j += GR_PANEL, panels += panel)
         t->k->outer(m, GR_MIN(t->dim - j, (int64_t)GR_PANEL), n, a.a, a.row, a.step, panels, c + j, t->dim, true);
 }
@@ -192,7 +189,7 @@ static bool look(const item *t, int64_t i, int64_t m, view *v) {
         if (v->seen[r] && v->skip == m) v->skip = r / steps * steps; /* what is multiplied together stays together */
     }
     v->n = all ? 64 - __builtin_clzll(all) : 0;
-    v->wide = t->k->tiles ? round_up(v->n, t->k->step) : v->n;
+    v->wide = t->k->tiles ? gr_round_up(v->n, t->k->step) : v->n;
     return all != 0;
 }
 
@@ -245,7 +242,7 @@ static void add_dbias(const item *t, int h, int64_t q_pos, const float *piece) {
 static void pack_rows_of_chunk(const item *t, bool backward) {
     if (!t->k->pack_a[0]) return;
     for (int h = 0; h < t->group; h++) { /* in order: rows of zeros behind one head's are the next one's */
-        size_t at = (size_t)(h * t->stride * round_up(t->dim, t->k->step)) * t->packed;
+        size_t at = (size_t)(h * t->stride * gr_round_up(t->dim, t->k->step)) * t->packed;
         t->k->pack_a[0](t->n_q, t->dim, q_at(t, h, 0), t->a->q_ld, t->w.q_rows + at);
         if (backward) t->k->pack_a[0](t->n_q, t->dim, dout_at(t, h, 0), t->a->dout_ld, t->w.do_rows + at);
     }
@@ -363,7 +360,7 @@ static void transposed_times(const item *t, int64_t m, int64_t n, const char *p,
     if (t->k->step > 1) {
         t->k->pack_a[1](n, m - skip, a.a, GR_KEYS, t->w.pt);
         if (t->k->tiles)
-            a = (operand){t->w.pt, round_up(m - skip, t->k->step) * (int64_t)t->packed, (int64_t)t->step_bytes};
+            a = (operand){t->w.pt, gr_round_up(m - skip, t->k->step) * (int64_t)t->packed, (int64_t)t->step_bytes};
         else
             a = (operand){t->w.pt, (int64_t)t->step_bytes, n * (int64_t)t->step_bytes};
     }
@@ -374,7 +371,7 @@ static void transposed_times(const item *t, int64_t m, int64_t n, const char *p,
 /* Where the panels of the tile of rows from i on stand in q_panels and do_panels. */
 static size_t tile_panels_at(const item *t, int h, int64_t i) {
     const size_t bytes = (size_t)((t->dim + GR_PANEL - 1) / GR_PANEL) * (size_t)(GR_PANEL * t->tile) * t->packed;
-    return (size_t)(h * (round_up(chunk_positions(t->a), t->tile) / t->tile) + i / t->tile) * bytes;
+    return (size_t)(h * (gr_round_up(chunk_positions(t->a), t->tile) / t->tile) + i / t->tile) * bytes;
 }
 
 static void backward_tile(const item *t, int h, int64_t i, int64_t m) {

@@ -23,7 +23,7 @@ static inline size_t gr_bias_span(const gr_attention *a) {
     return a->bias.table ? 2 * ((size_t)a->bias.max_distance + GR_BIAS_MARGIN) : 0;
 }
 static inline size_t gr_bias_map_bytes(const gr_attention *a) {
-    return (gr_bias_span(a) * sizeof(int32_t) + 63) / 64 * 64;
+    return gr_round64(gr_bias_span(a) * sizeof(int32_t));
 }
 static inline const void *gr_bias_of_head(const gr_attention *a, int head) {
     return gr_at_const((const char *)a->scratch + gr_bias_map_bytes(a), gr_param_type(a->dt),

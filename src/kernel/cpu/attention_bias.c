@@ -21,7 +21,7 @@ int gr_position_bucket(const gr_position_bias *b, int64_t distance) {
 
 size_t gr_bias_bytes(const gr_attention *a) {
     const size_t spread = gr_bias_span(a) * (size_t)a->n_heads * gr_type_size(gr_param_type(a->dt));
-    return gr_bias_map_bytes(a) + (spread + 63) / 64 * 64;
+    return gr_bias_map_bytes(a) + gr_round64(spread);
 }
 
 void gr_bias_spread(const gr_attention *a) {

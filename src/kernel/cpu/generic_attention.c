@@ -64,7 +64,7 @@ size_t gr_attention_thread_scratch(const gr_attention *a, bool backward) {
     for (int s = 0; s < a->n_seqs; s++) keys = GR_MAX(keys, (size_t)gr_attention_keys(&a->seqs[s]));
     size_t group = (size_t)(a->n_heads / a->n_kv_heads);
     size_t n = backward ? keys * dim * 2 + dim + group * gr_bias_span(a) : keys + 2 * dim;
-    size_t bytes = (n * (a->dt == GR_F64 ? sizeof(double) : sizeof(float)) + 63) / 64 * 64;
+    size_t bytes = gr_round64(n * (a->dt == GR_F64 ? sizeof(double) : sizeof(float)));
     return GR_MAX(bytes, gr_attention_blocks_scratch(a, backward));
 }
 

@@ -23,9 +23,6 @@ typedef struct job {
     size_t thread_bytes, acc_bytes;
 } job;
 
-static size_t round64(size_t n) {
-    return (n + 63) / 64 * 64;
-}
 static bool is_whole(const job *w) {
     return w->p->stored == GR_INT8 || w->p->stored == GR_CHANNEL8;
 }
@@ -200,11 +197,11 @@ static size_t lay_out(job *w, char *base) {
     size_t where[GR_COUNT(pieces)];
     for (size_t i = 0; i < GR_COUNT(pieces); i++) {
         where[i] = at;
-        at += round64(pieces[i]);
+        at += gr_round64(pieces[i]);
     }
-    w->acc_bytes = round64(sizeof(float) * GR_INT_LANES * (size_t)m);
+    w->acc_bytes = gr_round64(sizeof(float) * GR_INT_LANES * (size_t)m);
     const size_t panel = GR_INT_STRIP * GR_INT_LANES + 2 * sizeof(float) * GR_INT_STRIP / 16 * GR_INT_LANES;
-    const size_t coding = is_whole(w) ? round64((sizeof(float) + sizeof(uint16_t)) * (size_t)ld) : 0;
+    const size_t coding = is_whole(w) ? gr_round64((sizeof(float) + sizeof(uint16_t)) * (size_t)ld) : 0;
     w->thread_bytes = GR_MAX(w->acc_bytes * (is_whole(w) ? 2 : 1) + panel, coding);
     if (base) {
         w->a = (gr_int_rows){.q = (int8_t *)base,

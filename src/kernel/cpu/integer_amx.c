@@ -2,27 +2,18 @@
  * stands, sixteen rows of activations are another. Sums leave the tiles after each block, to be scaled as on
  * every level; rows that fill no tile go through VPDPBUSD. */
 #include "kernel/cpu/cpu.h"
+#include "kernel/cpu/simd_amx.h"
 #include "kernel/cpu/simd_avx512.h"
 #include "kernel/cpu/unroll.h"
 
 enum { SIDE = 16, LANES = GR_INT_LANES };
 
-typedef struct configuration {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} configuration;
-_Static_assert(sizeof(configuration) == 64, "layout of LDTILECFG");
-
 /* 0, 1: sums; 2, 3: rows of 32 (16) codes and the panel's 8 (4) groups of four; 4, 5: of 64 codes, 16 groups.
  */
-static const _Alignas(64) configuration blocks_of_32 = {
+static const _Alignas(64) gr_tile_configuration blocks_of_32 = {
     .palette = 1, .row_bytes = {64, 64, 32, 64, 32, 64, 64, 64}, .rows = {16, 16, 16, 8, 16, 8, 16, 16}};
-static const _Alignas(64) configuration blocks_of_16 = {
+static const _Alignas(64) gr_tile_configuration blocks_of_16 = {
     .palette = 1, .row_bytes = {64, 64, 16, 64, 16, 64, 64, 64}, .rows = {16, 16, 16, 4, 16, 4, 16, 16}};
-
-/* GCC's tile loads do not tell the compiler that they read memory, nor its stores that they write it. */
-#define MEMORY_IS_SHARED() __asm__ volatile("" ::: "memory")
 
 static inline __attribute__((always_inline)) void scale(const bool mins, int64_t row, int64_t block,
                                                         const gr_int_rows *a, const int32_t *sums, vf d, vf m,
@@ -42,7 +33,7 @@ static inline __attribute__((always_inline)) void sum_blocks(const int elements,
                                                              const int8_t *q, int64_t ld, const uint8_t *w,
                                                              int32_t sums[2][SIDE * LANES]) {
     if (b >= blocks) return;
-    MEMORY_IS_SHARED();
+    GR_TILES_SHARE_MEMORY();
     _tile_zero(0);
     _tile_loadd(2, q + b * elements, ld);
     _tile_loadd(3, w + b * elements * LANES, 64);
@@ -55,7 +46,7 @@ static inline __attribute__((always_inline)) void sum_blocks(const int elements,
         _tile_dpbsud(1, 4, 5);
         _tile_stored(1, sums[1], 64);
     }
-    MEMORY_IS_SHARED();
+    GR_TILES_SHARE_MEMORY();
 }
 
 /* Sixteen rows. The next two blocks are multiplied before two are scaled, for stored tiles cannot be read at
@@ -120,7 +111,7 @@ static void accumulate(int64_t m, int64_t n, const int8_t *q, int64_t ld, const 
     }
     for (; i + SIDE <= m; i += SIDE) {
         int64_t e = 0;
-        MEMORY_IS_SHARED();
+        GR_TILES_SHARE_MEMORY();
         if (add)
             _tile_loadd(0, c + i * LANES, 64);
         else
@@ -138,7 +129,7 @@ static void accumulate(int64_t m, int64_t n, const int8_t *q, int64_t ld, const 
             _tile_dpbssd(0, 2, 5);
         }
         _tile_stored(0, c + i * LANES, 64);
-        MEMORY_IS_SHARED();
+        GR_TILES_SHARE_MEMORY();
     }
     if (m >= SIDE) _tile_release();
     if (i < m) gr_int_accumulate_avx512vnni(m - i, n, q + i * ld, ld, p, c + i * LANES, add);

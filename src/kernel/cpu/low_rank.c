@@ -11,18 +11,16 @@
 
 enum { DOT_MIN_K = 64 }; /* as gr_gemm */
 
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-static size_t round64(size_t n) { return (n + 63) & ~(size_t)63; }
 static const gr_product_kernels *products(const gr_low_rank *f) { return gr_cpu(f->d)->products[gr_type_index(f->dt)]; }
 
 static size_t panel_bytes(const gr_low_rank *f, int64_t k) {
-    return (size_t)(round_up(k, products(f)->step) * GR_PANEL) * products(f)->packed_size;
+    return (size_t)(gr_round_up(k, products(f)->step) * GR_PANEL) * products(f)->packed_size;
 }
 
 /* Bytes of a factor of n rows along k. */
 static size_t factor_bytes(const gr_low_rank *f, int64_t n, int64_t k) {
-    if (k >= DOT_MIN_K) return round64((size_t)(n * k) * gr_type_size(f->dt));
-    return round64((size_t)((n + GR_PANEL - 1) / GR_PANEL) * panel_bytes(f, k));
+    if (k >= DOT_MIN_K) return gr_round64((size_t)(n * k) * gr_type_size(f->dt));
+    return gr_round64((size_t)((n + GR_PANEL - 1) / GR_PANEL) * panel_bytes(f, k));
 }
 
 static void pack_factor(const gr_low_rank *f, int64_t n, int64_t k, const void *from, char *to) {
@@ -66,7 +64,7 @@ static void multiply(const gr_low_rank *f, const char *factor, int64_t j, int64_
     if (p->pack_a[0]) {
         p->pack_a[0](m, k, a, lda, packed);
         step = (int64_t)p->packed_size * p->step;
-        row = round_up(k, p->step) / p->step * step;
+        row = gr_round_up(k, p->step) / p->step * step;
         a = packed;
     }
     p->outer(m, n, k, a, row, step, factor + (size_t)(j / GR_PANEL) * panel_bytes(f, k), sums, n, false);
@@ -128,7 +126,7 @@ static graft_status lay_out(gr_low_rank *f, int n, const gr_low_rank_pair *pairs
         f->part[i] = (gr_low_rank_part){
             .rank = pairs[i].rank, .out = pairs[i].out, .column = pairs[i].column, .at = f->rank, .u_at = f->u_width};
         f->rank += pairs[i].rank;
-        f->u_width += round_up(pairs[i].rank, GR_LOW_RANK_STEP);
+        f->u_width += gr_round_up(pairs[i].rank, GR_LOW_RANK_STEP);
     }
     bool fits = add_bytes(&f->bytes, f->k->a_bytes(f));
     for (int i = 0; i < n; i++) {
@@ -310,10 +308,10 @@ static void plan(job *w) {
         w->chunks += chunks_of(&w->uses[i]);
         w->units = GR_MAX(w->units, (f->rank + f->k->unit(f) - 1) / f->k->unit(f));
         w->blocks = GR_MAX(w->blocks, blocks);
-        w->u_bytes = GR_MAX(w->u_bytes, round64((size_t)(GR_LOW_RANK_ROWS * f->u_width) * gr_type_size(f->dt)));
+        w->u_bytes = GR_MAX(w->u_bytes, gr_round64((size_t)(GR_LOW_RANK_ROWS * f->u_width) * gr_type_size(f->dt)));
         w->thread_bytes = GR_MAX(w->thread_bytes, gr_low_rank_space(f));
     }
-    w->thread_bytes = round64(w->thread_bytes + w->u_bytes);
+    w->thread_bytes = gr_round64(w->thread_bytes + w->u_bytes);
 }
 
 graft_status gr_low_rank_apply(gr_device *d, int n, const gr_low_rank_use *uses, const void *x, int64_t x_ld, void *y,

@@ -4,33 +4,23 @@
  * A: blocks of at most 16 columns, all of the same width, each [K / 32][16 pairs][width]. B: tiles of 16 outputs, each
  * [rank / 32][pairs][16], of a rank up to 32 no more pairs than there are. */
 #include "kernel/cpu/low_rank.h"
+#include "kernel/cpu/simd_amx.h"
 #include "kernel/cpu/simd_avx512.h"
 #include "kernel/cpu/unroll.h"
 
 enum { SIDE = 16, STEP = GR_LOW_RANK_STEP, PAIR = 4, GROUP = 3, GROUP_WIDTH = GROUP * SIDE, MOST_ROW_RANK = 1024 };
 
 /* Registers 0 to 2: sums of u; 3: x; 4: A; 5: u; 6: B; 7 and 3: sums of y. */
-typedef struct configuration {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} configuration;
-_Static_assert(sizeof(configuration) == 64, "layout of LDTILECFG");
-
-/* GCC's tile loads do not tell the compiler that they read memory. */
-#define STORED_BEFORE() __asm__ volatile("" ::: "memory")
-
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 /* --- Layout ------------------------------------------------------------------------------------------------------- */
 
 static int64_t n_blocks(const gr_low_rank *f) { return (f->rank + SIDE - 1) / SIDE; }
 static int64_t width_of(const gr_low_rank *f) { return (f->rank + n_blocks(f) - 1) / n_blocks(f); }
-static int64_t block_bytes(const gr_low_rank *f) { return round_up(f->in, STEP) / 2 * width_of(f) * PAIR; }
+static int64_t block_bytes(const gr_low_rank *f) { return gr_round_up(f->in, STEP) / 2 * width_of(f) * PAIR; }
 static int64_t pairs_of(int64_t rank) { return rank < STEP ? (rank + 1) / 2 : SIDE; }
-static int64_t tile_bytes(int64_t rank) { return round_up(rank, STEP) / STEP * pairs_of(rank) * SIDE * PAIR; }
+static int64_t tile_bytes(int64_t rank) { return gr_round_up(rank, STEP) / STEP * pairs_of(rank) * SIDE * PAIR; }
 
-static size_t a_bytes(const gr_low_rank *f) { return (size_t)round_up(n_blocks(f) * block_bytes(f), 64); }
+static size_t a_bytes(const gr_low_rank *f) { return (size_t)gr_round_up(n_blocks(f) * block_bytes(f), 64); }
 static size_t b_bytes(const gr_low_rank *f, int64_t rank, int64_t out) {
     (void)f;
     return (size_t)((out + SIDE - 1) / SIDE * tile_bytes(rank));
@@ -63,15 +53,15 @@ static void pack_b(const gr_low_rank *f, int part, const void *b) {
 
 /* --- Products ----------------------------------------------------------------------------------------------------- */
 
-static void begin(void *space) { memset(space, 0, sizeof(configuration)); }
+static void begin(void *space) { memset(space, 0, sizeof(gr_tile_configuration)); }
 static void end(void) { _tile_release(); }
 
 /* What the registers are is kept at the head of `space`: changing it costs more than a tile. */
-static void configure(void *space, const configuration *c) {
-    STORED_BEFORE();
+static void configure(void *space, const gr_tile_configuration *c) {
+    GR_TILES_SHARE_MEMORY();
     if (memcmp(space, c, sizeof *c) == 0) return;
     memcpy(space, c, sizeof *c);
-    STORED_BEFORE();
+    GR_TILES_SHARE_MEMORY();
     _tile_loadconfig(space);
 }
 
@@ -79,9 +69,9 @@ static void configure(void *space, const configuration *c) {
 static void shape_tiles(void *space, int64_t m, int64_t width, int64_t pairs) {
     const uint8_t rows = (uint8_t)m;
     const uint16_t narrow = (uint16_t)(PAIR * width), pair_bytes = (uint16_t)(PAIR * pairs);
-    const configuration c = {.palette = 1,
-                             .row_bytes = {narrow, narrow, narrow, 64, narrow, pair_bytes, 64, 64},
-                             .rows = {rows, rows, rows, rows, SIDE, rows, (uint8_t)pairs, rows}};
+    const gr_tile_configuration c = {.palette = 1,
+                                     .row_bytes = {narrow, narrow, narrow, 64, narrow, pair_bytes, 64, 64},
+                                     .rows = {rows, rows, rows, rows, SIDE, rows, (uint8_t)pairs, rows}};
     configure(space, &c);
 }
 
@@ -115,7 +105,7 @@ static inline __attribute__((always_inline)) void chain(const int n, int64_t ste
 
 static void down(const gr_low_rank *f, int64_t m, const void *x, int64_t x_ld, int64_t first, int64_t last, void *u,
                  void *space) {
-    const int64_t width = width_of(f), steps = round_up(f->in, STEP) / STEP, bytes = block_bytes(f);
+    const int64_t width = width_of(f), steps = gr_round_up(f->in, STEP) / STEP, bytes = block_bytes(f);
     float *sums = (float *)(void *)((char *)space + 64);
     if (f->in % STEP) { /* whole steps */
         uint16_t *padded = (uint16_t *)(void *)((char *)space + GR_LOW_RANK_SUMS);
@@ -123,7 +113,7 @@ static void down(const gr_low_rank *f, int64_t m, const void *x, int64_t x_ld, i
         x = padded;
         x_ld = steps * STEP;
     }
-    STORED_BEFORE();
+    GR_TILES_SHARE_MEMORY();
     for (int64_t i = 0; i < m; i += SIDE) {
         const int64_t rows = GR_MIN(m - i, (int64_t)SIDE);
         const char *at = gr_at_const(x, GR_BF16, i * x_ld);
@@ -198,11 +188,11 @@ static inline __attribute__((always_inline)) void row_chains(const int n, int64_
 }
 
 static void down_rows(int n, const gr_low_rank *const *f, const void *const *x, void *const *u, void *space) {
-    const int64_t width = width_of(f[0]), steps = round_up(f[0]->in, STEP) / STEP, bytes = block_bytes(f[0]);
+    const int64_t width = width_of(f[0]), steps = gr_round_up(f[0]->in, STEP) / STEP, bytes = block_bytes(f[0]);
     const uint16_t narrow = (uint16_t)(PAIR * width);
-    const configuration c = {.palette = 1,
-                             .row_bytes = {narrow, narrow, narrow, narrow, 64, narrow},
-                             .rows = {1, 1, 1, 1, 1, SIDE}};
+    const gr_tile_configuration c = {.palette = 1,
+                                     .row_bytes = {narrow, narrow, narrow, narrow, 64, narrow},
+                                     .rows = {1, 1, 1, 1, 1, SIDE}};
     float *sums = (float *)(void *)((char *)space + 64);
     if (f[0]->in % STEP) {
         for (int i = 0; i < n; i++) down(f[i], 1, x[i], 0, 0, f[i]->rank, u[i], space);
@@ -250,7 +240,7 @@ static inline __attribute__((always_inline)) void row_tiles(const int n, int64_t
 static void up_row(const gr_low_rank *f, const gr_low_rank_part *p, const uint16_t *u, double scale, int64_t first,
                    int64_t last, void *y, float *sums, float *wide) {
     enum { FLUSH = 0x8040 }; /* subnormal operands and results are zero */
-    const int64_t pairs = pairs_of(p->rank), steps = round_up(p->rank, STEP) / STEP, bytes = tile_bytes(p->rank);
+    const int64_t pairs = pairs_of(p->rank), steps = gr_round_up(p->rank, STEP) / STEP, bytes = tile_bytes(p->rank);
     const unsigned kept = _mm_getcsr();
     for (int64_t i = 0; i < steps * STEP; i += VW) v_store(wide + i, v_load_bf16(u + i));
     for (int64_t j = first; j < last; j += GR_LOW_RANK_COLUMNS) {
@@ -272,10 +262,10 @@ static void up_row(const gr_low_rank *f, const gr_low_rank_part *p, const uint16
 static void up(const gr_low_rank *f, int part, int64_t m, const void *u, double scale, int64_t first, int64_t last,
                void *y, int64_t y_ld, void *space) {
     const gr_low_rank_part *p = &f->part[part];
-    const int64_t pairs = pairs_of(p->rank), steps = round_up(p->rank, STEP) / STEP, bytes = tile_bytes(p->rank);
+    const int64_t pairs = pairs_of(p->rank), steps = gr_round_up(p->rank, STEP) / STEP, bytes = tile_bytes(p->rank);
     const int64_t end_tile = (p->out + SIDE - 1) / SIDE;
     float *sums = (float *)(void *)((char *)space + 64);
-    STORED_BEFORE();
+    GR_TILES_SHARE_MEMORY();
     for (int64_t i = 0; i < m; i += SIDE) {
         const int64_t rows = GR_MIN(m - i, (int64_t)SIDE);
         const uint16_t *from = (const uint16_t *)u + i * f->u_width + p->u_at;

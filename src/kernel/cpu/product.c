@@ -26,8 +26,6 @@ typedef struct job {
     char *workspace;
 } job;
 
-static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static size_t sum_size(gr_dtype dt) { return dt == GR_F64 ? 8 : 4; }
 
 /* Rows of a block: as many as give the shortest time of the thread that has most to do, where decoding B, which each block
@@ -36,7 +34,7 @@ static void cut_rows(job *w) {
     const gr_product *p = w->p;
     int64_t threads = p->d->n_threads, rows = GR_MIN(p->m, w->rows), best = INT64_MAX;
     w->col_blocks = (p->n + w->cols - 1) / w->cols;
-    for (;; rows = round_up((rows + 1) / 2, ROW_CHUNK_MIN / 2)) {
+    for (;; rows = gr_round_up((rows + 1) / 2, ROW_CHUNK_MIN / 2)) {
         int64_t items = (p->m + rows - 1) / rows * w->col_blocks, longest = (items + threads - 1) / threads;
         int64_t time = longest * (GR_MIN(rows, p->m) + DECODE_ROWS);
         if (time < best) {
@@ -76,8 +74,8 @@ static void dot_plan(job *w) {
     w->inner = GR_MAX(GR_MIN((int64_t)(target / row_bytes) / 4 * 4, (int64_t)GR_PANEL), 4);
     w->inner = GR_MIN(w->inner, p->n);
     cut_rows(w);
-    w->acc_bytes = round64((size_t)(DOT_ROWS * w->inner) * sum_size(p->dt));
-    w->scratch_bytes = round64((size_t)w->inner * w->b->row_scratch);
+    w->acc_bytes = gr_round64((size_t)(DOT_ROWS * w->inner) * sum_size(p->dt));
+    w->scratch_bytes = gr_round64((size_t)w->inner * w->b->row_scratch);
     w->thread_bytes = w->acc_bytes + w->scratch_bytes;
 }
 
@@ -121,14 +119,14 @@ static void outer_plan(job *w) {
     const gr_product *p = w->p;
     bool packs = w->k->pack_a[p->trans_a] != NULL;
     w->cols = GR_MIN(packs ? GR_MAX(w->b->column_block, (int64_t)PACKED_A_COLUMNS) : w->b->column_block,
-                     round_up(p->n, GR_PANEL));
+                     gr_round_up(p->n, GR_PANEL));
     w->rows = GR_MAX(ROW_CHUNK * GR_PANEL / w->cols, (int64_t)ROW_CHUNK / 4);
     cut_rows(w);
-    w->inner = GR_MIN((int64_t)(PANEL_BYTES / GR_PANEL / w->k->packed_size), round_up(GR_MAX(p->k, 1), w->k->step));
-    w->acc_bytes = round64((size_t)(w->rows * w->cols) * sum_size(p->dt));
+    w->inner = GR_MIN((int64_t)(PANEL_BYTES / GR_PANEL / w->k->packed_size), gr_round_up(GR_MAX(p->k, 1), w->k->step));
+    w->acc_bytes = gr_round64((size_t)(w->rows * w->cols) * sum_size(p->dt));
     w->panel_bytes = (size_t)(w->inner * GR_PANEL) * w->k->packed_size;
-    w->a_bytes = packs ? round64((size_t)(w->rows * w->inner) * w->k->packed_size) : 0;
-    w->scratch_bytes = round64((size_t)(w->inner * w->cols) * w->b->panel_scratch);
+    w->a_bytes = packs ? gr_round64((size_t)(w->rows * w->inner) * w->k->packed_size) : 0;
+    w->scratch_bytes = gr_round64((size_t)(w->inner * w->cols) * w->b->panel_scratch);
     w->thread_bytes = w->acc_bytes + w->panel_bytes + w->a_bytes + w->scratch_bytes;
 }
 
@@ -144,7 +142,7 @@ static void outer_step(const job *w, int64_t i, int64_t m, int64_t j0, int64_t j
         w->k->pack_a[p->trans_a](m, kc, a, p->lda, packed);
         int64_t unit = (int64_t)w->k->packed_size * step;
         a = packed;
-        a_row = p->trans_a ? unit : round_up(kc, step) / step * unit;
+        a_row = p->trans_a ? unit : gr_round_up(kc, step) / step * unit;
         a_step = p->trans_a ? m * unit : unit;
     }
     for (int64_t j = j0; j < j1; j += GR_PANEL) {

@@ -35,9 +35,6 @@ typedef struct job {
     char *few_a; /* few rows: all of A, packed */
 } job;
 
-static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 static void finish(const job *w, int64_t i, int64_t j, int64_t m, int64_t n, const void *acc, int64_t ld) {
     const gr_product *p = w->p;
     w->k->finish(m, n, p->alpha, acc, ld, p->beta, p->c_dt, gr_at(p->c, p->c_dt, i * p->ldc + j), p->ldc);
@@ -58,11 +55,11 @@ static void cut(job *w) {
     const int64_t threads = p->d->n_threads;
     int64_t best = INT64_MAX;
     for (size_t c = 0; c < GR_COUNT(widths) && (c == 0 || widths[c - 1] < p->n); c++) {
-        const int64_t cols = widths[c], inner = panel_steps(w, cols), width = GR_MIN(cols, round_up(p->n, SIDE));
+        const int64_t cols = widths[c], inner = panel_steps(w, cols), width = GR_MIN(cols, gr_round_up(p->n, SIDE));
         const bool whole = inner == w->steps_k;
         if (c > 0 && (!whole || cols * inner * (int64_t)w->k->packed_size > PANEL_BYTES)) break;
-        for (int64_t rows = GR_MIN(round_up(p->m, ROWS), whole ? (int64_t)ROW_CHUNK : (int64_t)SUM_ROWS);;
-             rows = round_up(rows / 2, ROWS)) {
+        for (int64_t rows = GR_MIN(gr_round_up(p->m, ROWS), whole ? (int64_t)ROW_CHUNK : (int64_t)SUM_ROWS);;
+             rows = gr_round_up(rows / 2, ROWS)) {
             int64_t items = (p->m + rows - 1) / rows * ((p->n + cols - 1) / cols), longest = (items + threads - 1) / threads;
             int64_t time = longest * (GR_MIN(rows, p->m) * (width + FETCH_COLUMNS) + DECODE_ROWS * width);
             if (time < best) {
@@ -81,10 +78,10 @@ static void cut(job *w) {
 static void plan(job *w) {
     cut(w);
     const size_t size = w->k->packed_size;
-    w->acc_bytes = round64((size_t)(w->inner == w->steps_k ? ROWS * ROWS : round_up(w->rows, ROWS) * w->cols) * sizeof(float));
-    w->panel_bytes = round64((size_t)(w->inner * w->cols) * size);
-    w->a_bytes = round64((size_t)(ROWS * w->inner) * size);
-    w->scratch_bytes = round64(w->dot ? SIDE * w->b->row_scratch
+    w->acc_bytes = gr_round64((size_t)(w->inner == w->steps_k ? ROWS * ROWS : gr_round_up(w->rows, ROWS) * w->cols) * sizeof(float));
+    w->panel_bytes = gr_round64((size_t)(w->inner * w->cols) * size);
+    w->a_bytes = gr_round64((size_t)(ROWS * w->inner) * size);
+    w->scratch_bytes = gr_round64(w->dot ? SIDE * w->b->row_scratch
                                       : (size_t)(SLICE * GR_MAX(w->cols, (int64_t)GR_PANEL)) * w->b->panel_scratch);
     w->thread_bytes = w->acc_bytes + w->panel_bytes + w->a_bytes + w->scratch_bytes;
 }
@@ -112,7 +109,7 @@ static const void *left(const job *w, int64_t i, int64_t m, int64_t k, int64_t k
     const void *a = gr_at_const(p->a, p->dt, p->trans_a ? k * p->lda + i : i * p->lda + k);
     *row_bytes = p->lda * size;
     if (!p->trans_a && m % SIDE == 0 && kc % w->k->step == 0) return a;
-    *row_bytes = round_up(kc, w->k->step) * size;
+    *row_bytes = gr_round_up(kc, w->k->step) * size;
     w->k->pack_a[p->trans_a](m, kc, a, p->lda, packed);
     return packed;
 }
@@ -132,7 +129,7 @@ static void block(const job *w, int64_t i0, int64_t i1, int64_t j, int64_t n, in
                 const int64_t nc = GR_MIN(n - c, (int64_t)ROWS);
                 /* one block after the other where K comes in parts */
                 float *acc = (float *)(void *)space + (w->inner == w->steps_k ? 0 : (i - i0) * w->cols + c * ROWS);
-                w->k->tiles->multiply(round_up(m, SIDE), round_up(nc, SIDE), kc, a, row_bytes,
+                w->k->tiles->multiply(gr_round_up(m, SIDE), gr_round_up(nc, SIDE), kc, a, row_bytes,
                                       panel + c * w->k->step * (int64_t)w->k->packed_size, w->cols, acc, ROWS, k > begin);
                 if (k + kc >= end) finish(w, i, j + c, m, nc, acc, ROWS);
             }
@@ -161,7 +158,7 @@ static void item(void *arg, size_t first, size_t last, int thread) {
 
 /* --- Few rows ----------------------------------------------------------------------------------------------------------- */
 
-static int64_t few_width(const job *w) { return round_up(w->p->m, SIDE); }
+static int64_t few_width(const job *w) { return gr_round_up(w->p->m, SIDE); }
 
 static void plan_few(job *w) {
     const size_t row_bytes = (size_t)w->steps_k * w->k->packed_size;
@@ -170,9 +167,9 @@ static void plan_few(job *w) {
     w->cols = FEW_COLUMNS;
     w->col_blocks = (w->p->n + w->cols - 1) / w->cols;
     w->inner = w->b->row_scratch ? SIDE : FEW_COLUMNS; /* decoded rows stay in the first-level cache */
-    w->acc_bytes = round64((size_t)(2 * FEW_COLUMNS * few_width(w)) * sizeof(float)); /* turned, and straight */
-    w->a_bytes = round64((size_t)w->inner * row_bytes);
-    w->scratch_bytes = round64((size_t)w->inner * w->b->row_scratch);
+    w->acc_bytes = gr_round64((size_t)(2 * FEW_COLUMNS * few_width(w)) * sizeof(float)); /* turned, and straight */
+    w->a_bytes = gr_round64((size_t)w->inner * row_bytes);
+    w->scratch_bytes = gr_round64((size_t)w->inner * w->b->row_scratch);
     w->thread_bytes = w->acc_bytes + w->a_bytes + w->scratch_bytes;
 }
 
@@ -200,7 +197,7 @@ static void few_item(void *arg, size_t first, size_t last, int thread) {
     w->k->begin();
     for (int64_t j = (int64_t)first * w->cols; j < end; j += w->inner) {
         const void *rows[FEW_COLUMNS];
-        const int64_t n = GR_MIN(end - j, w->inner), tiles = round_up(n, SIDE);
+        const int64_t n = GR_MIN(end - j, w->inner), tiles = gr_round_up(n, SIDE);
         int64_t row_bytes;
         gr_tile_source stored;
         if (n == SIDE && w->b->stored && w->b->stored(w->b, j, &stored, scratch)) {
@@ -225,7 +222,7 @@ static void pack_few(job *w) {
 
 graft_status gr_product_tiles(const gr_product *p, const gr_product_b *b, bool dot, graft_error *err) {
     job w = {.p = p, .b = b, .k = gr_cpu(p->d)->products[gr_type_index(p->dt)], .dot = dot};
-    w.steps_k = round_up(GR_MAX(p->k, 1), w.k->step);
+    w.steps_k = gr_round_up(GR_MAX(p->k, 1), w.k->step);
     const bool few = dot && p->m <= FEW_ROWS;
     if (few)
         plan_few(&w);

@@ -9,6 +9,7 @@
  * Operands in memory: A as rows along K; B as a panel of `width` columns, [K / 32][width / 16] tiles of 16 pairs x 16
  * columns. Both are zero after the end of K, up to the next multiple of 32. */
 #include "kernel/cpu/product.h"
+#include "kernel/cpu/simd_amx.h"
 #include "kernel/cpu/simd_avx512.h"
 #include "kernel/cpu/unroll.h"
 
@@ -17,22 +18,12 @@
 enum { SIDE = 16, STEP = 32, TILE_BYTES = 1024 };
 
 /* Registers 0 to 3: sums; 4, 5: A; 6, 7: B. All of 16 rows of 64 bytes. */
-typedef struct configuration {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} configuration;
-_Static_assert(sizeof(configuration) == 64, "layout of LDTILECFG");
-
-static const _Alignas(64) configuration all_full = {.palette = 1,
-                                                    .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                                    .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+static const _Alignas(64) gr_tile_configuration all_full = {.palette = 1,
+                                                            .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+                                                            .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
 static void begin(void) { _tile_loadconfig(&all_full); }
 static void end(void) { _tile_release(); }
-
-/* GCC's tile loads do not tell the compiler that they read memory. */
-#define STORED_BEFORE() __asm__ volatile("" ::: "memory")
 
 /* --- Products ------------------------------------------------------------------------------------------------------- */
 
@@ -44,7 +35,7 @@ static void end(void) { _tile_release(); }
         } else {                                                                                                       \
             for (int64_t r = 0; r < SIDE; r++)                                                                         \
                 v_store(edge + r * SIDE, r < (m) ? v_load_n((c) + r * ldc, GR_MIN((int64_t)SIDE, n)) : v_zero());      \
-            STORED_BEFORE();                                                                                           \
+            GR_TILES_SHARE_MEMORY();                                                                                   \
             _tile_loadd(tile, edge, 64);                                                                               \
         }                                                                                                              \
     } while (0)
@@ -176,7 +167,7 @@ static inline __attribute__((always_inline)) void strip(const int nt, int64_t st
     for (int64_t s = 0; s < steps + LAG; s++) {
         if (s < steps) next_step(&t, a[s % RING]);
         if (s < LAG) continue;
-        STORED_BEFORE();
+        GR_TILES_SHARE_MEMORY();
         _tile_loadd(4, a[(s - LAG) % RING], 64);
         _tile_loadd(6, b, 64);
         _tile_dpbf16ps(0, 4, 6);
