@@ -1,5 +1,6 @@
 /* Adapters that peft wrote, with what it computes, against ours. See adapter_golden.h. */
 #include "support/adapter_golden.h"
+#include "support/sft_run.h"
 
 #include <math.h>
 
@@ -51,18 +52,56 @@ void test_compare(const char *name, graft_model *m, const gr_tensor_list *want, 
     gr_safetensors_close(ours);
 }
 
+float **test_new_moments(const graft_model *m) {
+    const size_t n = gr_adapter_n_params(m->adapters, 0);
+    float **moments = calloc(2 * n, sizeof *moments);
+    for (size_t i = 0; i < 2 * n; i++) moments[i] = calloc((size_t)gr_adapter_param(m->adapters, 0, i / 2)->n, sizeof(float));
+    return moments;
+}
+
+void test_update(graft_model *m, float **moments, int step) {
+    gr_device *d = gr_model_device(m->model);
+    for (size_t i = 0; i < gr_adapter_n_params(m->adapters, 0); i++) {
+        gr_param *p = gr_adapter_param(m->adapters, 0, i);
+        d->k->adamw(d, p->n, p->value, p->grad, moments[2 * i], moments[2 * i + 1], 1, 1e-2, 0.9, 0.999, 1e-8, 0.01,
+                    1 - pow(0.9, step), 1 - pow(0.999, step));
+        gr_param_changed(p);
+    }
+}
+
+void test_free_moments(const graft_model *m, float **moments) {
+    for (size_t i = 0; i < 2 * gr_adapter_n_params(m->adapters, 0); i++) free(moments[i]);
+    free(moments);
+}
+
+size_t test_each_case(const char *folder, test_load_base load, test_case_check check) {
+    char name[64], base[64], format[16], *text, *rest = NULL;
+    size_t len, n = 0;
+    graft_context *ctx = test_context(NULL, 2, NULL);
+    assert_ok(gr_read_file(NULL, test_golden(test_path("%s/cases.txt", folder)), 1 << 20, &text, &len, &err));
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest), n++) {
+        gr_safetensors *golden;
+        assert_int_equal(sscanf(line, "%63s %63s %15s", name, base, format), 3);
+        const char *dir = test_path("%s", test_golden(test_path("%s/%s", folder, name)));
+        graft_model *m = load(ctx, test_golden(base), format);
+        assert_ok(graft_adapter_load_trainable(m, "a", dir, &err));
+        assert_ok(gr_safetensors_open(NULL, test_path("%s/golden.safetensors", dir), &golden, &err));
+        check(name, m, gr_safetensors_tensors(golden));
+        gr_safetensors_close(golden);
+        graft_model_free(m);
+    }
+    gr_free(NULL, text);
+    graft_context_free(ctx);
+    return n;
+}
+
 /* AdamW as the golden's: same batch every step. */
 void test_compare_steps(const char *name, graft_model *m, const gr_tensor_list *want) {
     const gr_named_tensor *steps = gr_tensor_list_find(want, "steps");
     gr_adapter_set *set = m->adapters;
-    gr_device *d = gr_model_device(m->model);
     size_t n = gr_adapter_n_params(set, 0);
-    float **moments = calloc(2 * n, sizeof *moments);
-    if (!steps) {
-        free(moments);
-        return;
-    }
-    for (size_t i = 0; i < 2 * n; i++) moments[i] = calloc((size_t)gr_adapter_param(set, 0, i / 2)->n, sizeof(float));
+    if (!steps) return;
+    float **moments = test_new_moments(m);
     char out[1200];
     snprintf(out, sizeof out, "%s/step.safetensors", test_temp_dir());
     graft_forward_options o = {.input = test_write_inputs(want), .output = out, .backward = 1};
@@ -76,12 +115,7 @@ void test_compare_steps(const char *name, graft_model *m, const gr_tensor_list *
         memcpy(&expected, (const char *)steps->view.data + 4 * (step - 1), 4);
         if (!(fabs(loss - expected) < 2e-4 * expected))
             fail_msg("%s: step %d: loss %.8g, expected %.8g", name, step, loss, expected);
-        for (size_t i = 0; i < n; i++) {
-            gr_param *p = gr_adapter_param(set, 0, i);
-            d->k->adamw(d, p->n, p->value, p->grad, moments[2 * i], moments[2 * i + 1], 1, 1e-2, 0.9, 0.999, 1e-8, 0.01,
-                        1 - pow(0.9, step), 1 - pow(0.999, step));
-            gr_param_changed(p);
-        }
+        test_update(m, moments, step);
         assert_ok(gr_adapter_stepped(set, 0, step - 1, 1, &err));
         assert_ok(gr_adapter_refresh(set, 0, 0, false, &err));
     }
@@ -97,8 +131,7 @@ void test_compare_steps(const char *name, graft_model *m, const gr_tensor_list *
                 fail_msg("%s: %s: element %d is %.8g, expected %.8g", name, p->name, (int)k, (double)x, (double)expected);
         }
     }
-    for (size_t i = 0; i < 2 * n; i++) free(moments[i]);
-    free(moments);
+    test_free_moments(m, moments);
 }
 
 /* Equal tensors bit for bit; `within`: rounded otherwise. */

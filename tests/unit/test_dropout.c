@@ -7,11 +7,10 @@
 
 enum { SEED = 20261126, STRIDE = 7 };
 
-static graft_model *load(graft_context *ctx, const char *base, const char *format) {
+static graft_model *load(graft_context *ctx, const char *path, const char *format) {
     graft_model *m;
-    const char *path = test_golden(base);
     const graft_model_options o = {.dtype = GRAFT_DTYPE_F32, .load_in_4bit = !strcmp(format, "nf4")};
-    if (strstr(base, "gpt2")) { /* whose configuration has dropout of its own */
+    if (strstr(path, "gpt2")) { /* whose configuration has dropout of its own */
         static const char *const files[] = {"config.json", "model.safetensors"};
         const char *dir = test_path("%s/gpt2", test_temp_dir());
         assert_ok(gr_make_dirs(dir, &err));
@@ -80,13 +79,9 @@ static void compare_gradients(const char *name, graft_model *m, const gr_tensor_
 }
 
 static void compare(const char *name, graft_model *m, const gr_tensor_list *golden) {
-    gr_adapter_set *set = m->adapters;
-    gr_device *d = gr_model_device(m->model);
-    const size_t n = gr_adapter_n_params(set, 0);
-    float **moments = calloc(2 * n, sizeof *moments);
+    float **moments = test_new_moments(m);
     test_batch b;
     const double n_labels = (double)fill(&b, golden);
-    for (size_t i = 0; i < 2 * n; i++) moments[i] = calloc((size_t)gr_adapter_param(set, 0, i / 2)->n, sizeof(float));
     for (int step = 0; step < 10; step++) {
         float expected;
         double loss = pass(m, &b, step) / n_labels;
@@ -94,37 +89,14 @@ static void compare(const char *name, graft_model *m, const gr_tensor_list *gold
         if (!(fabs(loss - (double)expected) < (step ? 2e-4 : 2e-6) * (double)expected))
             fail_msg("%s: step %d: loss %.8g, expected %.8g", name, step, loss, (double)expected);
         if (step == 0) compare_gradients(name, m, golden);
-        for (size_t i = 0; i < n; i++) {
-            gr_param *p = gr_adapter_param(set, 0, i);
-            d->k->adamw(d, p->n, p->value, p->grad, moments[2 * i], moments[2 * i + 1], 1, 1e-2, 0.9, 0.999, 1e-8, 0.01,
-                        1 - pow(0.9, step + 1), 1 - pow(0.999, step + 1));
-            gr_param_changed(p);
-        }
+        test_update(m, moments, step + 1);
     }
-    for (size_t i = 0; i < 2 * n; i++) free(moments[i]);
-    free(moments);
+    test_free_moments(m, moments);
 }
 
 static void training_agrees_with_peft(void **state) {
     (void)state;
-    char name[64], base[64], format[16], *text, *rest = NULL;
-    size_t len, n = 0;
-    graft_context *ctx = test_context(NULL, 2, NULL);
-    assert_ok(gr_read_file(NULL, test_golden("dropout/cases.txt"), 1 << 20, &text, &len, &err));
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest), n++) {
-        gr_safetensors *golden;
-        assert_int_equal(sscanf(line, "%63s %63s %15s", name, base, format), 3);
-        const char *dir = test_path("%s", test_golden(test_path("dropout/%s", name)));
-        graft_model *m = load(ctx, base, format);
-        assert_ok(graft_adapter_load_trainable(m, "a", dir, &err));
-        assert_ok(gr_safetensors_open(NULL, test_path("%s/golden.safetensors", dir), &golden, &err));
-        compare(name, m, gr_safetensors_tensors(golden));
-        gr_safetensors_close(golden);
-        graft_model_free(m);
-    }
-    gr_free(NULL, text);
-    graft_context_free(ctx);
-    assert_true(n >= 6);
+    assert_true(test_each_case("dropout", load, compare) >= 6);
 }
 
 int main(void) {

@@ -17,27 +17,14 @@ static graft_model *load(graft_context *ctx, const char *path, const char *forma
     return m;
 }
 
+static void compare(const char *name, graft_model *m, const gr_tensor_list *golden) {
+    test_compare(name, m, golden, 5, "logits", true);
+    test_compare_steps(name, m, golden);
+}
+
 static void methods_agree_with_peft(void **state) {
     (void)state;
-    char name[64], base[64], format[16], *text, *rest = NULL;
-    size_t len, n = 0;
-    graft_context *ctx = test_context(NULL, 2, NULL);
-    assert_ok(gr_read_file(NULL, test_golden("qlora/cases.txt"), 1 << 20, &text, &len, &err));
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest), n++) {
-        gr_safetensors *golden;
-        assert_int_equal(sscanf(line, "%63s %63s %15s", name, base, format), 3);
-        const char *dir = test_path("%s", test_golden(test_path("qlora/%s", name)));
-        graft_model *m = load(ctx, test_golden(base), format);
-        assert_ok(graft_adapter_load_trainable(m, "a", dir, &err));
-        assert_ok(gr_safetensors_open(NULL, test_path("%s/golden.safetensors", dir), &golden, &err));
-        test_compare(name, m, gr_safetensors_tensors(golden), 5, "logits", true);
-        test_compare_steps(name, m, gr_safetensors_tensors(golden));
-        gr_safetensors_close(golden);
-        graft_model_free(m);
-    }
-    gr_free(NULL, text);
-    graft_context_free(ctx);
-    assert_true(n >= 22);
+    assert_true(test_each_case("qlora", load, compare) >= 22);
 }
 
 static void assert_same_file(const char *a, const char *b) {
