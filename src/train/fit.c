@@ -265,8 +265,8 @@ graft_status gr_trainer_fit(gr_trainer *t, graft_train_plan *plan, graft_error *
                           .tokens_per_second = NAN,
                           .seconds = NAN};
     snprintf(p.dtype, sizeof p.dtype, "%s", gr_model_dtype(t->model) == GR_BF16 ? "bf16" : "f32");
-    if (t->o->load_in_8bit || t->o->load_in_4bit)
-        snprintf(p.quantization, sizeof p.quantization, "%s", t->o->load_in_8bit ? "int8" : gr_model_quantized(t->model).dtype == GR_FP4 ? "fp4" : "nf4");
+    const char *quantization = gr_trainer_quantization(t->o);
+    snprintf(p.quantization, sizeof p.quantization, "%s", quantization ? quantization : "");
     GR_TRY(count_unread(t, &t->unread_bytes, err));
     size_t limit = (size_t)t->o->memory;
     /* The machine's memory is no hard limit: what is free now may change, and the kernel drops mapped pages first. */

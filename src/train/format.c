@@ -9,11 +9,9 @@
 
 static const gr_quantize_spec formats[] = {{.dtype = GR_INT8}, {.dtype = GR_NF4, .nested = true}};
 
-static bool says_format(const graft_sft_options *o) { return o->load_in_4bit || o->load_in_8bit; }
-
 static bool may_choose(const gr_trainer *t) {
     const graft_sft_options *o = t->o;
-    return o->memory && o->quantize_to_fit != GRAFT_NO && !says_format(o) && !t->base && !(o->method && !strcmp(o->method, "full"));
+    return o->memory && o->quantize_to_fit != GRAFT_NO && !gr_trainer_quantization(o) && !t->base && !(o->method && !strcmp(o->method, "full"));
 }
 
 static void use(gr_trainer *t, const gr_quantize_spec *s) {
@@ -72,21 +70,18 @@ graft_status gr_trainer_load_to_fit(gr_trainer *t, graft_train_plan *plan, graft
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "quantize_to_fit: expected memory too, which is to be kept, found none");
     if (asked->quantize_to_fit == GRAFT_YES && !may_choose(t))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "quantize_to_fit: expected a run of its own that leaves the weights as they are and does not say their format, found %s",
-                       t->base ? "one of several jobs" : says_format(asked) ? "load_in_4bit or load_in_8bit" : "method full");
+                       t->base ? "one of several jobs" : gr_trainer_quantization(asked) ? "load_in_4bit or load_in_8bit" : "method full");
     bool choose = may_choose(t);
     if (choose && t->resumed_from) {
         GR_TRY(use_saved(t, err));
         choose = false;
     }
     GR_TRY(gr_trainer_load(t, err));
-    t->keeps_weights = choose;
+    t->keeps_weights = choose; /* weights are read again where no format does */
     graft_status st = gr_trainer_fit(t, plan, err);
+    if (choose && st == GRAFT_ERR_LIMIT) st = load_smaller(t, plan, err);
     t->keeps_weights = false;
-    if (st != GRAFT_ERR_LIMIT || !choose) return st;
-    t->keeps_weights = true;
-    st = load_smaller(t, plan, err);
-    t->keeps_weights = false;
-    if (st != GRAFT_ERR_LIMIT) return st;
+    if (!choose || st != GRAFT_ERR_LIMIT) return st;
     if (t->o != asked) {
         t->o = asked;
         GR_TRY(gr_trainer_reload(t, err));

@@ -74,8 +74,7 @@ static graft_status add_config(gr_buf *b, const char *config, graft_error *err) 
     return gr_buf_status(b, err);
 }
 
-/* NULL: as the files have it. */
-static const char *quantization(const graft_sft_options *o) {
+const char *gr_trainer_quantization(const graft_sft_options *o) {
     if (o->load_in_8bit) return "int8";
     return !o->load_in_4bit ? NULL : o->bnb_4bit_quant_type ? o->bnb_4bit_quant_type : "nf4";
 }
@@ -88,7 +87,7 @@ graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *b, graft_error
     gr_buf_add_char(b, '{');
     add_hash(b, "model", model_fingerprint(t->model));
     add_text(b, "dtype", gr_dtype_name(gr_model_dtype(t->model)));
-    add_text(b, "quantization", quantization(o));
+    add_text(b, "quantization", gr_trainer_quantization(o));
     add_text(b, "double_quant", o->bnb_4bit_use_double_quant ? "true" : "false");
     add_text(b, "method", gr_adapter_method_name(t->set, t->adapter));
     GR_TRY(add_config(b, gr_adapter_config(t->set, t->adapter), err));

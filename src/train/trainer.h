@@ -96,7 +96,9 @@ graft_status gr_trainer_whole_modules(const gr_trainer *t, const char **names, s
 /* method_config.c: the adapter_config.json that the options mean; whether the method has all options that are given. */
 graft_status gr_method_config(const gr_trainer *t, gr_buf *out, graft_error *err);
 graft_status gr_method_check_options(const graft_sft_options *o, graft_error *err);
-/* options_text.c: a JSON object of everything that decides the bits of the run. */
+/* options_text.c: what the options hold the products' weights in: "int8", "nf4", "fp4"; NULL: as the files have them. */
+const char *gr_trainer_quantization(const graft_sft_options *o);
+/* A JSON object of everything that decides the bits of the run. */
 graft_status gr_trainer_options_text(const gr_trainer *t, gr_buf *out, graft_error *err);
 /* fit.c: decides micro-batches and recomputation so that the run stays within memory, and predicts what it takes.
  * Fills micro_*, recompute and pool_bytes, and all of *plan but the times. */
