@@ -17,14 +17,15 @@ adapters
 train_dense
 train_sft
 train_qlora
-train_qlora_avx2"
+train_qlora_avx2
+scaling"
 
 # Only AVX2, on both sides.
 avx2() { GRAFT_CPU=avx2 GRAFT_LLAMA_CPP=${GRAFT_LLAMA_CPP_AVX2:-} "$@"; }
 
 run_row() {
     case $1 in
-    startup | decode | train_dense | train_sft | train_qlora) python3 "$here/$1.py" ;;
+    startup | decode | train_dense | train_sft | train_qlora | scaling) python3 "$here/$1.py" ;;
     formats_q4_1) python3 "$here/inference.py" formats --types Q4_1 ;;
     formats_q4_0) python3 "$here/inference.py" formats --types Q4_0 ;;
     formats_q8_0) python3 "$here/inference.py" formats --types Q8_0 ;;

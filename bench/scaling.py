@@ -10,16 +10,6 @@ import common
 import memory_limit
 
 
-def train(model, data, steps, batch, length, out):
-    lora = ["--lora-r", 8, "--target-modules", "q_proj,v_proj", "--max-length", length, "--per-device-train-batch-size", batch,
-            "--threads", 1, "--max-steps", steps, "--no-shuffle", "--save-strategy", "no", "--logging-strategy", "no"]
-    facts, seconds = common.graft_facts("sft", "-m", model, "--data", data, "--output-dir", out,
-                                        "--overwrite-output-dir", *lora)
-    del facts
-    plan, _ = common.graft_facts("plan", "sft", "-m", model, "--data", data, *lora)
-    return seconds, plan["step"]
-
-
 def step(model, rows, length, tmp, steps=3):
     """Processor seconds of a step of so many records, and bytes of its activations."""
     data = tmp / "data.jsonl"
@@ -28,9 +18,15 @@ def step(model, rows, length, tmp, steps=3):
     else:
         common.write_records(data, [{"input_ids": [i % 60 + 1 for i in range(length)], "labels": [1] * length}
                                     for _ in range(2 * steps * rows)])
-    short, _ = train(model, data, steps, rows, length, tmp / "out")
-    long, bytes_ = train(model, data, 2 * steps, rows, length, tmp / "out")
-    return (long - short) / steps, bytes_
+    run = ["-m", model, "--data", data, "--lora-r", 8, "--target-modules", "q_proj,v_proj", "--max-length", length,
+           "--per-device-train-batch-size", rows, "--threads", 1, "--no-shuffle", "--save-strategy", "no",
+           "--logging-strategy", "no"]
+
+    def train(n):
+        return common.graft_facts("sft", *run, "--output-dir", tmp / "out", "--overwrite-output-dir",
+                                  "--max-steps", n)[1]
+    seconds = (train(2 * steps) - train(steps)) / steps
+    return seconds, common.graft_facts("plan", "sft", *run, "--max-steps", steps)[0]["step"]
 
 
 def main():
