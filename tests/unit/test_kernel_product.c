@@ -27,9 +27,15 @@ static void gemm_case(kcase *t) {
     if (t->seed % 8 == 1) m = 3, n = 9, k = 2 * GR_DOT_BLOCK + 37; /* several blocks of the dot form */
     if (t->seed % 8 == 2) k = 700;                                 /* several panels of the outer form */
     if (t->seed == 7) k = 0;
+    const bool thin = t->seed % 8 == 3, crowded = t->seed % 8 == 4;
+    if (thin) m = 257, n = 8, k = 200;     /* few columns of a product with A transposed */
+    if (crowded) m = 70, n = 200, k = 1400; /* rows of A that share few sets of a cache */
     bool ta = kcase_draw(t, 2), tb = kcase_draw(t, 2), wide = kcase_draw(t, 2);
+    if (thin) ta = true, tb = false;
+    if (crowded) ta = false;
     double alpha = kcase_draw(t, 2) ? 1 : 0.375, beta = (double)kcase_draw(t, 2);
     int64_t lda = (ta ? m : k) + (int64_t)kcase_draw(t, 4), ldb = (tb ? k : n) + (int64_t)kcase_draw(t, 4);
+    if (crowded) lda = 2048;
     int64_t ldc = n + (int64_t)kcase_draw(t, 4);
     gr_dtype c_dt = wide ? GR_F32 : GR_BF16;
     t->rows = m, t->cols = n;

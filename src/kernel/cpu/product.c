@@ -204,6 +204,24 @@ static void memory_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64
     gr_product_pack(b->k, kc, nc, gr_at_const(b->b, b->dt, k0 * b_k + n0 * b_j), b_k, b_j, width, panel);
 }
 
+/* C (m, n) = A^T B with few columns, as gradients of thin factors are: on tiles C^T = B^T A, which turns the thin operand in place of
+ * the wide one; the sums are the same. */
+enum { THIN = 32, WIDE = 128 };
+
+static graft_status outer_of_memory(gr_product *p, memory_b *source, graft_error *err) {
+    if (source->k->tiles && p->trans_a && !source->trans && p->n <= THIN && p->m >= WIDE) {
+        const gr_product q = *p;
+        p->m = q.n;
+        p->n = q.m;
+        p->a = source->b;
+        p->lda = source->ld;
+        p->turned = true;
+        source->b = q.a;
+        source->ld = q.lda;
+    }
+    return gr_product_outer(p, &source->base, err);
+}
+
 /* Below this the dot form would spend its time adding lanes. */
 enum { DOT_MIN_K = 64 };
 
@@ -220,7 +238,7 @@ graft_status gr_gemm(gr_device *d, bool trans_a, bool trans_b, int64_t m, int64_
     memory_b source = {.base = {.rows = memory_rows, .panel = memory_panel, .column_block = GR_PANEL},
                        .k = gr_cpu(d)->products[gr_type_index(ab_dt)], .dt = ab_dt, .b = b, .ld = ldb, .trans = trans_b};
     if (!trans_a && trans_b && k >= DOT_MIN_K) return gr_product_dot(&p, &source.base, err);
-    return gr_product_outer(&p, &source.base, err);
+    return outer_of_memory(&p, &source, err);
 }
 
 graft_status gr_gemm_groups(gr_device *d, int64_t rows, int64_t m, int64_t n, double alpha, gr_dtype ab_dt, const void *a,
@@ -232,5 +250,5 @@ graft_status gr_gemm_groups(gr_device *d, int64_t rows, int64_t m, int64_t n, do
                     .beta = 1, .c_dt = gr_param_type(ab_dt), .c = c, .ldc = ldc, .groups = groups};
     memory_b source = {.base = {.rows = memory_rows, .panel = memory_panel, .column_block = GR_PANEL},
                        .k = gr_cpu(d)->products[gr_type_index(ab_dt)], .dt = ab_dt, .b = b, .ld = ldb};
-    return gr_product_outer(&p, &source.base, err);
+    return outer_of_memory(&p, &source, err);
 }

@@ -12,13 +12,19 @@ enum {
     SIDE = 16,           /* of a tile */
     ROWS = 2 * SIDE,     /* rows of A that the kernel takes at once */
     ROW_CHUNK = 1024,
-    SUM_ROWS = 256,      /* rows of a block whose K does not fit one panel: its sums are kept */
+    SUM_ROWS = 512,      /* rows of a block whose K does not fit one panel: its sums are kept */
     PANEL_BYTES = 786432,
+    PIECE = 640,         /* elements of K that are multiplied at once */
+    PACK_FROM = 128,     /* columns from which on it pays to fetch the next rows, and to pack crowded ones */
+    CACHE_WAY = 4096,    /* bytes of the first-level cache that lie in different sets */
+    CROWD = 8,           /* rows that may share a set */
     SLICE = 64,          /* elements of K that are decoded together, outer form */
     FEW_ROWS = 64,
     FEW_COLUMNS = 32,    /* of an item with few rows */
     DECODE_ROWS = 160,   /* rows that decoding and packing a block of B costs as much as */
-    FETCH_COLUMNS = 36   /* columns that fetching a block of A costs as much as */
+    FETCH_COLUMNS = 36,  /* columns that fetching a block of A costs as much as */
+    NEAR_BYTES = 1 << 20,
+    NEAR_COLUMNS = 256
 };
 
 typedef struct job {
@@ -37,6 +43,12 @@ typedef struct job {
 
 static void finish(const job *w, int64_t i, int64_t j, int64_t m, int64_t n, const void *acc, int64_t ld) {
     const gr_product *p = w->p;
+    if (p->turned) { /* up to ROWS x ROWS sums */
+        float sums[ROWS * ROWS];
+        w->k->tiles->turn(gr_round_up(m, SIDE), n, acc, ld, sums, ROWS);
+        w->k->finish(n, m, p->alpha, sums, ROWS, p->beta, p->c_dt, gr_at(p->c, p->c_dt, j * p->ldc + i), p->ldc);
+        return;
+    }
     w->k->finish(m, n, p->alpha, acc, ld, p->beta, p->c_dt, gr_at(p->c, p->c_dt, i * p->ldc + j), p->ldc);
 }
 
@@ -48,20 +60,28 @@ static int64_t panel_steps(const job *w, int64_t cols) {
     return w->dot ? w->steps_k : GR_MIN(w->steps_k, most);
 }
 
+/* What a block takes, in products of one row with one column: A comes from the second-level cache or, where that cannot hold it,
+ * no faster than NEAR_COLUMNS columns are computed; sums that are kept are loaded and stored for each piece of K. */
+static int64_t block_time(const job *w, int64_t rows, int64_t width, bool whole) {
+    const bool near = w->p->m * w->p->k * (int64_t)w->k->packed_size <= NEAR_BYTES;
+    const int64_t fetch = FETCH_COLUMNS + (near ? 0 : GR_MAX(NEAR_COLUMNS - width, (int64_t)0));
+    return rows * (width + (whole ? 0 : width / 8) + fetch) + DECODE_ROWS * width;
+}
+
 /* The block sizes with the shortest time of the thread that has most to do. */
 static void cut(job *w) {
-    static const int64_t widths[] = {32, 64, 96, 128, 192, 256};
+    static const int64_t widths[] = {32, 64, 96, 128, 192, 256, 288};
     const gr_product *p = w->p;
     const int64_t threads = p->d->n_threads;
     int64_t best = INT64_MAX;
     for (size_t c = 0; c < GR_COUNT(widths) && (c == 0 || widths[c - 1] < p->n); c++) {
         const int64_t cols = widths[c], inner = panel_steps(w, cols), width = GR_MIN(cols, gr_round_up(p->n, SIDE));
         const bool whole = inner == w->steps_k;
-        if (c > 0 && (!whole || cols * inner * (int64_t)w->k->packed_size > PANEL_BYTES)) break;
+        if (w->dot && c > 0 && cols * inner * (int64_t)w->k->packed_size > PANEL_BYTES) break;
         for (int64_t rows = GR_MIN(gr_round_up(p->m, ROWS), whole ? (int64_t)ROW_CHUNK : (int64_t)SUM_ROWS);;
              rows = gr_round_up(rows / 2, ROWS)) {
             int64_t items = (p->m + rows - 1) / rows * ((p->n + cols - 1) / cols), longest = (items + threads - 1) / threads;
-            int64_t time = longest * (GR_MIN(rows, p->m) * (width + FETCH_COLUMNS) + DECODE_ROWS * width);
+            int64_t time = longest * block_time(w, GR_MIN(rows, p->m), width, whole);
             if (time < best) {
                 best = time;
                 w->rows = rows;
@@ -78,9 +98,9 @@ static void cut(job *w) {
 static void plan(job *w) {
     cut(w);
     const size_t size = w->k->packed_size;
-    w->acc_bytes = gr_round64((size_t)(w->inner == w->steps_k ? ROWS * ROWS : gr_round_up(w->rows, ROWS) * w->cols) * sizeof(float));
+    w->acc_bytes = gr_round64((size_t)((w->inner == w->steps_k ? (int64_t)ROWS : gr_round_up(w->rows, ROWS)) * w->cols) * sizeof(float));
     w->panel_bytes = gr_round64((size_t)(w->inner * w->cols) * size);
-    w->a_bytes = gr_round64((size_t)(ROWS * w->inner) * size);
+    w->a_bytes = gr_round64((size_t)(ROWS * GR_MIN(w->inner, (int64_t)PIECE)) * size);
     w->scratch_bytes = gr_round64(w->dot ? SIDE * w->b->row_scratch
                                       : (size_t)(SLICE * GR_MAX(w->cols, (int64_t)GR_PANEL)) * w->b->panel_scratch);
     w->thread_bytes = w->acc_bytes + w->panel_bytes + w->a_bytes + w->scratch_bytes;
@@ -102,16 +122,67 @@ static void pack_b(const job *w, int64_t k, int64_t kc, int64_t j, int64_t n, ch
     }
 }
 
+/* Whether rows that stand so far apart share few sets of the first-level cache, so that a strip of them drives itself out. */
+static bool are_crowded(int64_t row_bytes) {
+    const int64_t apart = row_bytes & -row_bytes; /* the largest power of two in it */
+    return ROWS / (CACHE_WAY / GR_MIN(apart, (int64_t)CACHE_WAY)) > CROWD;
+}
+
 /* Rows i..i+m-1 of A from k on, where they stand or packed. */
-static const void *left(const job *w, int64_t i, int64_t m, int64_t k, int64_t kc, char *packed, int64_t *row_bytes) {
+static const void *left(const job *w, int64_t i, int64_t m, int64_t n, int64_t k, int64_t kc, char *packed, int64_t *row_bytes) {
     const gr_product *p = w->p;
     const int64_t size = (int64_t)gr_type_size(p->dt);
     const void *a = gr_at_const(p->a, p->dt, p->trans_a ? k * p->lda + i : i * p->lda + k);
     *row_bytes = p->lda * size;
-    if (!p->trans_a && m % SIDE == 0 && kc % w->k->step == 0) return a;
+    if (!p->trans_a && m % SIDE == 0 && kc % w->k->step == 0 && (n < PACK_FROM || !are_crowded(*row_bytes))) return a;
     *row_bytes = gr_round_up(kc, w->k->step) * size;
     w->k->pack_a[p->trans_a](m, kc, a, p->lda, packed);
     return packed;
+}
+
+/* What the next strip adds to is read from memory while this one is computed. */
+static void fetch_results(const job *w, int64_t i, int64_t i1, int64_t j) {
+    const gr_product *p = w->p;
+    if (p->beta == 0 || p->turned) return;
+    for (int64_t r = i; r < GR_MIN(i + ROWS, i1); r++) __builtin_prefetch(gr_at(p->c, p->c_dt, r * p->ldc + j), 1);
+}
+
+/* One part of a block's K, its columns of B packed. */
+typedef struct part {
+    int64_t k, n;
+    bool first, last;
+    const char *panel;
+    char *packed; /* where rows of A are packed that cannot be used where they stand */
+} part;
+
+/* Rows i up to i + ROWS - 1 of those before i1, columns j..j+n-1. K goes in pieces that leave room for B beside the rows' piece in
+ * the first-level cache. */
+static void strip(const job *w, const part *of, int64_t i, int64_t i1, int64_t j, int64_t n, float *sums) {
+    const gr_product *p = w->p;
+    const int64_t m = GR_MIN(i1 - i, (int64_t)ROWS), size = (int64_t)w->k->packed_size, step = w->k->step;
+    const int64_t pieces = (GR_MAX(of->n, (int64_t)1) + PIECE - 1) / PIECE;
+    const int64_t piece = gr_round_up((of->n + pieces - 1) / pieces, step);
+    const bool kept = pieces > 1 || !of->first || !of->last;
+    const int64_t next = p->trans_a || n < PACK_FROM ? 0 : GR_MIN(i1 - i - m, (int64_t)ROWS), blocks = (n + ROWS - 1) / ROWS;
+    int64_t k = 0;
+    do {
+        const int64_t kc = GR_MIN(piece, of->n - k);
+        int64_t row_bytes;
+        const void *a = left(w, i, m, n, of->k + k, kc, of->packed, &row_bytes);
+        for (int64_t c = 0, at = 0; c < n; c += ROWS, at++) {
+            const int64_t nc = GR_MIN(n - c, (int64_t)ROWS), begin = at * next / blocks, end = (at + 1) * next / blocks;
+            const gr_tile_rows ahead = {next ? gr_at_const(p->a, p->dt, (i + m + begin) * p->lda + of->k + k) : NULL,
+                                        p->lda * size, end - begin};
+            float *to = sums + (kept ? c * ROWS : 0);
+            w->k->tiles->multiply_ahead(gr_round_up(m, SIDE), gr_round_up(nc, SIDE), kc, a, row_bytes,
+                                        of->panel + (k * w->cols + c * step) * size, w->cols, to, ROWS,
+                                        !of->first || k > 0, next ? &ahead : NULL);
+            if (!of->last || k + kc < of->n) continue;
+            fetch_results(w, i + ROWS, i1, j + c);
+            finish(w, i, j + c, m, nc, to, ROWS);
+        }
+        k += piece;
+    } while (k < of->n);
 }
 
 /* Rows i0..i1-1, columns j..j+n-1 of C: the sums over elements begin..end-1 of K. */
@@ -120,20 +191,10 @@ static void block(const job *w, int64_t i0, int64_t i1, int64_t j, int64_t n, in
     int64_t k = begin;
     do {
         const int64_t kc = GR_MIN(end - k, w->inner);
+        const part of = {.k = k, .n = kc, .first = k == begin, .last = k + kc >= end, .panel = panel, .packed = packed};
         pack_b(w, k, kc, j, n, panel, scratch);
-        for (int64_t i = i0; i < i1; i += ROWS) {
-            const int64_t m = GR_MIN(i1 - i, (int64_t)ROWS);
-            int64_t row_bytes;
-            const void *a = left(w, i, m, k, kc, packed, &row_bytes);
-            for (int64_t c = 0; c < n; c += ROWS) {
-                const int64_t nc = GR_MIN(n - c, (int64_t)ROWS);
-                /* one block after the other where K comes in parts */
-                float *acc = (float *)(void *)space + (w->inner == w->steps_k ? 0 : (i - i0) * w->cols + c * ROWS);
-                w->k->tiles->multiply(gr_round_up(m, SIDE), gr_round_up(nc, SIDE), kc, a, row_bytes,
-                                      panel + c * w->k->step * (int64_t)w->k->packed_size, w->cols, acc, ROWS, k > begin);
-                if (k + kc >= end) finish(w, i, j + c, m, nc, acc, ROWS);
-            }
-        }
+        for (int64_t i = i0; i < i1; i += ROWS)
+            strip(w, &of, i, i1, j, n, (float *)(void *)space + (of.first && of.last ? 0 : (i - i0) * w->cols));
         k += kc;
     } while (k < end);
 }

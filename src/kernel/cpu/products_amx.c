@@ -50,12 +50,22 @@ static void end(void) { _tile_release(); }
         }                                                                                                              \
     } while (0)
 
+/* A tile of B: `passes` where it is not needed again soon. */
+#define LOAD_B(tile, b)                                                                                                \
+    do {                                                                                                               \
+        if (passes)                                                                                                    \
+            _tile_stream_loadd(tile, b, 64);                                                                           \
+        else                                                                                                           \
+            _tile_loadd(tile, b, 64);                                                                                  \
+    } while (0)
+
 /* Up to 2 x 2 tiles. m, n: elements that exist, more than SIDE where mt, nt are 2. */
-static inline __attribute__((always_inline)) void square(const int mt, const int nt, int64_t m, int64_t n, int64_t steps,
+static inline __attribute__((always_inline)) void square(const int mt, const int nt, const bool passes, int64_t m, int64_t n, int64_t steps,
                                                          const char *a, int64_t a_row, const char *b, int64_t b_step,
-                                                         float *c, int64_t ldc, bool add) {
+                                                         float *c, int64_t ldc, bool add, const gr_tile_rows *fetch) {
     _Alignas(64) float edge[SIDE * SIDE];
     float *low = c + SIDE * ldc;
+    const char *ahead = fetch->at;
     if (add) {
         LOAD_SUMS(0, c, m, n);
         if (nt > 1) LOAD_SUMS(1, c + SIDE, m, n - SIDE);
@@ -68,11 +78,11 @@ static inline __attribute__((always_inline)) void square(const int mt, const int
         _tile_zero(3);
     }
     for (; steps > 0; steps--, a += 2 * STEP, b += b_step) {
-        _tile_loadd(6, b, 64);
+        LOAD_B(6, b);
         _tile_loadd(4, a, a_row);
         _tile_dpbf16ps(0, 4, 6);
         if (nt > 1) {
-            _tile_loadd(7, b + TILE_BYTES, 64);
+            LOAD_B(7, b + TILE_BYTES);
             _tile_dpbf16ps(1, 4, 7);
         }
         if (mt > 1) {
@@ -80,6 +90,8 @@ static inline __attribute__((always_inline)) void square(const int mt, const int
             _tile_dpbf16ps(2, 5, 6);
             if (nt > 1) _tile_dpbf16ps(3, 5, 7);
         }
+        for (int64_t r = 0; r < fetch->n; r++) _mm_prefetch(ahead + r * fetch->row_bytes, _MM_HINT_T1);
+        ahead += 2 * STEP;
     }
     STORE_SUMS(0, c, m, n);
     if (nt > 1) STORE_SUMS(1, c + SIDE, m, n - SIDE);
@@ -87,24 +99,34 @@ static inline __attribute__((always_inline)) void square(const int mt, const int
     if (mt > 1 && nt > 1) STORE_SUMS(3, low + SIDE, m - SIDE, n - SIDE);
 }
 
-static void multiply(int64_t m, int64_t n, int64_t k, const void *a_, int64_t a_row, const void *panel, int64_t width, void *c_,
-                     int64_t ldc, bool add) {
+enum { SOON = 64 }; /* columns of a panel that stays in the first-level cache beside A */
+
+static void multiply_ahead(int64_t m, int64_t n, int64_t k, const void *a_, int64_t a_row, const void *panel, int64_t width, void *c_,
+                           int64_t ldc, bool add, const gr_tile_rows *ahead) {
     const int64_t steps = (k + STEP - 1) / STEP, b_step = width / SIDE * TILE_BYTES;
+    const gr_tile_rows none = {.at = a_}, *fetch = ahead ? ahead : &none;
     const char *b = panel, *a = a_;
     float *c = c_;
     for (int64_t i = 0; i < m; i += 2 * SIDE)
         for (int64_t j = 0; j < n; j += 2 * SIDE) {
             const char *ai = a + i * a_row, *bj = b + j / SIDE * TILE_BYTES;
             float *at = c + i * ldc + j;
-            if (m - i > SIDE && n - j > SIDE)
-                square(2, 2, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add);
+            if (m - i > SIDE && n - j > SIDE && width > SOON)
+                square(2, 2, true, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add, fetch);
+            else if (m - i > SIDE && n - j > SIDE)
+                square(2, 2, false, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add, fetch);
             else if (m - i > SIDE)
-                square(2, 1, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add);
+                square(2, 1, false, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add, fetch);
             else if (n - j > SIDE)
-                square(1, 2, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add);
+                square(1, 2, false, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add, fetch);
             else
-                square(1, 1, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add);
+                square(1, 1, false, m - i, n - j, steps, ai, a_row, bj, b_step, at, ldc, add, fetch);
         }
+}
+
+static void multiply(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel, int64_t width, void *c,
+                     int64_t ldc, bool add) {
+    multiply_ahead(m, n, k, a, a_row, panel, width, c, ldc, add, NULL);
 }
 
 /* Decodes the next step of sixteen rows to where a tile is loaded from, and fetches what the sixteen rows after them need. */
@@ -322,21 +344,35 @@ static void turn(int64_t m, int64_t n, const float *from, int64_t ld, float *to,
         }
 }
 
-/* The most frequent case, a whole line of results at once: the bits of finish. */
-static void finish_lines(int64_t m, int64_t n, double alpha, const void *acc_, int64_t ld, double beta, gr_dtype c_dt, void *c_,
-                         int64_t ldc) {
-    if (alpha != 1 || beta != 0 || c_dt != GR_BF16 || n % (2 * VW) != 0) {
-        finish(m, n, alpha, acc_, ld, beta, c_dt, c_, ldc);
-        return;
-    }
-    const float *acc = acc_;
-    uint16_t *c = c_;
+/* The most frequent cases, a whole line of results at once: the bits of finish. */
+static void store_lines(int64_t m, int64_t n, const float *acc, int64_t ld, uint16_t *c, int64_t ldc) {
     for (int64_t i = 0; i < m; i++, acc += ld, c += ldc)
         for (int64_t j = 0; j < n; j += 2 * VW)
             _mm512_storeu_si512(c + j, (__m512i)_mm512_cvtne2ps_pbh(v_load(acc + j + VW), v_load(acc + j)));
 }
 
+static void add_lines(int64_t m, int64_t n, vf alpha, const float *acc, int64_t ld, uint16_t *c, int64_t ldc) {
+    for (int64_t i = 0; i < m; i++, acc += ld, c += ldc)
+        for (int64_t j = 0; j < n; j += 2 * VW) {
+            const vf low = v_add(v_mul(alpha, v_load(acc + j)), v_load_bf16(c + j));
+            const vf high = v_add(v_mul(alpha, v_load(acc + j + VW)), v_load_bf16(c + j + VW));
+            _mm512_storeu_si512(c + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
+}
+
+static void finish_lines(int64_t m, int64_t n, double alpha, const void *acc, int64_t ld, double beta, gr_dtype c_dt, void *c,
+                         int64_t ldc) {
+    const bool lines = c_dt == GR_BF16 && n % (2 * VW) == 0;
+    if (lines && alpha == 1 && beta == 0)
+        store_lines(m, n, acc, ld, c, ldc);
+    else if (lines && beta == 1)
+        add_lines(m, n, v_set1((float)alpha), acc, ld, c, ldc);
+    else
+        finish(m, n, alpha, acc, ld, beta, c_dt, c, ldc);
+}
+
 static const gr_tile_kernels tiles_bf16 = {.multiply = multiply,
+                                           .multiply_ahead = multiply_ahead,
                                            .multiply_stored = multiply_stored,
                                            .pack = pack,
                                            .pack_rows = pack_rows,
