@@ -54,6 +54,43 @@ static bool is_in_state(const gr_adapter *a, const gr_param *p) {
     return false;
 }
 
+/* --- Values that stay in the file --------------------------------------------------------------------------------------------- */
+
+void gr_adapter_leave_values(gr_adapter *a, gr_param *p) {
+    const gr_named_tensor *t = a->file && !p->mapped ? gr_tensor_list_find(gr_safetensors_tensors(a->file), p->name) : NULL;
+    if (!t || t->view.dtype != p->dtype || !gr_shape_equal(&t->view.shape, &p->shape) || !gr_tensor_aligned(&t->view, sizeof(float)))
+        return;
+    gr_free_aligned(a->a, p->value);
+    p->value = (void *)(uintptr_t)t->view.data;
+    p->mapped = true;
+    a->bytes -= t->view.bytes;
+}
+
+void gr_adapter_leave_file(const gr_adapter *a) {
+    const gr_tensor_list *list = a->file ? gr_safetensors_tensors(a->file) : NULL;
+    for (size_t i = 0; list && i < list->n; i++) gr_release_mapped(list->items[i].view.data, list->items[i].view.bytes);
+}
+
+/* Values in memory of their own again, to be written. */
+static graft_status own_values(gr_adapter *a, graft_error *err) {
+    for (size_t i = 0; i < a->n_owned; i++) {
+        gr_param *p = a->owned[i];
+        if (!p->mapped) continue;
+        const size_t bytes = gr_dtype_bytes(p->dtype, (size_t)p->n);
+        void *value = gr_alloc_aligned(a->a, bytes);
+        if (!value) return gr_fail_memory(err);
+        memcpy(value, p->value, bytes);
+        p->value = value;
+        p->mapped = false;
+        a->bytes += bytes;
+    }
+    gr_safetensors_close(a->file);
+    a->file = NULL;
+    return GRAFT_OK;
+}
+
+/* --- Reading ------------------------------------------------------------------------------------------------------------------ */
+
 /* `state`: what stands there too is left out. */
 static graft_status read_tensors(gr_adapter *a, const gr_tensor_list *list, gr_stored_file file, bool state, graft_error *err) {
     size_t used = 0;
@@ -94,12 +131,17 @@ static graft_status read_file(gr_adapter *a, const char *dir, gr_stored_file fil
                      path);
     if (st == GRAFT_OK) st = gr_safetensors_open(a->a, path, &f, err);
     if (st == GRAFT_OK) st = read_tensors(a, gr_safetensors_tensors(f), file, state, err);
+    if (st == GRAFT_OK && file == GR_FILE_ADAPTER && !a->trainable && a->method->freeze) {
+        a->file = f;
+        f = NULL;
+    }
     gr_safetensors_close(f);
     gr_free(a->a, path);
     return st;
 }
 
 static graft_status read_values(gr_adapter *a, const char *dir, bool state, graft_error *err) {
+    GR_TRY(own_values(a, err));
     GR_TRY(read_file(a, dir, GR_FILE_ADAPTER, state, err));
     if (gr_adapter_has(a, GR_FILE_ENCODER)) GR_TRY(read_file(a, dir, GR_FILE_ENCODER, false, err));
     if (state) GR_TRY(read_file(a, dir, GR_FILE_STATE, false, err));

@@ -46,6 +46,19 @@ static graft_status freeze_all(gr_adapter *a, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* The factors as the file has them are read again by merging, or to be combined or saved. What a start from the base's weights
+ * (own_a) and other methods than LoRA have as factors they make. */
+static void leave_values(gr_adapter *a) {
+    gr_lora *s = a->state;
+    for (size_t i = 0; a->method == &gr_adapter_lora && i < s->n_pairs; i++) {
+        const gr_lora_pair *p = &s->pairs[i];
+        const gr_linear *l = p->site->role == GR_ROLE_HEAD ? NULL : gr_model_linear(a->model, p->site);
+        if (!l || !s->frozen[l->site[0]->index] || p->own_a) continue;
+        gr_adapter_leave_values(a, p->a);
+        gr_adapter_leave_values(a, p->b);
+    }
+}
+
 /* All or none: a product that is not among them would count as one without an update. */
 graft_status gr_lora_freeze(gr_adapter *a, graft_error *err) {
     gr_lora *s = a->state;
@@ -55,7 +68,10 @@ graft_status gr_lora_freeze(gr_adapter *a, graft_error *err) {
     if (!(s->frozen = gr_calloc(a->a, n, sizeof *s->frozen))) return gr_fail_memory(err);
     s->n_frozen = n;
     const graft_status st = freeze_all(a, err);
-    if (st != GRAFT_OK) gr_lora_thaw(a);
+    if (st == GRAFT_OK)
+        leave_values(a);
+    else
+        gr_lora_thaw(a);
     return st;
 }
 

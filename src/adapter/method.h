@@ -5,6 +5,7 @@
 #include "adapter/adapter.h"
 #include "base/json.h"
 #include "graft/model.h"
+#include "io/safetensors.h"
 
 typedef struct gr_adapter gr_adapter;
 
@@ -103,6 +104,7 @@ struct gr_adapter {
     size_t n_params, cap_params;
     gr_stored *stored;
     size_t n_stored, cap_stored;
+    gr_safetensors *file; /* that values came from, while it may be asked for them again; NULL: none */
     gr_param **owned; /* those made by gr_adapter_new_param */
     size_t n_owned, cap_owned;
     size_t bytes;
@@ -138,6 +140,10 @@ graft_status gr_adapter_finish(gr_adapter_set *s, gr_adapter *a, int *index, gra
 void gr_adapter_free(gr_adapter *a);
 graft_status gr_adapter_rewrite_config(gr_adapter *a, graft_error *err); /* set.c: a->config anew */
 bool gr_adapter_has(const gr_adapter *a, gr_stored_file file);
+/* The values of a parameter that passes have in another form leave memory: from now on they are the file's, where they stand there
+ * as they are. The pages of all that did so leave with gr_adapter_leave_file, and come back where somebody reads them. */
+void gr_adapter_leave_values(gr_adapter *a, gr_param *p);
+void gr_adapter_leave_file(const gr_adapter *a);
 void gr_adapter_fill_hooks(gr_adapter_set *s); /* hooks.c */
 /* uses.c: in front of a step's passes, behind them, and in the end. */
 graft_status gr_adapter_part_gradients(gr_adapter *a, graft_error *err);

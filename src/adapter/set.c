@@ -33,10 +33,11 @@ void gr_adapter_free(gr_adapter *a) {
     gr_adapter_free_gradients(a);
     if (a->state && a->method->free) a->method->free(a);
     for (size_t i = 0; i < a->n_owned; i++) {
-        if (!a->shared) gr_free_aligned(a->a, a->owned[i]->value);
+        if (!a->shared && !a->owned[i]->mapped) gr_free_aligned(a->a, a->owned[i]->value);
         if (!a->shared) gr_free_aligned(a->a, a->owned[i]->grad);
         gr_free(a->a, a->owned[i]);
     }
+    gr_safetensors_close(a->file);
     gr_variant_free(a->variant);
     gr_free(a->a, a->owned);
     gr_free(a->a, a->params);
@@ -303,9 +304,16 @@ graft_status gr_adapter_begin(gr_adapter_set *s, const char *name, const char *w
     return GRAFT_OK;
 }
 
+static graft_status make_ready(gr_adapter *a, graft_error *err) {
+    if (a->trainable || !a->method->freeze) return GRAFT_OK;
+    const graft_status st = a->method->freeze(a, err);
+    gr_adapter_leave_file(a);
+    return st;
+}
+
 graft_status gr_adapter_finish(gr_adapter_set *s, gr_adapter *a, int *index, graft_error *err) {
     size_t i = 0;
-    if (!a->trainable && a->method->freeze) GR_TRY(a->method->freeze(a, err));
+    GR_TRY(make_ready(a, err));
     while (i < s->n_slots && s->slots[i]) i++;
     if (i == s->n_slots) {
         GR_TRY(gr_grow(s->a, (void **)&s->slots, &s->cap_slots, s->n_slots + 1, sizeof *s->slots, err));
@@ -322,7 +330,7 @@ graft_status gr_adapter_refresh(gr_adapter_set *s, int index, uint64_t key, bool
     if (!a) return GRAFT_OK;
     if (training) GR_TRY(gr_adapter_part_gradients(a, err));
     if (a->method->refresh) GR_TRY(a->method->refresh(a, key, training, err));
-    return !a->trainable && a->method->freeze ? a->method->freeze(a, err) : GRAFT_OK;
+    return make_ready(a, err);
 }
 
 graft_status gr_adapter_collect(gr_adapter_set *s, int index, graft_error *err) {

@@ -63,6 +63,7 @@ typedef struct gr_param {
     void *more_grads;
     int n_uses; /* 0 means 1 */
     gr_matrix *matrix;  /* told by gr_param_changed; NULL: none */
+    bool mapped;        /* the value lies in a mapped file: it is only read */
     bool decay;         /* weight decay applies (matrices; not norms and biases) */
     double lr_factor;   /* on the learning rate; 0 means 1 */
 } gr_param;

@@ -315,6 +315,56 @@ static void a_failed_refresh_loses_no_update(void **state) {
     assert_int_equal(t.live, 0);
 }
 
+static void all_are_mapped(const graft_model *m, bool expected) {
+    assert_true(gr_adapter_n_params(m->adapters, 0) > 0);
+    for (size_t i = 0; i < gr_adapter_n_params(m->adapters, 0); i++)
+        assert_int_equal(gr_adapter_param(m->adapters, 0, i)->mapped, expected);
+}
+
+/* What is not trained is held once: as passes have it. The values themselves are read from the file where they are wanted. */
+static void values_of_frozen_factors_stay_in_the_file(void **state) {
+    (void)state;
+    static const int length = 9, seed = 1;
+    test_allocator t;
+    test_batch b;
+    test_allocator_init(&t);
+    graft_context *ctx = test_context(&t.allocator, 1, NULL);
+    const char *base = test_model_path("llama");
+    graft_model *m = test_load(ctx, base, GRAFT_DTYPE_F32), *trained = test_load(ctx, base, GRAFT_DTYPE_F32);
+    char dir[1024], out[1024];
+    snprintf(dir, sizeof dir, "%s", test_golden("adapters/rslora"));
+    snprintf(out, sizeof out, "%s/stays", test_temp_dir());
+    assert_ok(graft_adapter_load(m, "a", dir, 1, &err));
+    assert_ok(gr_adapter_set_load(trained->adapters, "a", dir, 1, true, &(int){0}, &err));
+    all_are_mapped(m, true);
+    all_are_mapped(trained, false);
+    for (size_t i = 0; i < gr_adapter_n_params(m->adapters, 0); i++) {
+        const gr_param *p = gr_adapter_param(m->adapters, 0, i), *q = gr_adapter_param(trained->adapters, 0, i);
+        assert_memory_equal(p->value, q->value, (size_t)p->n * sizeof(float));
+    }
+    test_fill_batch(&b, graft_model_vocab_size(m), 1, &length, &seed);
+    b.batch.one_adapter = 0;
+    const size_t n = (size_t)(length * graft_model_vocab_size(m));
+    float *before = test_logits(m->model, m->hooks, &b.batch);
+    assert_ok(gr_adapter_save(m->adapters, 0, out, GR_F32, &err));
+    bool whole = false;
+    for (long k = 1; !whole; k++) {
+        t.calls = 0;
+        t.fail_at = k;
+        whole = gr_adapter_reload(m->adapters, 0, out, NULL) == GRAFT_OK;
+        t.fail_at = 0;
+        float *after = test_logits(m->model, m->hooks, &b.batch);
+        test_assert_same_floats(before, after, n, "after values were read again");
+        free(after);
+    }
+    all_are_mapped(m, true);
+    free(before);
+    graft_model_free(trained);
+    graft_model_free(m);
+    graft_context_free(ctx);
+    assert_int_equal(t.live, 0);
+}
+
 static graft_status combine_all(const graft_allocator *a, void *arg) {
     static const char *const types[] = {"cat", "svd", "ties", "dare_ties"};
     const char *const names[] = {"a", "b"};
@@ -350,6 +400,7 @@ int main(void) {
         cmocka_unit_test(wrong_combinations_are_named),
         cmocka_unit_test(adapters_are_scaled),
         cmocka_unit_test(a_failed_refresh_loses_no_update),
+        cmocka_unit_test(values_of_frozen_factors_stay_in_the_file),
         cmocka_unit_test(combining_survives_any_failed_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
