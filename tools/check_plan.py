@@ -21,6 +21,9 @@ SETTINGS = {
     "f32": [*REAL, "--dtype", "f32"],
     "--memory 500M": [*DENSE, "--target-modules", "all-linear", "--memory", "500M"],
     "--memory 300M": [*DENSE, "--target-modules", "all-linear", "--memory", "300M"],
+    "--memory 90M": ["--data", "{real}", "-b", "8", "--max-length", "128", "--max-steps", "4", "--memory", "90M"],
+    "W8A8": ["-m", "{w8a8}", *DENSE, "--target-modules", "all-linear"],
+    "W8A8, --memory 260M": ["-m", "{w8a8}", *DENSE, "--target-modules", "all-linear", "--memory", "260M"],
     "evaluation and checkpoints": [*REAL, "--eval-data", "{held}", "--eval-strategy", "steps", "--eval-steps", "2", "--save-steps", "2", "--max-steps", "2"],
     "one thread, short records": ["--data", "{short}", "-b", "1", "--max-steps", "6", "--threads", "1"],
     "modules_to_save": ["--data", "{real}", "-b", "4", "--max-steps", "3", "--modules-to-save", "lm_head,norm"],
@@ -52,11 +55,16 @@ def main():
         (tmp / "dense").write_text("".join(json.dumps({"input_ids": [draw.randrange(100, 40000) for _ in range(256)]}) + "\n" for _ in range(64)))
         (tmp / "short").write_text("".join(json.dumps({"text": f"record {i}"}) + "\n" for i in range(64)))
         for name in wanted:
-            words = [w.format(dense=tmp / "dense", short=tmp / "short", real=data, held=tmp / "held") for w in SETTINGS[name]]
-            plan, _ = run([graft, "plan", "-m", model, "--json", *words])
-            result, peak = run([graft, "sft", "-m", model, "-o", str(tmp / "out"), "--overwrite-output-dir", "--json", "-q", *words])
+            words = [w.format(dense=tmp / "dense", short=tmp / "short", real=data, held=tmp / "held", w8a8=tmp / "w8a8")
+                     for w in SETTINGS[name]]
+            if "-m" not in words:
+                words = ["-m", model, *words]
+            elif not (tmp / "w8a8").exists():
+                subprocess.run([graft, "quantize", "-m", model, "--type", "w8a8", "-o", tmp / "w8a8", "-q"], check=True)
+            plan, _ = run([graft, "plan", "--json", *words])
+            result, peak = run([graft, "sft", "-o", str(tmp / "out"), "--overwrite-output-dir", "--json", "-q", *words])
             off = plan["peak"] / peak - 1
-            limit = {"500M": 500 << 20, "300M": 300 << 20}.get(words[-1])
+            limit = int(words[-1].removesuffix("M")) << 20 if words[-2] == "--memory" else None
             good = abs(off) <= BOUND and abs(result["peak_memory"] / peak - 1) < 0.01 and not (limit and peak > limit)
             failed += not good
             parts = " ".join(f"{k} {plan[k] / 2**20:.0f}" for k in ("program", "model_mapped", "model_packed", "parameters", "gradients",

@@ -134,35 +134,3 @@ graft_status gr_device_get(graft_context *ctx, gr_device **out, graft_error *err
     *out = device;
     return GRAFT_OK;
 }
-
-graft_status gr_workspace_take(gr_device *d, size_t bytes, gr_workspace **out, graft_error *err) {
-    gr_cpu_device *c = (gr_cpu_device *)(void *)d;
-    gr_workspace *w = atomic_exchange(&c->workspace, NULL);
-    if (w && w->bytes < bytes) {
-        gr_free_aligned(gr_allocator(d->ctx), w);
-        w = NULL;
-    }
-    if (!w) {
-        size_t size;
-        if (__builtin_add_overflow(sizeof *w, bytes, &size)) return gr_fail_memory(err);
-        w = gr_alloc_aligned(gr_allocator(d->ctx), size);
-        if (!w) return gr_fail_memory(err);
-        w->bytes = bytes;
-    }
-    *out = w;
-    return GRAFT_OK;
-}
-
-void gr_workspace_give(gr_device *d, gr_workspace *w) {
-    gr_cpu_device *c = (gr_cpu_device *)(void *)d;
-    gr_free_aligned(gr_allocator(d->ctx), atomic_exchange(&c->workspace, w));
-}
-
-size_t gr_device_workspace_bytes(gr_device *d) {
-    gr_workspace *w;
-    gr_cpu_device *c = (gr_cpu_device *)(void *)d;
-    w = atomic_exchange(&c->workspace, NULL);
-    size_t bytes = w ? w->bytes : 0;
-    if (w) gr_workspace_give(d, w);
-    return bytes;
-}

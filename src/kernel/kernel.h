@@ -34,6 +34,7 @@ typedef struct gr_device {
     gr_cpu_level level; /* the best that CPU and ctx->cpu (GRAFT_CPU in the program) allow */
     bool fast_bf16;     /* bf16 products in hardware: the default compute type is then BF16, else F32 */
     const gr_kernels *k;
+    size_t *noted; /* NULL, but where products only note the workspace that they would take (kernel/workspace.c) */
 } gr_device;
 
 /* The context's device, made at the first call and owned by the context. */
@@ -326,6 +327,10 @@ size_t gr_matrix_planned_bytes(const gr_matrix *w, bool forward, bool backward);
 /* Bytes of the workspace that gr_gemm and gr_matrix_* share on this device: grows to what the largest call so far
  * needed, about a megabyte a thread. */
 size_t gr_device_workspace_bytes(gr_device *d);
+/* What it grows to by products of up to `rows` rows with w (whose parts are alike, and without outliers) and with trained values
+ * of that shape, forward and backward. */
+graft_status gr_matrix_planned_workspace(gr_device *d, const gr_matrix *w, int64_t rows, size_t *bytes,
+                                         graft_error *err);
 
 /* --- Low-rank updates of frozen factors ------------------------------------------------------------------------- */
 

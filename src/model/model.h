@@ -76,6 +76,9 @@ int64_t gr_model_n_params(const gr_model *m); /* elements of all tensors, tied o
 enum { GR_NO_BACKWARD = 1 << 20 };
 graft_status gr_model_prepare(gr_model *m, const gr_variant *v, int from, graft_error *err);
 size_t gr_model_planned_bytes(const gr_model *m, const gr_variant *v, int from);
+/* Of the device's workspace, for products of up to `rows` rows (gr_matrix_planned_workspace). */
+graft_status gr_model_planned_workspace(const gr_model *m, const gr_variant *v, int64_t rows, size_t *bytes,
+                                        graft_error *err);
 size_t gr_model_owned_bytes(const gr_model *m); /* allocated now: packed matrices, norms */
 
 /* --- Variants: tensors in place of the model's ---------------------------------------------------------------------- */

@@ -264,6 +264,29 @@ size_t gr_model_planned_bytes(const gr_model *m, const gr_variant *v, int from) 
     return bytes;
 }
 
+typedef struct workspace {
+    gr_device *d;
+    int64_t rows;
+    size_t bytes;
+} workspace;
+
+static graft_status plan_workspace_of_one(void *arg, gr_matrix *w, bool backward, graft_error *err) {
+    workspace *s = arg;
+    size_t bytes;
+    (void)backward;
+    GR_TRY(gr_matrix_planned_workspace(s->d, w, s->rows, &bytes, err));
+    s->bytes = GR_MAX(s->bytes, bytes);
+    return GRAFT_OK;
+}
+
+graft_status gr_model_planned_workspace(const gr_model *m, const gr_variant *v, int64_t rows, size_t *bytes,
+                                        graft_error *err) {
+    workspace s = {.d = m->dev, .rows = rows};
+    GR_TRY(each_matrix(v ? &v->modules : &m->modules, 0, plan_workspace_of_one, &s, err));
+    *bytes = s.bytes;
+    return GRAFT_OK;
+}
+
 size_t gr_model_owned_bytes(const gr_model *m) {
     size_t bytes = m->vector_bytes;
     for (size_t i = 0; i < m->n_matrices; i++) bytes += gr_matrix_bytes(m->matrices[i]);

@@ -12,7 +12,7 @@ enum {
     MICRO_TOKENS = 512,   /* 1,024 at a time would be 2 % faster and take half as much memory again */
     LEAST_TOKENS = 256,   /* fewer make them slow */
     SCAN_TOKENS = 1 << 27, /* of the data order */
-    CODE_BYTES = 3 << 20   /* code and small objects that a run touches later than here */
+    CODE_BYTES = 5 << 20   /* code, stacks and small objects that a run touches later than here */
 };
 
 typedef struct heavy {
@@ -144,7 +144,7 @@ static graft_status count_unread(const gr_trainer *t, size_t *out, graft_error *
 /* Everything but the step arena. */
 static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
     const gr_variant *v = gr_adapter_variant(t->set, t->adapter);
-    p->program = t->resident_start + CODE_BYTES;
+    p->program = t->resident_start + CODE_BYTES + t->workspace_bytes;
     p->tokenizer = t->resident_tokenizer;
     p->data = t->resident_data;
     p->model_mapped = gr_model_mapped_bytes(t->model);
@@ -172,13 +172,15 @@ static size_t fixed_bytes(const gr_trainer *t, graft_train_plan *p) {
 
 static graft_status try_cut(gr_trainer *t, size_t seqs, size_t tokens, gr_recompute recompute, graft_train_plan *p,
                             graft_error *err) {
-    size_t eval = 0, unused;
+    size_t eval = 0, eval_tokens = 0;
     gr_engine_set_limits(t->engine, seqs, tokens, recompute);
     GR_TRY(arena_peak(t, t->loader, t->state.max_steps, true, &t->pool_bytes, &t->micro_tokens, err));
     if (t->eval_loader) {
         int64_t batches = (int64_t)gr_loader_batches(t->eval_loader);
-        GR_TRY(arena_peak(t, t->eval_loader, batches, false, &eval, &unused, err));
+        GR_TRY(arena_peak(t, t->eval_loader, batches, false, &eval, &eval_tokens, err));
     }
+    GR_TRY(gr_model_planned_workspace(t->model, gr_adapter_variant(t->set, t->adapter),
+                                      (int64_t)GR_MAX(t->micro_tokens, eval_tokens), &t->workspace_bytes, err));
     t->pool_bytes = GR_MAX(t->pool_bytes, eval);
     t->recompute = recompute;
     p->step = t->pool_bytes;

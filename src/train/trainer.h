@@ -52,7 +52,7 @@ typedef struct gr_trainer {
     int64_t steps_per_epoch, warmup, logging_steps, eval_steps, save_steps;
     const char *metric; /* with "eval_" in front */
     bool greater;
-    size_t micro_tokens, pool_bytes;
+    size_t micro_tokens, pool_bytes, workspace_bytes;
     size_t unread_bytes;  /* rows of the table of tokens that no record has */
     size_t mapped_budget; /* bytes of mapped weights that stay in memory; 0: all */
     gr_recompute recompute;

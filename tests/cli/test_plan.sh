@@ -5,4 +5,4 @@ if grep -q '^GRAFT_SANITIZE:STRING=.' "$BUILD_DIR/CMakeCache.txt"; then echo "sk
 model=${GRAFT_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/graft}/models/SmolLM2-135M-Instruct.Q4_1.gguf
 if [ ! -f "$model" ]; then echo "skipped: the packaged model is absent"; exit 77; fi
 python3 "$SOURCE_DIR/tools/check_plan.py" "$GRAFT" "$model" "$SOURCE_DIR/examples/data/synopses.jsonl" \
-  "one thread, short records" "--memory 300M" "evaluation and checkpoints"
+  "one thread, short records" "--memory 300M" "--memory 90M" "W8A8, --memory 260M" "evaluation and checkpoints"

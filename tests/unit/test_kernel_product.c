@@ -213,8 +213,48 @@ static void matrix_agrees(void **state) {
     kcase_run("matrix", matrix_case_run, 48);
 }
 
+/* --- Workspace ---------------------------------------------------------------------------------------------------- */
+
+/* The products that are planned, made on a device that had none before, need what was planned, to the byte. */
+static void check_workspace(gr_cpu_level level, int threads, gr_dtype stored, gr_dtype dt) {
+    enum { OUT = 300, IN = 512, ROWS = 300 };
+    static float memory[OUT * IN], scales[OUT * IN / 64], x[ROWS * IN], y[ROWS * OUT];
+    const bool by_rows = stored == GR_INT8 || stored == GR_CHANNEL8;
+    const gr_scales apart = {.block = by_rows ? IN : 64, .absmax = scales};
+    const gr_tensor_view view = {stored, gr_shape2(OUT, IN), memory, gr_dtype_bytes(stored, OUT * IN),
+                                 gr_scaled_get(stored) ? &apart : NULL};
+    const gr_matrix_spec spec = {.name = "w", .n_parts = 1, .dt = dt, .integer = by_rows, .part = {{.view = view}}};
+    gr_matrix *w;
+    size_t planned;
+    gr_device *d = kcase_device(level, threads);
+    if (!d) return;
+    assert_ok(gr_matrix_new(d, &spec, &w, &err));
+    assert_ok(gr_matrix_planned_workspace(d, w, ROWS, &planned, &err));
+    assert_int_equal(gr_device_workspace_bytes(d), 0);
+    for (int64_t rows = ROWS; rows > 0; rows /= 2) {
+        assert_ok(gr_matrix_forward(w, rows, x, IN, dt, y, OUT, false, &err));
+        assert_ok(gr_matrix_backward(w, rows, y, OUT, x, IN, false, &err));
+        assert_ok(gr_gemm(d, false, true, rows, OUT, IN, 1, dt, x, IN, memory, IN, 0, dt, y, OUT, &err));
+        assert_ok(gr_gemm(d, false, false, rows, IN, OUT, 1, dt, y, OUT, memory, IN, 0, dt, x, IN, &err));
+        assert_ok(gr_gemm(d, true, false, OUT, IN, rows, 1, dt, y, OUT, x, IN, 1, GR_F32, memory, IN, &err));
+    }
+    assert_int_equal(gr_device_workspace_bytes(d), planned);
+    gr_matrix_free(w);
+}
+
+static void workspace_is_planned(void **state) {
+    (void)state;
+    static const gr_dtype stored[] = {GR_F32, GR_BF16, GR_Q4_1, GR_Q6_K, GR_NF4, GR_INT8, GR_CHANNEL8};
+    for (int level = 0; level < GR_CPU_LEVEL_COUNT; level++)
+        for (size_t i = 0; i < 4 * GR_COUNT(stored); i++) {
+            kcase_close();
+            check_workspace((gr_cpu_level)level, i & 1 ? 3 : 1, stored[i / 4], i & 2 ? GR_BF16 : GR_F32);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(workspace_is_planned),
         cmocka_unit_test(gemm_agrees),
         cmocka_unit_test(gemm_f64_is_exact),
         cmocka_unit_test(matrix_agrees),
