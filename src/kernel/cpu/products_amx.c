@@ -149,7 +149,7 @@ static inline void start_stream(stream *t, const gr_tile_source *from, int64_t s
     t->step_bytes = SIDE * from->block_bytes / from->steps;
     t->at_once = from->ops->scales ? GR_TILE_SCALES / from->ops->floats : 0;
     t->left = steps / from->steps;
-    t->scales = from->scales;
+    t->scales = from->scales ? from->scales : t->own; /* a format without scales steps over none */
 }
 
 static inline void read_scales(stream *t) {
