@@ -72,6 +72,13 @@ static graft_status check(const lora *l, const char *name, const char *module, b
     return GRAFT_OK;
 }
 
+/* NaN and infinity are numbers to JSON as Python writes it, and to GGUF. */
+static graft_status check_alpha(const lora *l, const char *where, graft_error *err) {
+    if (fabs(l->alpha) <= 1e9) return GRAFT_OK;
+    return gr_fail(err, GRAFT_ERR_FORMAT,
+                   "%s: lora_alpha (with use_rslora times the root of r): expected -1e9 to 1e9, found %g", where, l->alpha);
+}
+
 /* --- To GGUF ------------------------------------------------------------------------------------------------------ */
 
 /* llama.cpp divides one alpha by the rank of each tensor. */
@@ -95,7 +102,8 @@ static graft_status read_config(lora *l, const char *dir, graft_error *err) {
                                                              : NULL;
         l->alpha = alpha && alpha->kind == GR_JSON_NUMBER ? alpha->number.d : 8;
         if (rslora) l->alpha *= sqrt(r && r->kind == GR_JSON_NUMBER ? r->number.d : 8);
-        if (not ) st = gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: GGUF files have no place for %s", path, not );
+        st = not ? gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: GGUF files have no place for %s", path, not )
+                 : check_alpha(l, path, err);
     }
     gr_free(l->a, text);
     gr_free(l->a, path);
@@ -173,7 +181,8 @@ static graft_status check_kind(lora *l, const gr_gguf *g, graft_error *err) {
             return gr_fail(err, GRAFT_ERR_FORMAT, "%s: key %s: expected %s, found %.*s", l->from, wanted[i].key,
                            wanted[i].value, (int)GR_MIN(t.len, (size_t)60), t.text);
     }
-    return gr_gguf_get_float(g, "adapter.lora.alpha", &l->alpha, err);
+    GR_TRY(gr_gguf_get_float(g, "adapter.lora.alpha", &l->alpha, err));
+    return check_alpha(l, l->from, err);
 }
 
 /* The factor of a GGUF tensor under peft's name. */
@@ -210,7 +219,8 @@ static graft_status describe(lora *l, gr_buf *b, graft_error *err) {
         const int64_t rank = l->out[i].view.shape.d[0];
         const size_t n = strlen(name);
         bool pair = i + 1 < l->n && strncmp(name, l->out[i + 1].name, n - strlen("A.weight")) == 0 &&
-                    gr_ends_with(name, ".lora_A.weight") && l->out[i + 1].view.shape.d[1] == rank;
+                    gr_ends_with(name, ".lora_A.weight") && gr_ends_with(l->out[i + 1].name, ".lora_B.weight") &&
+                    l->out[i + 1].view.shape.d[1] == rank;
         if (!pair) {
             gr_buf_free(&ranks);
             return gr_fail(err, GRAFT_ERR_MISMATCH, "%s: tensor %s: expected a factor of the same rank beside it",
@@ -264,6 +274,8 @@ graft_status graft_adapter_from_gguf(graft_model *m, const char *path, const cha
     graft_status st = check_kind(&l, g, err);
     const gr_tensor_list *list = gr_gguf_tensors(g);
     for (size_t i = 0; i < list->n && st == GRAFT_OK; i++) st = add_factor(&l, arch ? arch : "", &list->items[i], err);
+    if (st == GRAFT_OK && !l.n)
+        st = gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected factors of a LoRA, found no tensor", path);
     if (l.n) qsort(l.out, l.n, sizeof *l.out, by_name);
     if (st == GRAFT_OK) st = write_dir(&l, dir, err);
     gr_gguf_close(g);

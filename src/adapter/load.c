@@ -8,7 +8,8 @@ static graft_status is_base_copy(gr_adapter *a, const gr_named_tensor *t, bool *
     size_t n = strlen(t->name), m = strlen(before) + strlen(after);
     gr_shape shape;
     *known = false;
-    if (n <= m || strncmp(t->name, before, strlen(before)) != 0 || strcmp(t->name + n - strlen(after), after) != 0)
+    if (n <= m || n >= GR_ADAPTER_TEXT || strncmp(t->name, before, strlen(before)) != 0 ||
+        strcmp(t->name + n - strlen(after), after) != 0)
         return GRAFT_OK;
     const char *tensor = gr_adapter_text(a, err, "%.*s.weight", (int)(n - m), t->name + strlen(before));
     if (!tensor) return GRAFT_ERR_MEMORY;

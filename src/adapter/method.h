@@ -169,8 +169,9 @@ graft_status gr_adapter_store(gr_adapter *a, const char *name, gr_param *p, gr_s
 /* Tensors of the model (names in `tensors`) as a variant; parameter i is stored as `stored[i]`. */
 graft_status gr_adapter_add_variant(gr_adapter *a, const char *const *tensors, const char *const *stored, size_t n,
                                     bool untie, graft_error *err);
+enum { GR_ADAPTER_TEXT = 512 };
 const char *gr_adapter_text(gr_adapter *a, graft_error *err, const char *format, ...)
-    __attribute__((format(printf, 3, 4))); /* in the arena; NULL when out of memory (err is set) */
+    __attribute__((format(printf, 3, 4))); /* of fewer bytes, in the arena; NULL when out of memory (err is set) */
 
 /* Values filled from the counter generator: uniform in [-bound, bound), or normal with deviation `bound`. */
 void gr_adapter_fill(gr_param *p, uint64_t seed, bool normal, double bound);

@@ -80,7 +80,7 @@ void gr_adapter_set_remove(gr_adapter_set *s, int index) {
 /* --- Parameters ---------------------------------------------------------------------------------------------------------------- */
 
 const char *gr_adapter_text(gr_adapter *a, graft_error *err, const char *format, ...) {
-    char text[512];
+    char text[GR_ADAPTER_TEXT];
     va_list args;
     va_start(args, format);
     int n = vsnprintf(text, sizeof text, format, args);

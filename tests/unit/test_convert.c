@@ -1,5 +1,7 @@
 /* Models in other formats and back (graft/convert.h): bytes of transformers' own files, values that stay, errors that
  * are told. */
+#include <math.h>
+
 #include "graft/convert.h"
 #include "graft/tokenizer.h"
 #include "io/gguf.h"
@@ -250,6 +252,39 @@ static void adapters_come_back_from_gguf(void **state) {
     graft_context_free(ctx);
 }
 
+/* Python's JSON and GGUF both write what is no scale; a file may hold no factor at all. */
+static void adapters_without_a_scale_or_factors_are_refused(void **state) {
+    (void)state;
+    static const char *const configs[] = {
+        "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": NaN}",
+        "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 1e300}",
+        "{\"peft_type\": \"LORA\", \"r\": -4, \"lora_alpha\": 4, \"use_rslora\": true}"};
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    graft_model *m = test_load(ctx, test_golden("train/model"), GRAFT_DTYPE_F32);
+    const char *dir = out_path("unscaled"), *gguf = out_path("unscaled.gguf");
+    graft_error failure;
+    assert_ok(gr_make_dirs(dir, &err));
+    for (size_t i = 0; i < GR_COUNT(configs); i++) {
+        assert_ok(gr_write_file(NULL, test_path("%s/adapter_config.json", dir), configs[i], strlen(configs[i]), &err));
+        assert_int_equal(graft_adapter_to_gguf(m, dir, gguf, &failure), GRAFT_ERR_FORMAT);
+        assert_non_null(strstr(failure.text, "lora_alpha"));
+    }
+    for (int i = 0; i < 2; i++) {
+        gr_gguf_writer *w;
+        assert_ok(gr_gguf_writer_new(NULL, gguf, &w, &err));
+        assert_ok(gr_gguf_add_text(w, "general.type", "adapter", 7, &err));
+        assert_ok(gr_gguf_add_text(w, "adapter.type", "lora", 4, &err));
+        assert_ok(gr_gguf_add_f32(w, "adapter.lora.alpha", i ? 8 : NAN, &err));
+        assert_ok(gr_gguf_writer_begin(w, &err));
+        assert_ok(gr_gguf_writer_commit(w, &err));
+        assert_int_equal(graft_adapter_from_gguf(m, gguf, out_path("none"), &failure), GRAFT_ERR_FORMAT);
+        assert_non_null(strstr(failure.text, i ? "no tensor" : "lora_alpha"));
+        assert_false(gr_path_exists(out_path("none")));
+    }
+    graft_model_free(m);
+    graft_context_free(ctx);
+}
+
 static void what_cannot_be_written_is_told(void **state) {
     (void)state;
     graft_context *ctx = test_context(NULL, 1, NULL);
@@ -310,6 +345,7 @@ int main(void) {
         cmocka_unit_test(reports_tell_the_error),
         cmocka_unit_test(what_cannot_be_written_is_told),
         cmocka_unit_test(adapters_come_back_from_gguf),
+        cmocka_unit_test(adapters_without_a_scale_or_factors_are_refused),
         cmocka_unit_test(failing_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
