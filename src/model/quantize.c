@@ -83,6 +83,7 @@ static void encode_rows(job *j, int64_t row, int64_t n, float *x) {
         j->absmax[row + r] = j->spec->dtype == GR_INT8
                                  ? gr_quantize_int8_row(from, j->columns, to)
                                  : gr_quantize_channel8_row(from, j->columns, j->spec->scale, to);
+        if (!isfinite(j->absmax[row + r])) note_bad(j, row + r);
     }
 }
 
@@ -115,7 +116,7 @@ static graft_status run(gr_device *d, job *j, graft_error *err) {
     if (j->bad >= 0)
         return gr_fail(
             err, GRAFT_ERR_NUMERIC,
-            "%s: tensor %s: row %lld or one behind it holds a number that is not finite, which %s cannot hold",
+            "%s: tensor %s: row %lld or one behind it holds a number that is not finite or too large for %s",
             j->w->file, j->w->stored_name, (long long)j->bad, gr_dtype_name(j->spec->dtype));
     return GRAFT_OK;
 }

@@ -211,7 +211,7 @@ float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes) {
     for (int64_t i = 0; i < n; i++) most = fmaxf(most, fabsf(gr_f16_to_f32(gr_f32_to_f16(x[i]))));
     const float inverse = 1.0f / most * 127.0f; /* rounded twice, as torch divides a number by a tensor */
     for (int64_t i = 0; i < n; i++)
-        codes[i] = most > 0 ? (int8_t)nearbyintf(gr_f16_to_f32(gr_f32_to_f16(x[i])) * inverse) : 0;
+        codes[i] = most > 0 && most < INFINITY ? (int8_t)nearbyintf(gr_f16_to_f32(gr_f32_to_f16(x[i])) * inverse) : 0;
     return most;
 }
 

@@ -62,7 +62,8 @@ float gr_channel8_scale(float most, gr_dtype dtype);
 /* What scales are rounded to beside a weight that is stored so: the weight's type, as calculate_qparams does. */
 gr_dtype gr_channel8_scale_type(gr_dtype stored);
 
-/* One row as INT8. The row is rounded to half precision first, as bitsandbytes does. Returns its scale. */
+/* One row as INT8. The row is rounded to half precision first, as bitsandbytes does. Returns its scale: infinity
+ * where half precision cannot hold it, and then the codes are 0. */
 float gr_quantize_int8_row(const float *x, int64_t n, int8_t *codes);
 
 #endif

@@ -221,6 +221,54 @@ static void lies_are_refused_by_name(void **state) {
     graft_context_free(ctx);
 }
 
+/* The plain model with one number of a projection changed. */
+static const char *write_number(float x) {
+    gr_safetensors *f;
+    gr_named_tensor items[256];
+    const char *dir = test_path("%s/number", test_temp_dir());
+    char *text;
+    size_t len, n = 0;
+    assert_ok(gr_safetensors_open(NULL, test_golden("train/model"), &f, &err));
+    const gr_tensor_list *list = gr_safetensors_tensors(f);
+    float *changed = NULL;
+    for (; n < list->n; n++) {
+        items[n] = list->items[n];
+        if (strcmp(items[n].name, "model.layers.0.self_attn.q_proj.weight")) continue;
+        assert_int_equal(items[n].view.dtype, GR_F32);
+        changed = gr_alloc(NULL, items[n].view.bytes);
+        memcpy(changed, items[n].view.data, items[n].view.bytes);
+        changed[40] = x;
+        items[n].view.data = changed;
+    }
+    assert_non_null(changed);
+    assert_ok(gr_make_dirs(dir, &err));
+    assert_ok(gr_read_file(NULL, test_golden("train/model/config.json"), 1 << 20, &text, &len, &err));
+    assert_ok(gr_write_file(NULL, test_path("%s/config.json", dir), text, len, &err));
+    assert_ok(gr_safetensors_save(NULL, test_path("%s/model.safetensors", dir), items, n, NULL, &err));
+    gr_free(NULL, text);
+    gr_free(NULL, changed);
+    gr_safetensors_close(f);
+    return dir;
+}
+
+/* INT8 rounds rows to half precision, which ends at 65,504. */
+static void numbers_that_a_format_cannot_hold_are_refused(void **state) {
+    (void)state;
+    static const float numbers[] = {65504, 1e5f, -1e38f, NAN, INFINITY};
+    graft_context *ctx = test_context(NULL, 1, NULL);
+    for (size_t i = 0; i < 2 * GR_COUNT(numbers); i++) {
+        const graft_model_options o = {.load_in_4bit = i % 2 == 0, .load_in_8bit = i % 2 == 1};
+        const float x = numbers[i / 2];
+        const bool fits = isfinite(x) && (i % 2 == 0 || fabsf(x) <= 65504);
+        graft_error failure = {0};
+        graft_model *m = NULL;
+        assert_int_equal(graft_model_load(ctx, write_number(x), &o, &m, &failure), fits ? GRAFT_OK : GRAFT_ERR_NUMERIC);
+        if (!fits && !strstr(failure.text, "layers.0.self_attn.q_proj")) fail_msg("%s", failure.text);
+        graft_model_free(m);
+    }
+    graft_context_free(ctx);
+}
+
 /* --- QLoRA -------------------------------------------------------------------------------------------------------- */
 
 static void read_losses(const char *path, const char *key, double *out, size_t n) {
@@ -285,7 +333,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(saved_models_are_read),     cmocka_unit_test(loading_quantises_to_the_same_bits),
         cmocka_unit_test(wrong_options_are_refused), cmocka_unit_test(failing_allocations_leak_nothing),
-        cmocka_unit_test(lies_are_refused_by_name),  cmocka_unit_test(losses_of_qlora_equal_the_reference),
+        cmocka_unit_test(lies_are_refused_by_name),  cmocka_unit_test(numbers_that_a_format_cannot_hold_are_refused),
+        cmocka_unit_test(losses_of_qlora_equal_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
