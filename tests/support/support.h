@@ -14,6 +14,18 @@
 
 #include "base/base.h"
 
+/* Whether AddressSanitizer looks on: it takes memory of its own and several times the time. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TEST_SANITIZED true
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define TEST_SANITIZED true
+#endif
+#ifndef TEST_SANITIZED
+#define TEST_SANITIZED false
+#endif
+
 /* An allocator that counts live blocks and can fail. Allocation number `fail_at` (1-based) and all after it fail
  * while fail_at is not 0. */
 typedef struct test_allocator {

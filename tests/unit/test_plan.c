@@ -8,20 +8,9 @@
 #include "kernel/mapped.h"
 #include "model/shape.h"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#endif
-
 /* Sanitizers take memory of their own, beside which a tiny model's bits are lost: what memory chooses is not tested with them. */
 static void needs_exact_memory(void) {
-#ifdef SANITIZED
-    skip();
-#endif
+    if (TEST_SANITIZED) skip();
 }
 
 static void copy(const char *from, const char *to, const char *name) {
