@@ -1,5 +1,8 @@
-/* A GGUF image: refused, or every tensor lies inside it and every value can be read; its configuration too. */
+/* A GGUF image: refused, or every tensor lies inside it and every value can be read; its configuration and its
+ * tokenizer too, which encodes and decodes a text without harm. */
 #include "io/hf_config.h"
+#include "io/tokenizer_files.h"
+#include "text/tokenizer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -24,6 +27,31 @@ static void read_pair(const gr_gguf *g, const gr_gguf_pair *p) {
     }
 }
 
+static void read_tokenizer(const gr_gguf *g) {
+    static const graft_context_options o = {.n_threads = 1};
+    static const char text[] = "a river\n 12 \xc3\xa9 <s>";
+    graft_context *ctx;
+    graft_tokenizer *tok = NULL;
+    graft_error err = {0};
+    gr_tokenizer_spec spec;
+    if (graft_context_new(&o, &ctx, NULL) != GRAFT_OK) return;
+    gr_spec_init(&spec, gr_allocator(ctx));
+    graft_status st = gr_tokenizer_gguf_read(&spec, g, &err);
+    if (st == GRAFT_OK) st = gr_tokenizer_new(ctx, &spec, &tok, &err);
+    if (st != GRAFT_OK && !gr_utf8_valid(err.text, strlen(err.text))) __builtin_trap();
+    int32_t *ids = NULL;
+    char *back = NULL;
+    size_t n, len;
+    if (st == GRAFT_OK && graft_tokenizer_encode(tok, text, sizeof text - 1, 0, &ids, &n, NULL) == GRAFT_OK &&
+        graft_tokenizer_decode(tok, ids, n, 0, &back, &len, NULL) == GRAFT_OK && !gr_utf8_valid(back, len))
+        __builtin_trap();
+    graft_free(ctx, back);
+    graft_free(ctx, ids);
+    graft_tokenizer_free(tok);
+    gr_spec_free(&spec);
+    graft_context_free(ctx);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     gr_gguf *g;
     graft_error err;
@@ -37,6 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     for (size_t i = 0; i < gr_gguf_n_pairs(g); i++) read_pair(g, gr_gguf_pair_at(g, i));
     if (gr_model_config_from_gguf(g, &c, &err) == GRAFT_OK && (c.n_layers < 1 || c.head_dim % 2)) __builtin_trap();
+    read_tokenizer(g);
     gr_gguf_close(g);
     return 0;
 }
