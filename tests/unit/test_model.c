@@ -216,7 +216,7 @@ static void packaged_model_agrees_with_transformers(void **state) {
     graft_model *m = test_load(ctx, path, GRAFT_DTYPE_F32);
     assert_int_equal(graft_model_n_params(m), 134515008);
     assert_ok(gr_safetensors_open(NULL, test_golden("smollm2.safetensors"), &golden, &err));
-    for (int i = 0; i < 3; i++) compare_sequence(m, gr_safetensors_tensors(golden), i);
+    for (int i = 0; i < (TEST_SANITIZED ? 1 : 3); i++) compare_sequence(m, gr_safetensors_tensors(golden), i);
     compare_real_gradients(m, gr_safetensors_tensors(golden));
     gr_safetensors_close(golden);
     graft_model_free(m);
