@@ -77,15 +77,16 @@ static void tiles_decode_the_same_bits(void **state) {
     (void)state;
     enum { ROWS = 16, STEP = 32, BLOCKS = 3, N = BLOCKS * 256, ROW = 4 * N };
     static uint8_t bytes[ROWS * ROW + 1];
-    static uint16_t expected[ROWS * N], found[ROWS * N], tile[ROWS * STEP];
+    static uint16_t expected[ROWS * N], found[ROWS * N], tile[2 * ROWS * STEP];
     graft_context *ctx;
     gr_device *d;
     assert_ok(graft_context_new(&(graft_context_options){.cpu = "amx"}, &ctx, &err));
     assert_ok(gr_device_get(ctx, &d, &err));
-    for (int round = 0; round < 2 * GR_DTYPE_COUNT; round++) {
-        const gr_dtype type = (gr_dtype)(round / 2);
+    for (int round = 0; round < 4 * GR_DTYPE_COUNT; round++) {
+        const gr_dtype type = (gr_dtype)(round / 4);
         const gr_tile_ops ops = gr_cpu(d)->tile[type];
-        if (!ops.decode || !gr_quant_get(type)->to_bf16) continue;
+        const bool two = round / 2 % 2;
+        if (!ops.decode || !gr_quant_get(type)->to_bf16 || (two && !ops.two)) continue;
         const int block = GR_MAX(gr_dtype_get(type)->block_elements, (int)STEP), n = BLOCKS * block;
         const int64_t block_bytes = (int64_t)gr_dtype_bytes(type, (size_t)block), row = BLOCKS * block_bytes + round % 2;
         for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)gr_rng_u64(9, 3 + (uint64_t)round % 2, i);
@@ -95,8 +96,10 @@ static void tiles_decode_the_same_bits(void **state) {
         if (ops.scales) ops.scales(bytes, row, BLOCKS, space);
         for (int b = 0; b < BLOCKS; b++)
             for (int step = 0; step < block / STEP; step++) {
-                ops.decode(bytes + b * block_bytes, row, step, space + b * ops.floats, tile);
-                for (int r = 0; r < ROWS; r++) memcpy(found + r * n + b * block + step * STEP, tile + r * STEP, 2 * STEP);
+                const uint16_t *at = two && step % 2 ? tile + ROWS * STEP : tile;
+                if (at == tile)
+                    (two ? ops.two : ops.decode)(bytes + b * block_bytes, row, step, space + b * ops.floats, tile);
+                for (int r = 0; r < ROWS; r++) memcpy(found + r * n + b * block + step * STEP, at + r * STEP, 2 * STEP);
             }
         for (int r = 0; r < ROWS; r++) {
             gr_quant_get(type)->to_bf16(bytes + r * row, (size_t)n, expected + r * n);
@@ -115,7 +118,7 @@ static void tiles_decode_scaled_formats_to_the_same_bits(void **state) {
     enum { ROWS = 16, STEP = 32, N = 4096, CODES = 2 * ROWS * N / 32 };
     static const gr_dtype types[] = {GR_NF4, GR_FP4, GR_INT8, GR_CHANNEL8};
     static uint8_t bytes[2 * ROWS * N], codes[CODES];
-    static uint16_t expected[N], tile[ROWS * STEP];
+    static uint16_t expected[N], tile[2 * ROWS * STEP];
     static float absmax[CODES], nested[CODES / 16 + 1], scales[N / 32 * ROWS];
     graft_context *ctx;
     gr_device *d;
@@ -128,20 +131,25 @@ static void tiles_decode_scaled_formats_to_the_same_bits(void **state) {
         absmax[i] = i % 19 == 3 ? 0 : (float)fabs(gr_rng_normal(9, 7, (uint64_t)i));
     }
     for (size_t i = 0; i < GR_COUNT(nested); i++) nested[i] = (float)fabs(gr_rng_normal(9, 8, i));
-    for (int round = 0; k->tile_scales && round < 4 * 2 * 2 * 8; round++) {
+    for (int round = 0; k->tile_scales && round < 4 * 2 * 2 * 8 * 2; round++) {
         const gr_dtype type = types[round % 4];
-        const int64_t block = 32 << round / 16, n = GR_MIN(N, block * 21), every = 1 + round / 4 % 2, blocks = n / block;
+        const int64_t block = 32 << round / 16 % 8, n = GR_MIN(N, block * 21), every = 1 + round / 4 % 2, blocks = n / block;
         gr_scales s = {.block = block, .absmax = absmax};
         if (round / 8 % 2) s = (gr_scales){.block = block, .codes = codes, .map = gr_dynamic_map, .nested = nested, .nested_block = 16 << round % 5, .offset = 0.3f};
         const int64_t row_bytes = (int64_t)gr_dtype_bytes(type, (size_t)n) * every, first = 5;
+        const bool two = round / 128;
+        if (two && (block == STEP || !k->tile[type].two)) continue;
         assert_true(k->tile_scales(&s, first, blocks * every, blocks, scales));
         for (int64_t at = 0; at < n; at += STEP) {
             const int64_t b = at / block;
-            k->tile[type].decode(bytes + gr_dtype_bytes(type, (size_t)(b * block)), row_bytes, (int)(at % block / STEP), scales + b * ROWS, tile);
+            const int step = (int)(at % block / STEP);
+            const uint16_t *own = two && step % 2 ? tile + ROWS * STEP : tile;
+            if (own == tile)
+                (two ? k->tile[type].two : k->tile[type].decode)(bytes + gr_dtype_bytes(type, (size_t)(b * block)), row_bytes, step, scales + b * ROWS, tile);
             for (int64_t r = 0; r < ROWS; r++) {
                 const float scale = gr_scale_at(&s, first + r * blocks * every + b);
                 gr_scaled_get(type)->to_bf16(bytes + r * row_bytes + gr_dtype_bytes(type, (size_t)at), STEP, scale, expected);
-                assert_memory_equal(expected, tile + r * STEP, 2 * STEP);
+                assert_memory_equal(expected, own + r * STEP, 2 * STEP);
             }
         }
     }

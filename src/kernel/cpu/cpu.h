@@ -77,6 +77,8 @@ typedef struct gr_tile_ops {
     int floats;
     /* Elements 32 `step` to 32 `step` + 31 of a block, to 16 x 32; scales: the block's. */
     void (*decode)(const uint8_t *b, int64_t row_bytes, int step, const float *scales, uint16_t *out);
+    /* The same of steps `step`, an even one, and `step` + 1, to 2 x 16 x 32, where they share bytes or scales; else NULL. */
+    void (*two)(const uint8_t *b, int64_t row_bytes, int step, const float *scales, uint16_t *out);
 } gr_tile_ops;
 /* Scales first + r * row + b of rows r = 0 .. 15 and blocks b = 0 .. blocks - 1, to [block][16]. False: one of them could give
  * subnormal values, which decoders of tiles do not make. */

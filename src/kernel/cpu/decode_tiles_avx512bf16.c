@@ -156,6 +156,95 @@ static void Q6_K(const uint8_t *b, int64_t row, int step, const float *d, uint16
     FOR_ROWS q6_step(b, step, d[r], d[r + ROWS], out);
 }
 
+enum { CHOOSE = 0xCA }; /* bits of the second operand where the first has ones, else of the third */
+
+/* --- Two steps of a block of 256 at once ---------------------------------------------------------------------------- */
+
+/* Nibbles of the same 32 bytes belong to both steps, so that their tables share a register. Products of a scale (of 17
+ * bits) and a code are exact, and one rounding does for product and difference. */
+static inline vf codes_from(int first) {
+    const __m512i ramp = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(ramp, _mm512_set1_epi32(first)));
+}
+static inline vf values_of(vf codes, float d, float m) { return _mm512_fmsub_ps(codes, v_set1(d), v_set1(m)); }
+
+static void Q4_K_two(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    const vf codes = codes_from(0);
+    const __m512i four = _mm512_set1_epi16(15), second = _mm512_set1_epi16(16);
+    b += 16 + 32 * (step / 2);
+    d += step * ROWS;
+    const float *m = d + 8 * ROWS;
+    FOR_ROWS {
+        const __m512i table = table_of_two(values_of(codes, d[r], m[r]), values_of(codes, d[r + ROWS], m[r + ROWS]));
+        const __m512i both = _mm512_cvtepu8_epi16(load32(b));
+        look_up(table, _mm512_and_si512(both, four), out);
+        look_up(table, _mm512_or_si512(_mm512_srli_epi16(both, 4), second), out + ROWS * STEP);
+    }
+}
+
+/* step is constant: bit `step` of a byte becomes bit 4. */
+static inline __attribute__((always_inline)) __m512i fifth_bit(__m512i bytes, const int step) {
+    return step < 4 ? _mm512_slli_epi16(bytes, 4 - step) : _mm512_srli_epi16(bytes, step - 4);
+}
+static inline __attribute__((always_inline)) void five_bits(const uint8_t *b, int64_t row, const int step, const float *d,
+                                                            uint16_t *out) {
+    const vf low = codes_from(0), high = codes_from(16);
+    const __m512i four = _mm512_set1_epi16(15);
+    d += step * ROWS;
+    const float *m = d + 8 * ROWS;
+    FOR_ROWS {
+        const __m512i both = _mm512_cvtepu8_epi16(load32(b + 48 + 32 * (step / 2)));
+        const __m512i fifth = _mm512_cvtepu8_epi16(load32(b + 16)), upper = _mm512_srli_epi16(both, 4);
+        const float d1 = d[r + ROWS], m1 = m[r + ROWS];
+        const __m512i table0 = table_of_two(values_of(low, d[r], m[r]), values_of(high, d[r], m[r]));
+        const __m512i table1 = table_of_two(values_of(low, d1, m1), values_of(high, d1, m1));
+        look_up(table0, _mm512_ternarylogic_epi64(four, both, fifth_bit(fifth, step), CHOOSE), out);
+        look_up(table1, _mm512_ternarylogic_epi64(four, upper, fifth_bit(fifth, step + 1), CHOOSE), out + ROWS * STEP);
+    }
+}
+
+static void Q5_K_two(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    switch (step) {
+        case 0: five_bits(b, row, 0, d, out); break;
+        case 2: five_bits(b, row, 2, d, out); break;
+        case 4: five_bits(b, row, 4, d, out); break;
+        default: five_bits(b, row, 6, d, out); break;
+    }
+}
+
+/* 64 codes less 32: the low nibbles of 64 bytes, or the high ones, with two bits of each of 32 bytes for the first half
+ * and the next two for the second: from bit 0 on, or from bit 4. */
+static inline __attribute__((always_inline)) __m512i six_bits(__m512i low, __m512i high, const bool later) {
+    const __m512i first = _mm512_set1_epi16(later ? 0 : 4), by = _mm512_inserti64x4(first, _mm256_set1_epi16(2), 1);
+    low = later ? _mm512_srli_epi16(low, 4) : low;
+    high = later ? _mm512_srlv_epi16(high, by) : _mm512_sllv_epi16(high, by);
+    const __m512i code = _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), low, high, CHOOSE);
+    return _mm512_sub_epi8(_mm512_and_si512(code, _mm512_set1_epi8(63)), _mm512_set1_epi8(32));
+}
+
+static inline void sixteens_under(const int8_t *codes, float d0, float d1, uint16_t *out) {
+    const vf low = v_mul(v_set1(d0), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16((const uint8_t *)codes))));
+    const vf high = v_mul(v_set1(d1), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16((const uint8_t *)codes + 16))));
+    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+/* Codes go through memory, which widens them on the way back without the port of shuffles. */
+static void Q6_K_two(const uint8_t *b, int64_t row, int step, const float *d, uint16_t *out) {
+    _Alignas(64) int8_t codes[ROWS][2 * STEP];
+    const uint8_t *low = b + 64 * (step / 4), *high = b + 128 + 32 * (step / 4);
+    if (step % 4 == 0)
+        for (int r = 0; r < ROWS; r++, low += row, high += row)
+            _mm512_store_si512(codes[r], six_bits(_mm512_loadu_si512(low), _mm512_broadcast_i64x4(load32(high)), false));
+    else
+        for (int r = 0; r < ROWS; r++, low += row, high += row)
+            _mm512_store_si512(codes[r], six_bits(_mm512_loadu_si512(low), _mm512_broadcast_i64x4(load32(high)), true));
+    d += 2 * step * ROWS;
+    for (int r = 0; r < ROWS; r++, out += STEP) {
+        sixteens_under(codes[r], d[r], d[r + ROWS], out);
+        sixteens_under(codes[r] + STEP, d[r + 2 * ROWS], d[r + 3 * ROWS], out + ROWS * STEP);
+    }
+}
+
 /* --- Plain numbers -------------------------------------------------------------------------------------------------------- */
 
 static void F32(const uint8_t *b, int64_t row, int step, const float *none, uint16_t *out) {
@@ -187,6 +276,26 @@ static inline __attribute__((always_inline)) void nibbles_of(gr_dtype dtype, con
 
 static void NF4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) { nibbles_of(GR_NF4, b, row, step, scale, out); }
 static void FP4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) { nibbles_of(GR_FP4, b, row, step, scale, out); }
+
+/* Both under one scale. */
+static inline __attribute__((always_inline)) void nibbles_of_two(gr_dtype dtype, const uint8_t *b, int64_t row, int step,
+                                                                 const float *scale, uint16_t *out) {
+    const vf values = v_load(gr_scaled_values(dtype));
+    b += step * STEP / 2;
+    FOR_ROWS {
+        const vf t = v_mul(values, v_set1(scale[r]));
+        const __m512i table = table_of_two(t, t);
+        look_up(table, nibble_pairs(b), out);
+        look_up(table, nibble_pairs(b + STEP / 2), out + ROWS * STEP);
+    }
+}
+
+static void NF4_two(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
+    nibbles_of_two(GR_NF4, b, row, step, scale, out);
+}
+static void FP4_two(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
+    nibbles_of_two(GR_FP4, b, row, step, scale, out);
+}
 
 static void INT8(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
     const vf by = v_set1(GR_INT8_STEP);
@@ -248,19 +357,19 @@ static bool read_tile_scales(const gr_scales *s, int64_t first, int64_t row, int
 void gr_cpu_fill_avx512bf16_tiles(gr_cpu_kernels *k) {
     k->tile[GR_F32] = (gr_tile_ops){.decode = F32};
     k->tile[GR_F16] = (gr_tile_ops){.decode = F16};
-    k->tile[GR_Q4_0] = (gr_tile_ops){q4_0_scales, ROWS, Q4_0};
-    k->tile[GR_Q4_1] = (gr_tile_ops){q4_1_scales, 2 * ROWS, Q4_1};
-    k->tile[GR_Q5_0] = (gr_tile_ops){q5_0_scales, ROWS, Q5_0};
-    k->tile[GR_Q5_1] = (gr_tile_ops){q5_1_scales, 2 * ROWS, Q5_1};
-    k->tile[GR_Q8_0] = (gr_tile_ops){q8_0_scales, ROWS, Q8_0};
-    k->tile[GR_Q2_K] = (gr_tile_ops){q2_k_scales, 32 * ROWS, Q2_K};
-    k->tile[GR_Q3_K] = (gr_tile_ops){q3_k_scales, 16 * ROWS, Q3_K};
-    k->tile[GR_Q4_K] = (gr_tile_ops){q4_k_scales, 16 * ROWS, Q4_K};
-    k->tile[GR_Q5_K] = (gr_tile_ops){q5_k_scales, 16 * ROWS, Q5_K};
-    k->tile[GR_Q6_K] = (gr_tile_ops){q6_k_scales, 16 * ROWS, Q6_K};
-    k->tile[GR_NF4] = (gr_tile_ops){NULL, ROWS, NF4};
-    k->tile[GR_FP4] = (gr_tile_ops){NULL, ROWS, FP4};
-    k->tile[GR_INT8] = (gr_tile_ops){NULL, ROWS, INT8};
-    k->tile[GR_CHANNEL8] = (gr_tile_ops){NULL, ROWS, CHANNEL8};
+    k->tile[GR_Q4_0] = (gr_tile_ops){q4_0_scales, ROWS, Q4_0, NULL};
+    k->tile[GR_Q4_1] = (gr_tile_ops){q4_1_scales, 2 * ROWS, Q4_1, NULL};
+    k->tile[GR_Q5_0] = (gr_tile_ops){q5_0_scales, ROWS, Q5_0, NULL};
+    k->tile[GR_Q5_1] = (gr_tile_ops){q5_1_scales, 2 * ROWS, Q5_1, NULL};
+    k->tile[GR_Q8_0] = (gr_tile_ops){q8_0_scales, ROWS, Q8_0, NULL};
+    k->tile[GR_Q2_K] = (gr_tile_ops){q2_k_scales, 32 * ROWS, Q2_K, NULL};
+    k->tile[GR_Q3_K] = (gr_tile_ops){q3_k_scales, 16 * ROWS, Q3_K, NULL};
+    k->tile[GR_Q4_K] = (gr_tile_ops){q4_k_scales, 16 * ROWS, Q4_K, Q4_K_two};
+    k->tile[GR_Q5_K] = (gr_tile_ops){q5_k_scales, 16 * ROWS, Q5_K, Q5_K_two};
+    k->tile[GR_Q6_K] = (gr_tile_ops){q6_k_scales, 16 * ROWS, Q6_K, Q6_K_two};
+    k->tile[GR_NF4] = (gr_tile_ops){NULL, ROWS, NF4, NF4_two};
+    k->tile[GR_FP4] = (gr_tile_ops){NULL, ROWS, FP4, FP4_two};
+    k->tile[GR_INT8] = (gr_tile_ops){NULL, ROWS, INT8, NULL};
+    k->tile[GR_CHANNEL8] = (gr_tile_ops){NULL, ROWS, CHANNEL8, NULL};
     k->tile_scales = read_tile_scales;
 }

@@ -135,6 +135,7 @@ typedef struct stream {
     const uint8_t *at;
     uintptr_t ahead;
     int step, step_bytes;
+    bool pairs; /* two steps of a block are decoded at once */
     int ready, at_once; /* blocks whose scales are there, and are read at once */
     int64_t left;       /* blocks whose scales are not there */
     const float *scales;
@@ -147,6 +148,7 @@ static inline void start_stream(stream *t, const gr_tile_source *from, int64_t s
     t->ahead = (uintptr_t)from->blocks + SIDE * (uintptr_t)from->row_bytes;
     t->step = t->ready = 0;
     t->step_bytes = SIDE * from->block_bytes / from->steps;
+    t->pairs = from->ops->two && from->steps % 2 == 0;
     t->at_once = from->ops->scales ? GR_TILE_SCALES / from->ops->floats : 0;
     t->left = steps / from->steps;
     t->scales = from->scales ? from->scales : t->own; /* a format without scales steps over none */
@@ -162,13 +164,16 @@ static inline void read_scales(stream *t) {
     t->ready--;
 }
 
+/* One step, or two where `pairs`. */
 static inline void next_step(stream *t, uint16_t *to) {
     const gr_tile_source *from = t->from;
-    for (int i = 0; i < t->step_bytes; i += 64) __builtin_prefetch((const void *)(t->ahead + (uintptr_t)i));
-    t->ahead += (uintptr_t)t->step_bytes;
+    const int n = t->pairs ? 2 : 1, bytes = n * t->step_bytes;
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const void *)(t->ahead + (uintptr_t)i));
+    t->ahead += (uintptr_t)bytes;
     if (t->at_once && t->step == 0) read_scales(t);
-    from->ops->decode(t->at, from->row_bytes, t->step, t->scales, to);
-    if (++t->step < from->steps) return;
+    (t->pairs ? from->ops->two : from->ops->decode)(t->at, from->row_bytes, t->step, t->scales, to);
+    t->step += n;
+    if (t->step < from->steps) return;
     t->step = 0;
     t->at += from->block_bytes;
     t->scales += from->ops->floats;
@@ -187,7 +192,7 @@ static inline __attribute__((always_inline)) void strip(const int nt, int64_t st
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t s = 0; s < steps + LAG; s++) {
-        if (s < steps) next_step(&t, a[s % RING]);
+        if (s < steps && (!t.pairs || s % 2 == 0)) next_step(&t, a[s % RING]);
         if (s < LAG) continue;
         GR_TILES_SHARE_MEMORY();
         _tile_loadd(4, a[(s - LAG) % RING], 64);
