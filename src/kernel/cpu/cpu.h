@@ -30,6 +30,7 @@ typedef struct gr_row_kernels {
     void (*add)(int64_t n, const void *a, const void *b, void *out);
     void (*scale)(int64_t n, double alpha, const void *x, void *y, bool add);
     void (*bias_add)(int64_t n, void *x, const void *bias /* param */);
+    void (*mul)(int64_t n, const void *x, const void *w, const void *shift /* param; NULL: none */, void *y);
     void (*column_sum)(int64_t rows, int64_t cols, const void *x, int64_t ld, void *sum /* param */);
     double (*rmsnorm)(int64_t n, const void *x, const void *w /* param */, double eps, void *y); /* returns rstd */
     void (*rmsnorm_backward)(int64_t n, const void *x, const void *w, double rstd, const void *dy, void *dx, bool add);

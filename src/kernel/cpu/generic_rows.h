@@ -24,6 +24,13 @@ static void NAME(bias_add)(int64_t n, void *x_, const void *bias_) {
     for (int64_t i = 0; i < n; i++) x[i] = STORE(LOAD(x[i]) + bias[i]);
 }
 
+static void NAME(mul)(int64_t n, const void *x_, const void *w_, const void *shift_, void *y_) {
+    const T *x = x_;
+    const S *w = w_, *shift = shift_;
+    T *y = y_;
+    for (int64_t i = 0; i < n; i++) y[i] = STORE(shift ? LOAD(x[i]) * w[i] + shift[i] : LOAD(x[i]) * w[i]);
+}
+
 static void NAME(accumulate)(int64_t n, const void *x_, void *sum_) {
     const T *x = x_;
     S *sum = sum_;
@@ -241,6 +248,7 @@ static const gr_row_kernels NAME(rows) = {
     .add = NAME(add),
     .scale = NAME(scale),
     .bias_add = NAME(bias_add),
+    .mul = NAME(mul),
     .column_sum = NAME(column_sum),
     .rmsnorm = NAME(rmsnorm),
     .rmsnorm_backward = NAME(rmsnorm_backward),

@@ -29,6 +29,17 @@ static void NAME(bias_add)(int64_t n, void *x_, const void *bias_) {
     FOR_VECTORS(c, w, n) ST(x + c, v_add(LD(x + c, w), ld_f32(bias + c, w)), w);
 }
 
+/* A product is rounded before the shift is added, on every level. */
+static void NAME(mul)(int64_t n, const void *x_, const void *w_, const void *shift_, void *y_) {
+    const T *x = x_;
+    const float *factor = w_, *shift = shift_;
+    T *y = y_;
+    if (shift)
+        FOR_VECTORS(c, w, n) ST(y + c, v_add(v_mul(LD(x + c, w), ld_f32(factor + c, w)), ld_f32(shift + c, w)), w);
+    else
+        FOR_VECTORS(c, w, n) ST(y + c, v_mul(LD(x + c, w), ld_f32(factor + c, w)), w);
+}
+
 static void NAME(accumulate)(int64_t n, const void *x_, void *sum_) {
     const T *x = x_;
     float *sum = sum_;
@@ -252,6 +263,7 @@ static const gr_row_kernels NAME(rows) = {
     .add = NAME(add),
     .scale = NAME(scale),
     .bias_add = NAME(bias_add),
+    .mul = NAME(mul),
     .column_sum = NAME(column_sum),
     .rmsnorm = NAME(rmsnorm),
     .rmsnorm_backward = NAME(rmsnorm_backward),
