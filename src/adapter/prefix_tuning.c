@@ -13,6 +13,7 @@ struct prefix_tuning {
     const char *init;
     const char *text, *tokenizer; /* of a new adapter that begins as a text */
     gr_param *embedding, *w1, *b1, *w2, *b2;
+    void *ready; /* (2 * layers, tokens, width) in the compute type, of rows that are not trained; NULL: none */
 };
 
 static const char *const known[] = {"auto_mapping", "base_model_name_or_path", "encoder_hidden_size", "inference_mode",
@@ -145,20 +146,52 @@ static void write_config(const gr_adapter *a, gr_buf *b) {
  * as if the cross-attention had rows of its own, and each layer takes every second layer's, again from the first on. */
 static int64_t block_of(const gr_prompt *p, int layer) { return p->n_submodules * layer % p->n_layers; }
 
+static void release(gr_adapter *a) {
+    struct prefix_tuning *s = a->state;
+    gr_free_aligned(a->a, s->ready);
+    gr_prompt_free(a);
+}
+
+/* A layer's rows lie far apart in the file, a page of memory each; of what is not trained passes read them as they use them. */
+static graft_status freeze(gr_adapter *a, graft_error *err) {
+    struct prefix_tuning *s = a->state;
+    gr_device *d = gr_model_device(a->model);
+    const gr_param *rows = s->p.rows;
+    const gr_dtype dt = gr_model_dtype(a->model);
+    const int64_t blocks = 2 * s->p.n_layers, n = s->p.n_tokens, width = s->p.token_dim;
+    const size_t bytes = gr_dtype_bytes(dt, (size_t)(blocks * n * width));
+    if (a->shared) return GRAFT_OK;
+    if (!s->ready) {
+        if (!(s->ready = gr_alloc_aligned(a->a, bytes))) return gr_fail_memory(err);
+        a->bytes += bytes;
+    }
+    for (int64_t b = 0; b < blocks; b++)
+        for (int64_t t = 0; t < n; t++)
+            d->k->convert(d, rows->dtype, (const char *)rows->value + gr_dtype_bytes(rows->dtype, (size_t)((t * blocks + b) * width)), dt,
+                          (char *)s->ready + gr_dtype_bytes(dt, (size_t)((b * n + t) * width)), width);
+    return GRAFT_OK;
+}
+
 /* Every sequence has a copy of the rows, so that their gradients are summed sequence after sequence. */
 static graft_status kv_rows(gr_adapter *a, gr_run *run, const gr_run_adapter *rows, int layer, gr_var **k, gr_var **v,
                             graft_error *err) {
-    const gr_prompt *p = a->state;
+    const struct prefix_tuning *s = a->state;
+    const gr_prompt *p = &s->p;
+    const bool ready = s->ready && !gr_tape_records(run->tape);
     int64_t blocks = 2 * p->n_layers;
     gr_array table = {p->rows->dtype, gr_shape2(p->n_tokens * blocks, p->token_dim), p->rows->value};
     gr_put_rows_params params = {.dt = gr_model_dtype(a->model), .rows = run->prefix_bounds[run->batch->n_seqs],
                                  .n = rows->prefix.n, .at = rows->prefix.at, .id = rows->prefix.id, .stride = blocks};
+    if (ready) {
+        table = (gr_array){gr_model_dtype(a->model), gr_shape2(p->n_tokens * blocks, p->token_dim), s->ready};
+        params.stride = 1;
+    }
     gr_var **to[2] = {k, v};
     for (int i = 0; i < 2; i++) {
         gr_var *in[2] = {*to[i], NULL};
-        params.offset = 2 * block_of(p, layer) + i;
+        params.offset = (2 * block_of(p, layer) + i) * (ready ? p->n_tokens : 1);
         void *grad = gr_param_grad(p->rows, p->n_submodules * layer >= p->n_layers);
-        GR_TRY(gr_tape_leaf(run->tape, &table, grad, &in[1], err));
+        GR_TRY(gr_tape_leaf(run->tape, &table, ready ? NULL : grad, &in[1], err));
         GR_TRY(gr_tape_apply_consume(run->tape, &gr_op_put_rows, in, 2, &params, to[i], err));
         gr_var_drop(in[1]);
     }
@@ -167,6 +200,6 @@ static graft_status kv_rows(gr_adapter *a, gr_run *run, const gr_run_adapter *ro
 
 const gr_adapter_method gr_adapter_prefix_tuning = {.name = "prefix-tuning", .peft_type = "PREFIX_TUNING",
                                                     .state_size = sizeof(struct prefix_tuning), .create = create,
-                                                    .free = gr_prompt_free, .write_config = write_config,
+                                                    .free = release, .freeze = freeze, .write_config = write_config,
                                                     .facts = gr_prompt_facts, .kv_rows = kv_rows,
                                                     .refresh = gr_prompt_refresh, .collect = gr_prompt_collect};

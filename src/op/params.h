@@ -176,7 +176,7 @@ typedef struct gr_rotate_params {
 } gr_rotate_params;
 
 /* gr_op_put_rows: y[at[i]] = table[id[i] * stride + offset] for i < n, other rows y = x; in place. in 0 (optional): x (T,C),
- * absent: zeros; in 1: table (P,C), parameter. out: (T,C). */
+ * absent: zeros; in 1: table (P,C), parameter, or not trained in the type of out. out: (T,C). */
 typedef struct gr_put_rows_params {
     gr_dtype dt;    /* where in 0 is absent: type and rows */
     int64_t rows;

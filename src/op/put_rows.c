@@ -3,6 +3,12 @@
  * of dtable, in the order of i. */
 #include "op/common.h"
 
+/* A table that is not trained may be in the rows' own type. */
+static graft_status want_table(const gr_op_call *c, gr_shape shape, gr_dtype dt, graft_error *err) {
+    if (c->in[1].dtype == dt && !(c->wants & 2)) return gr_op_want(c, 1, "table", shape, err);
+    return gr_op_want_parameter(c, 1, "table", shape, dt, err);
+}
+
 static int64_t row_of(const gr_put_rows_params *p, int64_t i) { return p->id[i] * p->stride + p->offset; }
 
 static graft_status check_rows(const gr_op_call *c, const gr_put_rows_params *p, int64_t rows, graft_error *err) {
@@ -26,14 +32,21 @@ static graft_status shape(gr_op_call *c, graft_error *err) {
         GR_TRY(gr_op_want_activation(c, 0, "x", err));
         rows = gr_rows(&c->in[0]);
         dt = c->in[0].dtype;
-        GR_TRY(gr_op_want_parameter(c, 1, "table", gr_shape2(-1, gr_cols(&c->in[0])), dt, err));
+        GR_TRY(want_table(c, gr_shape2(-1, gr_cols(&c->in[0])), dt, err));
     } else
-        GR_TRY(gr_op_want_parameter(c, 1, "table", gr_shape2(-1, -1), dt, err));
+        GR_TRY(want_table(c, gr_shape2(-1, -1), dt, err));
     if (p->n < 0 || rows < 0 || p->stride < 1 || p->offset < 0)
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "%lld of %lld rows", (long long)p->n, (long long)rows);
     GR_TRY(check_rows(c, p, rows, err));
     c->out[0] = (gr_array){dt, gr_shape2(rows, gr_cols(&c->in[1])), NULL};
     return GRAFT_OK;
+}
+
+/* Rows from i on that follow each other in the table as they do in y. */
+static int64_t run_length(const gr_put_rows_params *p, int64_t i) {
+    int64_t n = 1;
+    while (p->stride == 1 && i + n < p->n && p->at[i + n] == p->at[i] + n && p->id[i + n] == p->id[i] + n) n++;
+    return n;
 }
 
 static graft_status forward(gr_op_call *c, graft_error *err) {
@@ -45,9 +58,15 @@ static graft_status forward(gr_op_call *c, graft_error *err) {
         gr_op_carry(c);
     else
         gr_op_zero(c->dev, y->dtype, gr_rows(y), cols, y->data, cols);
-    for (int64_t i = 0; i < p->n; i++)
-        c->dev->k->convert(c->dev, table->dtype, gr_op_at(table->data, table->dtype, row_of(p, i) * cols), y->dtype,
-                           gr_op_at(y->data, y->dtype, p->at[i] * cols), cols);
+    for (int64_t i = 0, n; i < p->n; i += n) {
+        const void *from = gr_op_at(table->data, table->dtype, row_of(p, i) * cols);
+        void *to = gr_op_at(y->data, y->dtype, p->at[i] * cols);
+        n = run_length(p, i);
+        if (table->dtype == y->dtype)
+            gr_op_copy(c->dev, y->dtype, n, cols, from, cols, to, cols);
+        else
+            c->dev->k->convert(c->dev, table->dtype, from, y->dtype, to, n * cols);
+    }
     return GRAFT_OK;
 }
 
