@@ -30,7 +30,7 @@ typedef struct plan {
     gr_row_range all;
     int64_t rows, in, width, rank;  /* rank: of all pairs, the width of u */
     gr_dtype dt;
-    void *u, *du, *dropped, *dropped_dx;
+    void *u, *du, *da, *dropped, *dropped_dx;
     const uint64_t *key;
     double dropout;
 } plan;
@@ -116,6 +116,8 @@ static size_t lay_out(const gr_op_call *c, bool backward, char *base, plan *w) {
     w->u = c->out[1].data;
     if (!w->u && !backward) w->u = gr_op_cut(&at, gr_op_bytes(w->dt, w->rows * w->rank));
     if (backward) w->du = gr_op_cut(&at, gr_op_bytes(w->dt, w->rows * w->rank));
+    if (backward && w->bundle[0].n > 1 && (c->wants & 0x54u))
+        w->da = gr_op_cut(&at, gr_op_bytes(gr_param_dtype(w->dt), w->bundle[0].rank * w->in));
     if (w->dropout > 0) {
         bool x = !backward || (c->wants & 0x54u), dx = backward && c->din[1].data;
         void *keys = p->key ? NULL : gr_op_cut(&at, (size_t)w->rows * sizeof(uint64_t));
@@ -196,24 +198,50 @@ static graft_status forward(gr_op_call *c, graft_error *err) {
     return GRAFT_OK;
 }
 
+/* dA of the bundle's pairs as one product, which packs x once. What stands there is added to group by group, as each
+ * would be alone. */
+static graft_status bundle_a(const gr_op_call *c, const plan *w, const bundle *b, const gr_row_groups *over, int64_t n,
+                             const void *du, const void *x, graft_error *err) {
+    const gr_dtype type = gr_param_dtype(w->dt);
+    for (int i = b->first; i < b->first + b->n; i++) {
+        const pair *q = &w->pair[i];
+        void *row = gr_op_at(w->da, type, (q->at - b->at) * w->in);
+        const size_t bytes = (size_t)(q->rank * w->in) * gr_op_size(type);
+        if (c->din[q->a].data)
+            memcpy(row, c->din[q->a].data, bytes);
+        else
+            memset(row, 0, bytes);
+    }
+    GR_TRY(gr_gemm_groups(c->dev, n, b->rank, w->in, 1, w->dt, du, w->rank, x, w->in, w->da, w->in, over, err));
+    for (int i = b->first; i < b->first + b->n; i++) {
+        const pair *q = &w->pair[i];
+        if (c->din[q->a].data)
+            memcpy(c->din[q->a].data, gr_op_at(w->da, type, (q->at - b->at) * w->in),
+                   (size_t)(q->rank * w->in) * gr_op_size(type));
+    }
+    return GRAFT_OK;
+}
+
 /* dB and dA of the bundle's pairs over rows r, group by group. */
 static graft_status bundle_factors(const gr_op_call *c, const plan *w, const bundle *b, const gr_op_groups *groups,
                                    gr_row_range r, graft_error *err) {
     const gr_row_groups over = gr_op_row_groups(groups, r.begin);
-    const void *dy = gr_op_at(c->dout[0].data, w->dt, r.begin * w->width), *x = NULL;
-    const void *u = gr_op_at(w->u, w->dt, r.begin * w->rank), *du = gr_op_at(w->du, w->dt, r.begin * w->rank);
-    int64_t n = r.end - r.begin;
+    const void *dy = gr_op_at(c->dout[0].data, w->dt, r.begin * w->width);
+    const void *u = gr_op_at(w->u, w->dt, r.begin * w->rank), *du = gr_op_at(w->du, w->dt, r.begin * w->rank + b->at);
+    const int64_t n = r.end - r.begin;
+    int wanted = 0;
     for (int i = b->first; i < b->first + b->n; i++) {
         const pair *q = &w->pair[i];
+        wanted += c->din[q->a].data != NULL;
         if (c->din[q->b].data)
             GR_TRY(gr_gemm_groups(c->dev, n, q->out, q->rank, q->scale, w->dt, gr_op_at(dy, w->dt, q->column), w->width,
                                   gr_op_at(u, w->dt, q->at), w->rank, c->din[q->b].data, q->rank, &over, err));
-        if (!c->din[q->a].data) continue;
-        if (!x) x = input_rows(c, w, b, r);
-        GR_TRY(gr_gemm_groups(c->dev, n, q->rank, w->in, 1, w->dt, gr_op_at(du, w->dt, q->at), w->rank, x, w->in,
-                              c->din[q->a].data, w->in, &over, err));
     }
-    return GRAFT_OK;
+    if (!wanted) return GRAFT_OK;
+    const void *x = input_rows(c, w, b, r);
+    if (b->n > 1) return bundle_a(c, w, b, &over, n, du, x, err);
+    return gr_gemm_groups(c->dev, n, b->rank, w->in, 1, w->dt, du, w->rank, x, w->in, c->din[w->pair[b->first].a].data,
+                          w->in, &over, err);
 }
 
 /* dx += drop(du A). `write`: the first bundle, where nothing stands yet. */

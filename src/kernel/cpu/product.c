@@ -204,8 +204,8 @@ static void memory_panel(const gr_product_b *base, int64_t k0, int64_t kc, int64
     gr_product_pack(b->k, kc, nc, gr_at_const(b->b, b->dt, k0 * b_k + n0 * b_j), b_k, b_j, width, panel);
 }
 
-/* C (m, n) = A^T B with few columns, as gradients of thin factors are: on tiles C^T = B^T A, which turns the thin operand in place of
- * the wide one; the sums are the same. */
+/* C (m, n) = A^T B with few columns, as gradients of thin factors are: on tiles C^T = B^T A, which turns the thin operand
+ * in place of the wide one; the sums are the same. */
 enum { THIN = 32, WIDE = 128 };
 
 static graft_status outer_of_memory(gr_product *p, memory_b *source, graft_error *err) {

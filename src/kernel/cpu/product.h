@@ -37,8 +37,8 @@ typedef struct gr_tile_kernels {
     void (*multiply)(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel, int64_t width, void *c,
                      int64_t ldc, bool add);
     /* The same; on the way k elements of each of the rows `ahead`, if not NULL, come into the second-level cache. */
-    void (*multiply_ahead)(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel, int64_t width,
-                           void *c, int64_t ldc, bool add, const gr_tile_rows *ahead);
+    void (*multiply_ahead)(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel,
+                           int64_t width, void *c, int64_t ldc, bool add, const gr_tile_rows *ahead);
     /* c (16, n) = rows as they are stored * panel of n = 16 to 64 columns, the same sums. */
     void (*multiply_stored)(int64_t n, int64_t steps, const gr_tile_source *from, const void *panel, void *c, int64_t ldc);
     void (*pack)(int64_t k, int64_t n, const void *b, int64_t b_k, int64_t b_j, int64_t width, void *panel); /* as pack_panel */

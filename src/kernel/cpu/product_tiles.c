@@ -60,8 +60,8 @@ static int64_t panel_steps(const job *w, int64_t cols) {
     return w->dot ? w->steps_k : GR_MIN(w->steps_k, most);
 }
 
-/* What a block takes, in products of one row with one column: A comes from the second-level cache or, where that cannot hold it,
- * no faster than NEAR_COLUMNS columns are computed; sums that are kept are loaded and stored for each piece of K. */
+/* What a block takes, in products of one row with one column: A comes from the second-level cache or, where that cannot
+ * hold it, no faster than NEAR_COLUMNS columns are computed; sums that are kept are loaded and stored for each piece. */
 static int64_t block_time(const job *w, int64_t rows, int64_t width, bool whole) {
     const bool near = w->p->m * w->p->k * (int64_t)w->k->packed_size <= NEAR_BYTES;
     const int64_t fetch = FETCH_COLUMNS + (near ? 0 : GR_MAX(NEAR_COLUMNS - width, (int64_t)0));
@@ -98,7 +98,8 @@ static void cut(job *w) {
 static void plan(job *w) {
     cut(w);
     const size_t size = w->k->packed_size;
-    w->acc_bytes = gr_round64((size_t)((w->inner == w->steps_k ? (int64_t)ROWS : gr_round_up(w->rows, ROWS)) * w->cols) * sizeof(float));
+    const int64_t sum_rows = w->inner == w->steps_k ? (int64_t)ROWS : gr_round_up(w->rows, ROWS);
+    w->acc_bytes = gr_round64((size_t)(sum_rows * w->cols) * sizeof(float));
     w->panel_bytes = gr_round64((size_t)(w->inner * w->cols) * size);
     w->a_bytes = gr_round64((size_t)(ROWS * GR_MIN(w->inner, (int64_t)PIECE)) * size);
     w->scratch_bytes = gr_round64(w->dot ? SIDE * w->b->row_scratch
@@ -129,7 +130,8 @@ static bool are_crowded(int64_t row_bytes) {
 }
 
 /* Rows i..i+m-1 of A from k on, where they stand or packed. */
-static const void *left(const job *w, int64_t i, int64_t m, int64_t n, int64_t k, int64_t kc, char *packed, int64_t *row_bytes) {
+static const void *left(const job *w, int64_t i, int64_t m, int64_t n, int64_t k, int64_t kc, char *packed,
+                        int64_t *row_bytes) {
     const gr_product *p = w->p;
     const int64_t size = (int64_t)gr_type_size(p->dt);
     const void *a = gr_at_const(p->a, p->dt, p->trans_a ? k * p->lda + i : i * p->lda + k);
@@ -155,15 +157,16 @@ typedef struct part {
     char *packed; /* where rows of A are packed that cannot be used where they stand */
 } part;
 
-/* Rows i up to i + ROWS - 1 of those before i1, columns j..j+n-1. K goes in pieces that leave room for B beside the rows' piece in
- * the first-level cache. */
+/* Rows i up to i + ROWS - 1 of those before i1, columns j..j+n-1. K goes in pieces that leave room for B beside the
+ * rows' piece in the first-level cache. */
 static void strip(const job *w, const part *of, int64_t i, int64_t i1, int64_t j, int64_t n, float *sums) {
     const gr_product *p = w->p;
     const int64_t m = GR_MIN(i1 - i, (int64_t)ROWS), size = (int64_t)w->k->packed_size, step = w->k->step;
     const int64_t pieces = (GR_MAX(of->n, (int64_t)1) + PIECE - 1) / PIECE;
     const int64_t piece = gr_round_up((of->n + pieces - 1) / pieces, step);
     const bool kept = pieces > 1 || !of->first || !of->last;
-    const int64_t next = p->trans_a || n < PACK_FROM ? 0 : GR_MIN(i1 - i - m, (int64_t)ROWS), blocks = (n + ROWS - 1) / ROWS;
+    const int64_t next = p->trans_a || n < PACK_FROM ? 0 : GR_MIN(i1 - i - m, (int64_t)ROWS);
+    const int64_t blocks = (n + ROWS - 1) / ROWS;
     int64_t k = 0;
     do {
         const int64_t kc = GR_MIN(piece, of->n - k);

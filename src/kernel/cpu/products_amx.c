@@ -60,9 +60,10 @@ static void end(void) { _tile_release(); }
     } while (0)
 
 /* Up to 2 x 2 tiles. m, n: elements that exist, more than SIDE where mt, nt are 2. */
-static inline __attribute__((always_inline)) void square(const int mt, const int nt, const bool passes, int64_t m, int64_t n, int64_t steps,
-                                                         const char *a, int64_t a_row, const char *b, int64_t b_step,
-                                                         float *c, int64_t ldc, bool add, const gr_tile_rows *fetch) {
+static inline __attribute__((always_inline)) void square(const int mt, const int nt, const bool passes, int64_t m,
+                                                         int64_t n, int64_t steps, const char *a, int64_t a_row,
+                                                         const char *b, int64_t b_step, float *c, int64_t ldc, bool add,
+                                                         const gr_tile_rows *fetch) {
     _Alignas(64) float edge[SIDE * SIDE];
     float *low = c + SIDE * ldc;
     const char *ahead = fetch->at;
@@ -101,8 +102,8 @@ static inline __attribute__((always_inline)) void square(const int mt, const int
 
 enum { SOON = 64 }; /* columns of a panel that stays in the first-level cache beside A */
 
-static void multiply_ahead(int64_t m, int64_t n, int64_t k, const void *a_, int64_t a_row, const void *panel, int64_t width, void *c_,
-                           int64_t ldc, bool add, const gr_tile_rows *ahead) {
+static void multiply_ahead(int64_t m, int64_t n, int64_t k, const void *a_, int64_t a_row, const void *panel,
+                           int64_t width, void *c_, int64_t ldc, bool add, const gr_tile_rows *ahead) {
     const int64_t steps = (k + STEP - 1) / STEP, b_step = width / SIDE * TILE_BYTES;
     const gr_tile_rows none = {.at = a_}, *fetch = ahead ? ahead : &none;
     const char *b = panel, *a = a_;
@@ -124,8 +125,8 @@ static void multiply_ahead(int64_t m, int64_t n, int64_t k, const void *a_, int6
         }
 }
 
-static void multiply(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel, int64_t width, void *c,
-                     int64_t ldc, bool add) {
+static void multiply(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, const void *panel, int64_t width,
+                     void *c, int64_t ldc, bool add) {
     multiply_ahead(m, n, k, a, a_row, panel, width, c, ldc, add, NULL);
 }
 
@@ -365,8 +366,8 @@ static void add_lines(int64_t m, int64_t n, vf alpha, const float *acc, int64_t 
         }
 }
 
-static void finish_lines(int64_t m, int64_t n, double alpha, const void *acc, int64_t ld, double beta, gr_dtype c_dt, void *c,
-                         int64_t ldc) {
+static void finish_lines(int64_t m, int64_t n, double alpha, const void *acc, int64_t ld, double beta, gr_dtype c_dt,
+                         void *c, int64_t ldc) {
     const bool lines = c_dt == GR_BF16 && n % (2 * VW) == 0;
     if (lines && alpha == 1 && beta == 0)
         store_lines(m, n, acc, ld, c, ldc);
