@@ -78,6 +78,7 @@ typedef struct gr_lora {
     int *pair_of_site; /* -1: none */
     gr_low_rank **frozen; /* where nothing is trained: of the product that begins with a site; NULL: none */
     size_t n_frozen;
+    void *frozen_memory; /* of their values, in the order in which a pass reads them */
 } gr_lora;
 
 /* lora.c: room for n pairs, and the hooks over them. */

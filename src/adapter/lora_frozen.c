@@ -9,7 +9,9 @@ void gr_lora_thaw(gr_adapter *a) {
         gr_low_rank_free(s->frozen[i]);
     }
     gr_free(a->a, s->frozen);
+    gr_free_aligned(a->a, s->frozen_memory);
     s->frozen = NULL;
+    s->frozen_memory = NULL;
     s->n_frozen = 0;
 }
 
@@ -18,8 +20,15 @@ static const gr_lora_pair *pair_of(const gr_lora *s, const gr_site *site) {
     return at >= 0 && s->pairs[at].r > 0 ? &s->pairs[at] : NULL;
 }
 
-static graft_status freeze_linear(gr_adapter *a, const gr_linear *l, gr_low_rank **out, graft_error *err) {
-    gr_low_rank_pair pairs[GR_LOW_RANK_PAIRS];
+/* Each product is met at the first of its sites that has a pair. */
+static bool is_first(const gr_lora *s, const gr_linear *l, const gr_site *site) {
+    for (int i = 0; i < l->n_parts; i++)
+        if (pair_of(s, l->site[i])) return l->site[i] == site;
+    return false;
+}
+
+/* The pairs of a product; their number. */
+static int pairs_of(const gr_adapter *a, const gr_linear *l, gr_low_rank_pair pairs[GR_LOW_RANK_PAIRS]) {
     int n = 0;
     for (int i = 0; i < l->n_parts; i++) {
         const gr_lora_pair *p = pair_of(a->state, l->site[i]);
@@ -30,18 +39,29 @@ static graft_status freeze_linear(gr_adapter *a, const gr_linear *l, gr_low_rank
                                             .a = p->a->value,
                                             .b = p->b->value};
     }
-    if (n == 0) return GRAFT_OK;
-    GR_TRY(gr_low_rank_new(gr_model_device(a->model), gr_model_dtype(a->model), l->in, n, pairs, out, err));
-    a->bytes += gr_low_rank_bytes(*out);
-    return GRAFT_OK;
+    return n;
 }
 
-static graft_status freeze_all(gr_adapter *a, graft_error *err) {
+/* Goes through the products that have factors: adds up what they take, or, where there is memory, makes them ready in it. */
+static graft_status freeze_all(gr_adapter *a, char *memory, size_t *bytes, graft_error *err) {
     gr_lora *s = a->state;
+    gr_device *d = gr_model_device(a->model);
+    const gr_dtype dt = gr_model_dtype(a->model);
+    *bytes = 0;
     for (size_t i = 0; i < s->n_pairs; i++) {
         const gr_site *site = s->pairs[i].site;
         const gr_linear *l = site->role == GR_ROLE_HEAD ? NULL : gr_model_linear(a->model, site);
-        if (l && !s->frozen[l->site[0]->index]) GR_TRY(freeze_linear(a, l, &s->frozen[l->site[0]->index], err));
+        gr_low_rank_pair pairs[GR_LOW_RANK_PAIRS];
+        size_t more;
+        if (!l || !is_first(s, l, site)) continue;
+        const int n = pairs_of(a, l, pairs);
+        GR_TRY(gr_low_rank_planned_bytes(d, dt, l->in, n, pairs, &more, err));
+        if (memory) {
+            gr_low_rank **to = &s->frozen[l->site[0]->index];
+            GR_TRY(gr_low_rank_new(d, dt, l->in, n, pairs, memory + *bytes, to, err));
+            a->bytes += gr_low_rank_bytes(*to);
+        }
+        if (__builtin_add_overflow(*bytes, more, bytes)) return gr_fail_memory(err);
     }
     return GRAFT_OK;
 }
@@ -67,7 +87,11 @@ graft_status gr_lora_freeze(gr_adapter *a, graft_error *err) {
     const size_t n = gr_model_n_sites(a->model);
     if (!(s->frozen = gr_calloc(a->a, n, sizeof *s->frozen))) return gr_fail_memory(err);
     s->n_frozen = n;
-    const graft_status st = freeze_all(a, err);
+    size_t bytes;
+    char *memory = NULL;
+    graft_status st = freeze_all(a, NULL, &bytes, err);
+    if (st == GRAFT_OK && !(memory = gr_alloc_huge(a->a, bytes, &s->frozen_memory))) st = gr_fail_memory(err);
+    if (st == GRAFT_OK) st = freeze_all(a, memory, &bytes, err);
     if (st == GRAFT_OK)
         leave_values(a);
     else

@@ -1,4 +1,5 @@
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "base/base.h"
 
@@ -53,6 +54,16 @@ void gr_free_aligned(const graft_allocator *a, void *ptr) {
     size_t back;
     memcpy(&back, (char *)ptr - sizeof back, sizeof back);
     gr_free(a, (char *)ptr - back);
+}
+
+void *gr_alloc_huge(const graft_allocator *a, size_t n, void **owner) {
+    enum { HUGE = 2 << 20 };
+    size_t total;
+    if (n < HUGE) return *owner = gr_alloc_aligned(a, n);
+    if (__builtin_add_overflow(n, HUGE, &total) || !(*owner = gr_alloc_aligned(a, total))) return *owner = NULL;
+    char *p = (char *)(((uintptr_t)*owner + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
+    madvise(p, n, MADV_HUGEPAGE); /* a hint: without huge pages the memory is as good */
+    return p;
 }
 
 char *gr_strndup(const graft_allocator *a, const char *text, size_t n) {

@@ -16,6 +16,9 @@ void gr_free(const graft_allocator *a, void *ptr);
 /* 64-byte aligned, for tensors. Freed with gr_free_aligned only. */
 void *gr_alloc_aligned(const graft_allocator *a, size_t n);
 void gr_free_aligned(const graft_allocator *a, void *ptr);
+/* As gr_alloc_aligned, for memory that is read from end to end again and again: on huge pages, as far as the system has them
+ * and n fills some. *owner, not what is returned, goes to gr_free_aligned. */
+void *gr_alloc_huge(const graft_allocator *a, size_t n, void **owner);
 
 /* Copies; NULL when out of memory. */
 char *gr_strdup(const graft_allocator *a, const char *text);

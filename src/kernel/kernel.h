@@ -344,10 +344,15 @@ typedef struct gr_low_rank_pair {
 /* Factors made ready for products with activations of type dt, rounded to it and laid out as the level wants them. A
  * row's sums are those of two gr_gemm, x A^T rounded to dt and then added to y, whatever rows are in the call. */
 typedef struct gr_low_rank gr_low_rank;
+/* memory: NULL, or gr_low_rank_planned_bytes that the caller keeps, 64-byte aligned; many factors that are read one after the
+ * other stand in one piece then. */
 graft_status gr_low_rank_new(gr_device *d, gr_dtype dt, int64_t in, int n_pairs, const gr_low_rank_pair *pairs,
-                             gr_low_rank **out, graft_error *err);
+                             void *memory, gr_low_rank **out, graft_error *err);
 void gr_low_rank_free(gr_low_rank *f);
 size_t gr_low_rank_bytes(const gr_low_rank *f);
+/* Of the laid out values alone, a multiple of 64; the pairs' values are not read. */
+graft_status gr_low_rank_planned_bytes(gr_device *d, gr_dtype dt, int64_t in, int n_pairs,
+                                       const gr_low_rank_pair *pairs, size_t *bytes, graft_error *err);
 
 /* Rows begin .. end-1 take the update of these factors. */
 typedef struct gr_low_rank_use {

@@ -226,7 +226,7 @@ static void run_low_rank(gr_device *d, gr_dtype dt, int64_t in, int64_t rank, in
     yard y = {.at_end = at_end};
     const gr_low_rank_pair pair = {.rank = rank, .out = OUT, .a = random_values(&y, d, GR_F32, rank * in), .b = random_values(&y, d, GR_F32, rank * OUT)};
     gr_low_rank *f;
-    assert_ok(gr_low_rank_new(d, dt, in, 1, &pair, &f, &err));
+    assert_ok(gr_low_rank_new(d, dt, in, 1, &pair, NULL, &f, &err));
     const gr_low_rank_use use = {.f = f, .scale = {0.5}, .end = rows};
     const void *x = random_values(&y, d, dt, rows * in);
     void *to = random_values(&y, d, dt, rows * OUT);

@@ -74,10 +74,14 @@ static void expect(lcase *c, void *y) {
 /* All at once, or a row of one adapter at a time. */
 static void apply(lcase *c, gr_device *d, bool alone, void *y) {
     gr_low_rank *f[USES];
+    void *memory[USES];
     gr_low_rank_use uses[USES];
     for (int i = 0; i < USES; i++) {
-        assert_ok(gr_low_rank_new(d, c->dt, c->in, c->of[i].n, c->of[i].pair, &f[i], &err));
-        assert_true(gr_low_rank_bytes(f[i]) > 0);
+        size_t bytes;
+        assert_ok(gr_low_rank_planned_bytes(d, c->dt, c->in, c->of[i].n, c->of[i].pair, &bytes, &err));
+        memory[i] = i % 2 ? gr_alloc_aligned(NULL, bytes) : NULL; /* the caller's, or its own */
+        assert_ok(gr_low_rank_new(d, c->dt, c->in, c->of[i].n, c->of[i].pair, memory[i], &f[i], &err));
+        assert_true(gr_low_rank_bytes(f[i]) > 0 && bytes % 64 == 0);
         uses[i] = (gr_low_rank_use){.f = f[i], .begin = c->begin[i], .end = c->end[i]};
         memcpy(uses[i].scale, c->of[i].scale, sizeof c->of[i].scale);
     }
@@ -89,7 +93,10 @@ static void apply(lcase *c, gr_device *d, bool alone, void *y) {
             one.end = r + 1;
             assert_ok(gr_low_rank_apply(d, 1, &one, c->x, c->x_ld, y, c->y_ld, &err));
         }
-    for (int i = 0; i < USES; i++) gr_low_rank_free(f[i]);
+    for (int i = 0; i < USES; i++) {
+        gr_low_rank_free(f[i]);
+        gr_free_aligned(NULL, memory[i]);
+    }
 }
 
 static void one_level(gr_cpu_level level, gr_dtype dt, int64_t in, const int64_t *rank, int64_t spread_rows,
@@ -133,7 +140,7 @@ static void other_types_are_refused(void **state) {
     gr_low_rank *f = NULL;
     graft_error err;
     gr_device *d = kcase_device(GR_CPU_GENERIC, 1);
-    assert_int_equal(gr_low_rank_new(d, GR_F64, 1, 1, &pair, &f, &err), GRAFT_ERR_UNSUPPORTED);
+    assert_int_equal(gr_low_rank_new(d, GR_F64, 1, 1, &pair, NULL, &f, &err), GRAFT_ERR_UNSUPPORTED);
     assert_null(f);
 }
 

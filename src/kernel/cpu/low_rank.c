@@ -133,8 +133,7 @@ static graft_status lay_out(gr_low_rank *f, int n, const gr_low_rank_pair *pairs
         f->part[i].b_bytes = f->bytes;
         fits = fits && add_bytes(&f->bytes, f->k->b_bytes(f, pairs[i].rank, pairs[i].out));
     }
-    f->data = fits ? gr_alloc_aligned(gr_allocator(f->d->ctx), f->bytes) : NULL;
-    return f->data ? GRAFT_OK : gr_fail_memory(err);
+    return fits && f->bytes <= SIZE_MAX - 63 ? GRAFT_OK : gr_fail_memory(err);
 }
 
 static graft_status pack(gr_low_rank *f, const gr_low_rank_pair *pairs, graft_error *err) {
@@ -154,17 +153,34 @@ static graft_status pack(gr_low_rank *f, const gr_low_rank_pair *pairs, graft_er
     return GRAFT_OK;
 }
 
-graft_status gr_low_rank_new(gr_device *d, gr_dtype dt, int64_t in, int n_pairs, const gr_low_rank_pair *pairs,
-                             gr_low_rank **out, graft_error *err) {
+static graft_status start(gr_low_rank *f, gr_device *d, gr_dtype dt, int64_t in, int n_pairs,
+                          const gr_low_rank_pair *pairs, graft_error *err) {
     if (dt != GR_F32 && dt != GR_BF16)
         return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "low-rank factors of %s: expected F32 or BF16", gr_dtype_name(dt));
-    gr_low_rank *f = gr_calloc(gr_allocator(d->ctx), 1, sizeof *f);
-    if (!f) return gr_fail_memory(err);
     *f = (gr_low_rank){
         .d = d, .dt = dt, .in = in, .k = dt == GR_BF16 && gr_cpu(d)->low_rank ? gr_cpu(d)->low_rank : &over_products};
-    graft_status st = lay_out(f, n_pairs, pairs, err);
+    return lay_out(f, n_pairs, pairs, err);
+}
+
+graft_status gr_low_rank_planned_bytes(gr_device *d, gr_dtype dt, int64_t in, int n_pairs,
+                                       const gr_low_rank_pair *pairs, size_t *bytes, graft_error *err) {
+    gr_low_rank f;
+    GR_TRY(start(&f, d, dt, in, n_pairs, pairs, err));
+    *bytes = gr_round64(f.bytes);
+    return GRAFT_OK;
+}
+
+graft_status gr_low_rank_new(gr_device *d, gr_dtype dt, int64_t in, int n_pairs, const gr_low_rank_pair *pairs,
+                             void *memory, gr_low_rank **out, graft_error *err) {
+    gr_low_rank *f = gr_calloc(gr_allocator(d->ctx), 1, sizeof *f);
+    if (!f) return gr_fail_memory(err);
+    graft_status st = start(f, d, dt, in, n_pairs, pairs, err);
+    f->lent = memory != NULL;
+    if (st == GRAFT_OK) f->data = memory ? memory : gr_alloc_aligned(gr_allocator(d->ctx), f->bytes);
+    if (st == GRAFT_OK && !f->data) st = gr_fail_memory(err);
     if (st == GRAFT_OK) st = pack(f, pairs, err);
     if (st != GRAFT_OK) {
+        f->d = d;
         gr_low_rank_free(f);
         return st;
     }
@@ -174,7 +190,7 @@ graft_status gr_low_rank_new(gr_device *d, gr_dtype dt, int64_t in, int n_pairs,
 
 void gr_low_rank_free(gr_low_rank *f) {
     if (!f) return;
-    gr_free_aligned(gr_allocator(f->d->ctx), f->data);
+    if (!f->lent) gr_free_aligned(gr_allocator(f->d->ctx), f->data);
     gr_free(gr_allocator(f->d->ctx), f);
 }
 

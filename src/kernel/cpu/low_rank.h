@@ -28,6 +28,7 @@ struct gr_low_rank {
     const gr_low_rank_kernels *k;
     size_t bytes;
     char *data; /* the stacked A, then each part's B */
+    bool lent;  /* data is the caller's */
 };
 
 /* `space` is the calling thread's, gr_low_rank_space bytes that only these kernels write between begin and end. Up to
