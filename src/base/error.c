@@ -26,13 +26,24 @@ static void cut_at_character(char *text, size_t size) {
     if (n - (start - 1) < need) text[start - 1] = '\0';
 }
 
+/* Files and paths are quoted as they are, and a precision cuts them anywhere: what is no UTF-8 becomes '?'. */
+static void make_utf8(char *text, size_t size) {
+    cut_at_character(text, size);
+    for (size_t n = strlen(text), at = 0; at < n;) {
+        int32_t cp;
+        const size_t used = gr_utf8_decode(text + at, n - at, &cp);
+        if (cp < 0) memset(text + at, '?', used);
+        at += used;
+    }
+}
+
 graft_status (gr_fail)(graft_error *err, graft_status status, const char *format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);
         vsnprintf(err->text, sizeof err->text, format, args);
         va_end(args);
-        cut_at_character(err->text, sizeof err->text);
+        make_utf8(err->text, sizeof err->text);
         err->status = status;
     }
     return status;
@@ -49,7 +60,7 @@ graft_status (gr_fail_errno)(graft_error *err, graft_status status, int code, co
         /* glibc's GNU strerror_r may return a constant string instead of filling the buffer. */
         const char *text = strerror_r(code, reason, sizeof reason);
         snprintf(err->text + used, sizeof err->text - used, ": %s", text);
-        cut_at_character(err->text, sizeof err->text);
+        make_utf8(err->text, sizeof err->text);
         err->status = status;
     }
     return status;
@@ -65,7 +76,7 @@ graft_status gr_error_prefix(graft_error *err, graft_status status, const char *
     va_end(args);
     size_t used = strlen(err->text);
     snprintf(err->text + used, sizeof err->text - used, ": %s", inner);
-    cut_at_character(err->text, sizeof err->text);
+    make_utf8(err->text, sizeof err->text);
     return err->status;
 }
 

@@ -1,4 +1,5 @@
 /* Room base: containers, UTF-8, random numbers, threads, atomic files. */
+#include <errno.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -22,6 +23,17 @@ static void error_text_is_cut_at_a_character(void **state) {
         gr_fail(&err, GRAFT_ERR_IO, "%s", text);
         assert_true(gr_utf8_valid(err.text, strlen(err.text)));
     }
+}
+
+static void error_text_is_utf8_whatever_it_quotes(void **state) {
+    (void)state;
+    graft_error err;
+    gr_fail(&err, GRAFT_ERR_FORMAT, "key '\xA2\x8F' of %.2s", "\xE2\x82\xAC");
+    assert_string_equal(err.text, "key '\?\?' of \?\?");
+    gr_error_prefix(&err, GRAFT_ERR_FORMAT, "file \xFF");
+    assert_string_equal(err.text, "file \?: key '\?\?' of \?\?");
+    gr_fail_errno(&err, GRAFT_ERR_IO, ENOENT, "\xC3\xA9\xC3/a");
+    assert_int_equal(strncmp(err.text, "\xC3\xA9?/a: ", 7), 0);
 }
 
 static graft_status fill_map(const graft_allocator *a, void *arg) {
@@ -219,6 +231,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(status_has_text),
         cmocka_unit_test(error_text_is_cut_at_a_character),
+        cmocka_unit_test(error_text_is_utf8_whatever_it_quotes),
         cmocka_unit_test(map_keeps_order_and_survives_failures),
         cmocka_unit_test(utf8_round_trip_and_bad_bytes),
         cmocka_unit_test(philox_known_answer),
