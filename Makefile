@@ -15,14 +15,14 @@ packages:
 
 # Builds and runs every test.
 check: all
-	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) $(CTEST_FLAGS)
 
 # The same with every single allocation failing in turn, with clang under AddressSanitizer and UBSan, on every CPU level below the
-# machine's own, and a short run of every fuzz target.
+# machine's own, and a short run of every fuzz target. The tests labelled slow run once.
 check-all: check
 	@GRAFT_SWEEP=all ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -R 'test_(sft|jobs|methods|merge|model_errors|no_memory)$$'
 	@tools/packages.sh clang libclang-rt-14-dev
-	@$(MAKE) --no-print-directory check BUILD=$(BUILD)-sanitized CMAKE_FLAGS="$(SANITIZED)"
+	@$(MAKE) --no-print-directory check BUILD=$(BUILD)-sanitized CMAKE_FLAGS="$(SANITIZED)" CTEST_FLAGS="-LE slow"
 	@native=$$($(BUILD)/graft env | sed -n 's/^kernels *//p'); for cpu in generic avx2 avx512 avx512bf16 amx; do \
 	  if [ $$cpu = $$native ]; then break; fi; echo "== GRAFT_CPU=$$cpu"; \
 	  GRAFT_CPU=$$cpu ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE slow || exit 1; done
