@@ -35,7 +35,9 @@ typedef struct graft_eval_sample {
 typedef struct graft_eval_options {
     unsigned what;
     graft_data_options data;
-    graft_generate_options generate; /* for answers; its adapter also applies to the loss */
+    /* For answers; without a metric of these whatever is not as in graft_eval_options_default is refused. Its adapter
+     * and the seed of its sampling also apply to the loss. */
+    graft_generate_options generate;
     size_t batch_size;               /* records at a time for the loss; 0: 8 */
     unsigned match_flags;            /* GRAFT_MATCH_... for exact; STRIP is always added */
     int rouge_stem;

@@ -266,7 +266,8 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     if (!strcmp(task, "SEQ_CLS") || !strcmp(task, "MASKED_LM")) GR_TRY(refuse_words(args, task, err));
     else if (!(o.what & GRAFT_EVAL_GENERATES)) GR_TRY(refuse_answers(args, err));
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
-    GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
+    if (o.what & GRAFT_EVAL_GENERATES) GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
+    o.generate.adapter = m->adapter;
     o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,
                                   .max_target_length = a->max_target_length < 0 ? 0 : a->max_target_length ? a->max_target_length : -1,
                                   .skip_bad_records = a->skip_bad, .skip_unanswerable = a->n_metrics == 0, .max_records = (size_t)a->limit, .assistant_only_loss = a->assistant_only_loss,

@@ -10,9 +10,8 @@ typedef struct merge_args {
     const char *output, *type, *combination, *sign;
     int64_t svd_rank, seed;
     double density;
-    int as_adapter, report;
-    const char *const *data;
-    size_t n_data;
+    int as_adapter;
+    cli_report_args cost;
 } merge_args;
 
 #define AT(field) offsetof(merge_args, field)
@@ -30,18 +29,6 @@ static const cli_option merge_options[] = {
      .metavar = "T",
      .help = "format of the written weights: auto, as the base has them (of GGUF's block formats a directory gets f16); f32, bf16, "
              "f16; in a .gguf file also Q4_0 .. Q6_K"},
-    {.name = "report",
-     .kind = CLI_FLAG,
-     .offset = AT(report),
-     .metavar = "",
-     .help = "print the error of each tensor that is encoded again"},
-    {.name = "data",
-     .letter = 'd',
-     .kind = CLI_LIST,
-     .offset = AT(data),
-     .offset_n = AT(n_data),
-     .metavar = "F",
-     .help = "with --report: records for the perplexity with the adapter apart and merged"},
     {.name = "combination-type",
      .kind = CLI_TEXT,
      .offset = AT(combination),
@@ -81,8 +68,11 @@ static const cli_group merge_group = {"Merge", merge_options, GR_COUNT(merge_opt
 static graft_status merge_defaults(cli_args *args, graft_error *err) {
     args->base[0] = gr_arena_alloc(&args->arena, sizeof(cli_common));
     args->base[1] = gr_arena_alloc(&args->arena, sizeof(cli_model_args));
-    args->base[2] = gr_arena_alloc(&args->arena, sizeof(merge_args));
-    return args->base[0] && args->base[1] && args->base[2] ? GRAFT_OK : gr_fail_memory(err);
+    merge_args *a = gr_arena_alloc(&args->arena, sizeof *a);
+    if (!args->base[0] || !args->base[1] || !a) return gr_fail_memory(err);
+    args->base[2] = a;
+    args->base[3] = &a->cost;
+    return GRAFT_OK;
 }
 
 static graft_status check(const merge_args *a, const cli_model_args *model, bool combine, graft_error *err) {
@@ -93,9 +83,8 @@ static graft_status check(const merge_args *a, const cli_model_args *model, bool
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --combination-type beside its settings, found none");
     if (model->activations) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--activations: merging computes no activations");
     if (a->as_adapter && a->type) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--outtype: an adapter is written in float32");
-    if (a->as_adapter && a->report) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--report: expected a model to be written");
-    if (a->n_data && !a->report)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--data: expected --report too, found it without");
+    if (a->as_adapter && a->cost.report) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--report: expected a model to be written");
+    GR_TRY(cli_check_report(&a->cost, err));
     return GRAFT_OK;
 }
 
@@ -147,10 +136,10 @@ static graft_status write_model(const cli_models *m, const char *name, const mer
     double apart = NAN, merged = NAN;
     char *json = NULL;
     graft_status st = GRAFT_OK;
-    if (a->n_data)
-        st = cli_perplexity(m->ctx, m->model, name, graft_model_path(m->model), a->data, a->n_data, &apart, err);
+    if (a->cost.n_data)
+        st = cli_perplexity(m->ctx, m->model, name, graft_model_path(m->model), a->cost.data, a->cost.n_data, &apart, err);
     if (st == GRAFT_OK) st = graft_model_merge_stored(m->model, name, a->output, type, &json, err);
-    if (st == GRAFT_OK && a->n_data) {
+    if (st == GRAFT_OK && a->cost.n_data) {
         const char *dtype = cli_dtype_name(model->dtype);
         const graft_model_options o = {.dtype = !dtype            ? GRAFT_DTYPE_AUTO
                                                 : dtype[0] == 'b' ? GRAFT_DTYPE_BF16
@@ -158,10 +147,10 @@ static graft_status write_model(const cli_models *m, const char *name, const mer
         graft_model *written = NULL;
         st = graft_model_load(m->ctx, a->output, &o, &written, err);
         if (st == GRAFT_OK)
-            st = cli_perplexity(m->ctx, written, NULL, a->output, a->data, a->n_data, &merged, err);
+            st = cli_perplexity(m->ctx, written, NULL, a->output, a->cost.data, a->cost.n_data, &merged, err);
         graft_model_free(written);
     }
-    if (st == GRAFT_OK && a->report) st = cli_print_report(json, apart, merged, common->json != 0, err);
+    if (st == GRAFT_OK && a->cost.report) st = cli_print_report(json, apart, merged, common->json != 0, err);
     if (st == GRAFT_OK && !common->quiet) st = tell(json, a->output, err);
     graft_free(m->ctx, json);
     return st;
@@ -201,8 +190,8 @@ const cli_command cli_command_merge = {
              "is decoded, added to and encoded again in its own format, and what that costs is told; --outtype f16 keeps it in "
              "floats. With --load-in-4bit or --load-in-8bit the base is what these make of it.\n\nSeveral LoRA adapters, each as "
              "NAME=DIR:WEIGHT, are combined first, as peft's add_weighted_adapter does.",
-    .groups = {&cli_common_group, &cli_model_group, &merge_group},
-    .n_groups = 3,
+    .groups = {&cli_common_group, &cli_model_group, &merge_group, &cli_report_group},
+    .n_groups = 4,
     .defaults = merge_defaults,
     .run = run_merge,
     .examples = "  graft merge -m model.gguf --adapter out -o merged.gguf --report\n"

@@ -9,9 +9,10 @@
 typedef struct quantize_args {
     cli_conversion io; /* first: its group's options begin here too */
     const char *type;
-    int double_quant, blocksize, report;
-    const char *const *data, *const *calibration_data, *const *ignore;
-    size_t n_data, n_calibration_data, n_ignore;
+    int double_quant, blocksize;
+    cli_report_args cost;
+    const char *const *calibration_data, *const *ignore;
+    size_t n_calibration_data, n_ignore;
     int64_t num_calibration_samples, max_seq_length;
 } quantize_args;
 
@@ -39,18 +40,6 @@ static const cli_option quantize_options[] = {
      .offset = AT(blocksize),
      .metavar = "N",
      .help = "nf4, fp4: elements that share a scale; 0: 64"},
-    {.name = "report",
-     .kind = CLI_FLAG,
-     .offset = AT(report),
-     .metavar = "",
-     .help = "print the error of each tensor"},
-    {.name = "data",
-     .letter = 'd',
-     .kind = CLI_LIST,
-     .offset = AT(data),
-     .offset_n = AT(n_data),
-     .metavar = "F",
-     .help = "with --report: records for the perplexity before and after"},
     {.name = "calibration-data",
      .aliases = "calibration-dataset",
      .kind = CLI_LIST,
@@ -81,8 +70,11 @@ static const cli_group quantize_group = {"Quantise", quantize_options, GR_COUNT(
 
 static graft_status defaults(cli_args *args, graft_error *err) {
     args->base[0] = gr_arena_alloc(&args->arena, sizeof(cli_common));
-    args->base[1] = args->base[2] = gr_arena_alloc(&args->arena, sizeof(quantize_args));
-    return args->base[0] && args->base[1] ? GRAFT_OK : gr_fail_memory(err);
+    quantize_args *a = gr_arena_alloc(&args->arena, sizeof *a);
+    if (!args->base[0] || !a) return gr_fail_memory(err);
+    args->base[1] = args->base[2] = a;
+    args->base[3] = &a->cost;
+    return GRAFT_OK;
 }
 
 static target target_of(const quantize_args *a) {
@@ -109,10 +101,10 @@ static graft_status write_quantized(graft_context *ctx, cli_args *args, const qu
         st = to == TO_GGUF ? graft_model_save_gguf(m, a->io.output, a->type, err)
                            : graft_model_save(m, a->io.output, err);
     graft_model_free(m);
-    if (st != GRAFT_OK || !a->n_data) return st;
+    if (st != GRAFT_OK || !a->cost.n_data) return st;
     m = NULL;
     st = graft_model_load(ctx, a->io.output, NULL, &m, err);
-    if (st == GRAFT_OK) st = cli_perplexity(ctx, m, NULL, a->io.output, a->data, a->n_data, after, err);
+    if (st == GRAFT_OK) st = cli_perplexity(ctx, m, NULL, a->io.output, a->cost.data, a->cost.n_data, after, err);
     graft_model_free(m);
     return st;
 }
@@ -150,8 +142,7 @@ static graft_status check(const cli_args *args, const quantize_args *a, graft_er
     if (!four && (a->double_quant || a->blocksize))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "--%s: expected type nf4 or fp4, found %s",
                        a->double_quant ? "double-quant" : "blocksize", a->type);
-    if (a->n_data && !a->report)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--data: expected --report too, found it without");
+    GR_TRY(cli_check_report(&a->cost, err));
     return check_calibration(args, a, to, err);
 }
 
@@ -168,7 +159,7 @@ static graft_status calibrate(graft_context *ctx, const cli_common *common, cons
     const graft_calibration_options o = {.data = {.paths = a->calibration_data, .n_paths = a->n_calibration_data},
                                          .num_calibration_samples = (size_t)a->num_calibration_samples,
                                          .max_seq_length = a->max_seq_length,
-                                         .measure = a->report,
+                                         .measure = a->cost.report,
                                          .progress = shows ? show_progress : NULL};
     graft_tokenizer *tok;
     GR_TRY(graft_tokenizer_load(ctx, path, &tok, err));
@@ -188,16 +179,16 @@ static graft_status look_at_model(graft_context *ctx, cli_args *args, const quan
     const bool eight = target_of(a) == TO_COMPRESSED_TENSORS;
     graft_model *m = NULL;
     char *path;
-    if (!a->report && !a->n_calibration_data) return GRAFT_OK;
+    if (!a->cost.report && !a->n_calibration_data) return GRAFT_OK;
     graft_status st = cli_load_model(ctx, args, a->io.model, a->n_calibration_data ? &floats : NULL, &m, &path, err);
     if (st == GRAFT_OK && a->n_calibration_data) {
         st = calibrate(ctx, args->base[0], a, m, path, found, err);
         how->calibration = *found;
     }
-    if (st == GRAFT_OK && a->report)
+    if (st == GRAFT_OK && a->cost.report)
         st = eight ? graft_w8a8_report(m, how, json, err)
                    : graft_quantize_report(m, a->type, a->double_quant, a->blocksize, json, err);
-    if (st == GRAFT_OK && a->n_data) st = cli_perplexity(ctx, m, NULL, path, a->data, a->n_data, before, err);
+    if (st == GRAFT_OK && a->cost.n_data) st = cli_perplexity(ctx, m, NULL, path, a->cost.data, a->cost.n_data, before, err);
     graft_model_free(m);
     return st;
 }
@@ -234,8 +225,8 @@ const cli_command cli_command_quantize = {
         "own quantisers (no importance matrix).\n\nOf GGUF files, the matrix that makes the logits gets at least "
         "Q6_K, and matrices whose rows "
         "are not whole blocks of 256 the next better format of 32 (F16 where they are not that either).",
-    .groups = {&cli_common_group, &cli_conversion_group, &quantize_group},
-    .n_groups = 3,
+    .groups = {&cli_common_group, &cli_conversion_group, &quantize_group, &cli_report_group},
+    .n_groups = 4,
     .defaults = defaults,
     .run = run,
     .examples = "  graft quantize -m model --type nf4 --double-quant -o model-nf4\n"

@@ -5,6 +5,30 @@
 #include "base/json.h"
 #include "graft/eval.h"
 
+#define AT(field) offsetof(cli_report_args, field)
+static const cli_option report_options[] = {
+    {.name = "report",
+     .kind = CLI_FLAG,
+     .offset = AT(report),
+     .metavar = "",
+     .help = "print the error of each tensor that is encoded"},
+    {.name = "data",
+     .letter = 'd',
+     .kind = CLI_LIST,
+     .offset = AT(data),
+     .offset_n = AT(n_data),
+     .metavar = "F",
+     .help = "with --report: records for the perplexity before and after"},
+};
+#undef AT
+const cli_group cli_report_group = {"Report", report_options, GR_COUNT(report_options)};
+
+graft_status cli_check_report(const cli_report_args *a, graft_error *err) {
+    if (a->n_data && !a->report)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--data: expected --report too, found it without");
+    return GRAFT_OK;
+}
+
 graft_status cli_perplexity(graft_context *ctx, graft_model *m, const char *adapter, const char *path,
                             const char *const *data, size_t n_data, double *out, graft_error *err) {
     graft_eval_options o = graft_eval_options_default();

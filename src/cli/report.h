@@ -5,6 +5,15 @@
 #include "cli/cli.h"
 #include "graft/model.h"
 
+/* Whether the cost is reported, and on which records its perplexity is measured. */
+typedef struct cli_report_args {
+    int report;
+    const char *const *data;
+    size_t n_data;
+} cli_report_args;
+extern const cli_group cli_report_group;
+graft_status cli_check_report(const cli_report_args *a, graft_error *err);
+
 /* Perplexity on records; `path`: the model's, for its tokenizer; `adapter` NULL: the bare model. */
 graft_status cli_perplexity(graft_context *ctx, graft_model *m, const char *adapter, const char *path,
                             const char *const *data, size_t n_data, double *out, graft_error *err);

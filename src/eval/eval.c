@@ -294,6 +294,42 @@ static graft_status rewind_input(const graft_data_options *data, off_t start, gr
     return GRAFT_OK;
 }
 
+/* What only answers are made with and compared by, where no metric has them. The seed is that of masks too, and the
+ * loss has an adapter. */
+static graft_status refuse_answers(const graft_eval_options *o, graft_error *err) {
+    const graft_generate_options *g = &o->generate, d = graft_eval_options_default().generate;
+    const graft_sampling *s = &g->sampling;
+    const struct {
+        const char *name;
+        bool given;
+    } uses[] = {
+        {"greedy", s->greedy != d.sampling.greedy},
+        {"temperature", s->temperature != d.sampling.temperature},
+        {"top_k", s->top_k != d.sampling.top_k},
+        {"top_p", s->top_p != d.sampling.top_p},
+        {"min_p", s->min_p != d.sampling.min_p},
+        {"repeat_penalty", s->repeat_penalty != d.sampling.repeat_penalty},
+        {"max_new_tokens", g->max_new_tokens != d.max_new_tokens},
+        {"min_new_tokens", g->min_new_tokens != d.min_new_tokens},
+        {"stop", g->n_stop > 0},
+        {"ignore_eos", g->ignore_eos},
+        {"keep_special", g->keep_special},
+        {"no_repeat_ngram_size", g->no_repeat_ngram_size != d.no_repeat_ngram_size},
+        {"num_beams", g->num_beams != d.num_beams},
+        {"length_penalty", g->length_penalty != d.length_penalty},
+        {"early_stopping", g->early_stopping != d.early_stopping},
+        {"prompt_lookup_num_tokens", g->prompt_lookup_num_tokens != d.prompt_lookup_num_tokens},
+        {"max_matching_ngram_size", g->max_matching_ngram_size != d.max_matching_ngram_size},
+        {"kv_cache_dtype", g->kv_cache_dtype != d.kv_cache_dtype},
+        {"match_flags", o->match_flags != 0},
+        {"rouge_stem", o->rouge_stem},
+    };
+    for (size_t i = 0; i < GR_COUNT(uses); i++)
+        if (uses[i].given)
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: expected a metric of answers too, found none", uses[i].name);
+    return GRAFT_OK;
+}
+
 graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *options,
                         graft_eval_result *out, graft_error *err) {
     double begin = gr_now_seconds();
@@ -301,6 +337,7 @@ graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_
                            .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN, .accuracy = NAN, .macro_f1 = NAN, .mse = NAN, .pearson = NAN, .bleu = NAN};
     int32_t adapter;
     gr_task task = gr_model_get_config(m->model)->task;
+    if (!(options->what & GRAFT_EVAL_GENERATES)) GR_TRY(refuse_answers(options, err));
     if (options->what & GRAFT_EVAL_GENERATES || (task != GR_TASK_SEQ_CLS && task != GR_TASK_MASKED_LM))
         GR_TRY(gr_model_want_causal(m->model, "evaluation", err));
     GR_TRY(adapter_index(m, options->generate.adapter, &adapter, err));

@@ -151,10 +151,16 @@ static layout layout_of(const gr_quantize_spec *spec, int64_t rows, int64_t colu
 
 void gr_count_product(gr_products *p, gr_dtype stored, size_t bytes, int64_t rows, int64_t columns) {
     const gr_quantize_spec eight = {.dtype = GR_INT8}, four = {.dtype = GR_NF4, .nested = true};
-    p->others |= (stored != GR_F32 && stored != GR_F16 && stored != GR_BF16) || columns % 2;
+    p->others |= stored != GR_F32 && stored != GR_F16 && stored != GR_BF16;
+    p->odd |= columns % 2;
     p->stored += bytes;
     p->in_int8 += gr_quantized_bytes(&eight, rows, columns);
     p->in_nf4 += gr_quantized_bytes(&four, rows, columns);
+}
+
+size_t gr_products_saved_by(const gr_products *p, gr_dtype format) {
+    const size_t made = format == GR_INT8 ? p->in_int8 : p->in_nf4;
+    return p->others || (p->odd && format != GR_INT8) || made >= p->stored ? 0 : p->stored - made;
 }
 
 size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t columns) {

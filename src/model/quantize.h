@@ -50,11 +50,13 @@ graft_status gr_quantize_weight(gr_device *d, const gr_weight *w, bool transpose
 /* Matrices that bitsandbytes would take: every product but the head. */
 typedef struct gr_products {
     size_t stored, in_int8, in_nf4; /* bytes, and what they would be; NF4 with double quantisation */
-    bool others;                    /* some are no floats, or cannot be held in 4 bits */
+    bool others, odd;               /* some are no floats; some have an odd number of inputs, as 4 bits cannot hold them */
 } gr_products;
 
 /* Counts one matrix that is stored in `bytes`. */
 void gr_count_product(gr_products *p, gr_dtype stored, size_t bytes, int64_t rows, int64_t columns);
+/* Bytes that INT8, or NF4 with double quantisation, would save; 0: nothing, or they cannot be held so. */
+size_t gr_products_saved_by(const gr_products *p, gr_dtype format);
 
 /* Bytes of that memory for a matrix. */
 size_t gr_quantized_bytes(const gr_quantize_spec *spec, int64_t rows, int64_t columns);

@@ -118,9 +118,7 @@ size_t gr_model_made_bytes(const gr_model *m) {
 }
 
 size_t gr_model_saved_by(const gr_model *m, const gr_quantize_spec *spec) {
-    const gr_products *p = &m->products;
-    const size_t made = spec->dtype == GR_INT8 ? p->in_int8 : p->in_nf4;
-    return p->others || made >= p->stored ? 0 : p->stored - made;
+    return gr_products_saved_by(&m->products, spec->dtype);
 }
 
 /* Bytes of all matrices and of the largest. */

@@ -298,10 +298,24 @@ typedef struct use {
     const char *methods; /* that have it, each between blanks */
 } use;
 
-/* Every option: whether it is given, and the methods that have it. */
-static graft_status check_uses(const graft_sft_options *o, const char *method, graft_error *err) {
+/* Given options that the method has not, or that come with its adapter. */
+static graft_status check_given(const use *uses, size_t n, const char *adapter, const char *method, graft_error *err) {
+    char name[64];
+    snprintf(name, sizeof name, " %s ", method);
+    for (size_t i = 0; i < n; i++) {
+        if (!uses[i].given) continue;
+        if (!strstr(uses[i].methods, name))
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: method %s has no such option", uses[i].option, method);
+        if (adapter && strncmp(uses[i].option, "loraplus_", 9) != 0) /* which is the optimiser's */
+            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: with adapter the settings are those of %s", uses[i].option,
+                           adapter);
+    }
+    return GRAFT_OK;
+}
+
+/* Every option: whether it is given, and the methods that have it. First those that stand among LoRA's. */
+static graft_status check_lora_uses(const graft_sft_options *o, const char *method, graft_error *err) {
     const graft_lora_options *l = &o->lora, d = graft_lora_options_default();
-    const graft_method_options *m = &o->methods;
     const use uses[] = {
         {"lora_r", l->r != d.r, " lora "},
         {"lora_alpha", l->lora_alpha != d.lora_alpha, " lora adalora "},
@@ -318,12 +332,22 @@ static graft_status check_uses(const graft_sft_options *o, const char *method, g
         {"loraplus_lr_ratio", l->loraplus_lr_ratio != 0, " lora "},
         {"loraplus_lr_embedding", l->loraplus_lr_embedding != 0, " lora "},
         {"init_lora_weights", l->init_lora_weights != NULL, " lora adalora "},
+    };
+    return check_given(uses, GR_COUNT(uses), o->adapter, method, err);
+}
+
+static graft_status check_uses(const graft_sft_options *o, const char *method, graft_error *err) {
+    const graft_method_options *m = &o->methods;
+    const use uses[] = {
         {"feedforward_modules", m->feedforward_modules.n > 0, " ia3 "},
-        {"num_virtual_tokens", m->num_virtual_tokens != 0, " prompt-tuning prefix-tuning p-tuning multitask-prompt-tuning "},
+        {"num_virtual_tokens", m->num_virtual_tokens != 0,
+         " prompt-tuning prefix-tuning p-tuning multitask-prompt-tuning "},
         {"prompt_template", m->prompt_template != NULL, " prompt-tuning p-tuning "},
         {"prompt_tuning_init", m->prompt_tuning_init != NULL, " prompt-tuning prefix-tuning multitask-prompt-tuning "},
-        {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL, " prompt-tuning prefix-tuning multitask-prompt-tuning "},
-        {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL, " prompt-tuning prefix-tuning multitask-prompt-tuning "},
+        {"prompt_tuning_init_text", m->prompt_tuning_init_text != NULL,
+         " prompt-tuning prefix-tuning multitask-prompt-tuning "},
+        {"tokenizer_name_or_path", m->tokenizer_name_or_path != NULL,
+         " prompt-tuning prefix-tuning multitask-prompt-tuning "},
         {"prefix_projection", m->prefix_projection != 0, " prefix-tuning "},
         {"init_weights", m->init_weights != NULL, " prefix-tuning vera loha lokr oft "},
         {"encoder_reparameterization_type", m->encoder_reparameterization_type != NULL, " p-tuning "},
@@ -353,24 +377,16 @@ static graft_status check_uses(const graft_sft_options *o, const char *method, g
         {"num_cayley_neumann_terms", m->num_cayley_neumann_terms != 0, " oft "},
         {"num_tasks", m->num_tasks != 0, " multitask-prompt-tuning "},
         {"num_ranks", m->num_ranks != 0, " multitask-prompt-tuning "},
-        {"prompt_tuning_init_state_dict_path", m->prompt_tuning_init_state_dict_path != NULL, " multitask-prompt-tuning "},
+        {"prompt_tuning_init_state_dict_path", m->prompt_tuning_init_state_dict_path != NULL,
+         " multitask-prompt-tuning "},
         {"prompt_tuning_init_task", m->prompt_tuning_init_task != 0, " multitask-prompt-tuning "},
         {"decompose_both", m->decompose_both != 0, " lokr "},
         {"decompose_factor", m->decompose_factor != 0, " lokr "},
         {"adapter_len", m->adapter_len != 0, " llama-adapter "},
         {"adapter_layers", m->adapter_layers != 0, " llama-adapter "},
     };
-    char name[64];
-    snprintf(name, sizeof name, " %s ", method);
-    for (size_t i = 0; i < GR_COUNT(uses); i++) {
-        if (!uses[i].given) continue;
-        if (!strstr(uses[i].methods, name))
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: method %s has no such option", uses[i].option, method);
-        if (o->adapter && strncmp(uses[i].option, "loraplus_", 9) != 0) /* which is the optimiser's */
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: with adapter the settings are those of %s", uses[i].option,
-                           o->adapter);
-    }
-    return GRAFT_OK;
+    GR_TRY(check_lora_uses(o, method, err));
+    return check_given(uses, GR_COUNT(uses), o->adapter, method, err);
 }
 
 static graft_status check_name(const char *method, graft_error *err) {

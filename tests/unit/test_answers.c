@@ -92,10 +92,42 @@ static void evaluation_without_memory(void **state) {
     test_allocation_sweep(sweep_body, &f, 0, 1);
 }
 
+/* What only answers are made with is refused where no metric has them; adapter and seed are the loss's too. */
+static void what_no_answer_uses_is_refused(void **state) {
+    (void)state;
+    const char *path = test_golden("train/pairs.jsonl");
+    answering w = {0};
+    assert_ok(open_all(&(graft_allocator){0}, &w));
+    for (int i = 0; i < 6; i++) {
+        static const char *const names[] = {"greedy", "max_new_tokens", "num_beams", "match_flags", "rouge_stem"};
+        graft_eval_options o = graft_eval_options_default();
+        graft_eval_result r;
+        graft_error why = {0};
+        o.what = GRAFT_EVAL_LOSS;
+        o.data.paths = &path;
+        o.data.n_paths = 1;
+        o.data.max_records = 1;
+        o.generate.sampling.seed = 7;
+        if (i == 0) o.generate.sampling.greedy = 0;
+        if (i == 1) o.generate.max_new_tokens = 5;
+        if (i == 2) o.generate.num_beams = 4;
+        if (i == 3) o.match_flags = GRAFT_MATCH_IGNORE_CASE;
+        if (i == 4) o.rouge_stem = 1;
+        if (i == 5) {
+            assert_ok(graft_eval(w.model, w.tok, &o, &r, &why));
+            continue;
+        }
+        assert_int_equal(graft_eval(w.model, w.tok, &o, &r, &why), GRAFT_ERR_ARGUMENT);
+        if (strncmp(why.text, names[i], strlen(names[i])) != 0) fail_msg("%s: \"%s\"", names[i], why.text);
+    }
+    close_all(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(generation_without_memory),
         cmocka_unit_test(evaluation_without_memory),
+        cmocka_unit_test(what_no_answer_uses_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -273,6 +273,20 @@ static void what_a_format_saves_is_known(void **state) {
     graft_context_free(ctx);
 }
 
+/* An odd number of inputs is no obstacle to 8 bits. */
+static void odd_matrices_go_into_8_bits(void **state) {
+    (void)state;
+    gr_products p = {0};
+    gr_count_product(&p, GR_BF16, 2 * 4096 * 512, 4096, 512);
+    const size_t even = gr_products_saved_by(&p, GR_NF4);
+    assert_true(even > gr_products_saved_by(&p, GR_INT8));
+    gr_count_product(&p, GR_BF16, 2 * 4096 * 511, 4096, 511);
+    assert_int_equal(gr_products_saved_by(&p, GR_NF4), 0);
+    assert_true(gr_products_saved_by(&p, GR_INT8) > even);
+    gr_count_product(&p, GR_Q4_K, 4096 * 144, 4096, 256);
+    assert_int_equal(gr_products_saved_by(&p, GR_INT8), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_shape_is_planned_as_the_model),
@@ -282,6 +296,7 @@ int main(void) {
         cmocka_unit_test(a_choice_leaves_nothing_behind),
         cmocka_unit_test(a_choice_survives_failing_allocations),
         cmocka_unit_test(what_a_format_saves_is_known),
+        cmocka_unit_test(odd_matrices_go_into_8_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
