@@ -15,9 +15,24 @@ typedef struct chat_args {
 
 #define AT(field) offsetof(chat_args, field)
 static const cli_option chat_options[] = {
-    {.name = "system", .aliases = "system-prompt sys", .kind = CLI_TEXT, .offset = AT(system), .metavar = "TEXT", .help = "system message"},
-    {.name = "prompt", .letter = 'p', .kind = CLI_TEXT, .offset = AT(prompt), .metavar = "TEXT", .help = "say this, print the answer, and end"},
-    {.name = "chat-template-file", .aliases = "chat-template-path", .kind = CLI_TEXT, .offset = AT(template_file), .metavar = "F", .help = "a Jinja file instead of the model's chat template"},
+    {.name = "system",
+     .aliases = "system-prompt sys",
+     .kind = CLI_TEXT,
+     .offset = AT(system),
+     .metavar = "TEXT",
+     .help = "system message"},
+    {.name = "prompt",
+     .letter = 'p',
+     .kind = CLI_TEXT,
+     .offset = AT(prompt),
+     .metavar = "TEXT",
+     .help = "say this, print the answer, and end"},
+    {.name = "chat-template-file",
+     .aliases = "chat-template-path",
+     .kind = CLI_TEXT,
+     .offset = AT(template_file),
+     .metavar = "F",
+     .help = "a Jinja file instead of the model's chat template"},
 };
 #undef AT
 static const cli_group chat_group = {"Conversation", chat_options, GR_COUNT(chat_options)};
@@ -50,7 +65,8 @@ static void add_message(chat *c, const char *role, const char *text, size_t len)
     gr_buf_add_char(&c->messages, '}');
 }
 
-static graft_status load_template(chat *c, const cli_model_args *m, const chat_args *a, graft_context *ctx, graft_error *err) {
+static graft_status load_template(chat *c, const cli_model_args *m, const chat_args *a, graft_context *ctx,
+                                  graft_error *err) {
     if (a->template_file) {
         char *text;
         size_t len;
@@ -62,7 +78,10 @@ static graft_status load_template(chat *c, const cli_model_args *m, const chat_a
     size_t len;
     const char *text = graft_tokenizer_chat_template(c->m.tok, NULL, &len);
     if (!text)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected a chat template, found none; give one with --chat-template-file or use graft generate", m->model);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                       "%s: expected a chat template, found none; give one with --chat-template-file or use "
+                       "graft generate",
+                       m->model);
     return graft_template_parse(ctx, text, len, "chat_template", &c->tmpl, err);
 }
 
@@ -109,7 +128,9 @@ static void print_json(const graft_generation *g, const graft_generate_stats *s)
     gr_buf_init(&b, NULL);
     gr_buf_add_text(&b, "{\"role\": \"assistant\", \"content\": ");
     gr_json_add_text(&b, g->text, g->len);
-    gr_buf_add_format(&b, ", \"finish_reason\": \"%s\", \"prompt_tokens\": %zu, \"reused_tokens\": %zu, \"completion_tokens\": %zu",
+    gr_buf_add_format(&b,
+                      ", \"finish_reason\": \"%s\", \"prompt_tokens\": %zu, \"reused_tokens\": %zu, "
+                      "\"completion_tokens\": %zu",
                       finishes[g->finish], s->prompt_tokens, s->reused_tokens, s->new_tokens);
     if (s->proposed_tokens)
         gr_buf_add_format(&b, ", \"draft_n\": %zu, \"draft_n_accepted\": %zu", s->proposed_tokens, s->accepted_tokens);
@@ -139,8 +160,8 @@ static graft_status answer(chat *c, const char *text, size_t len, graft_error *e
     add_message(c, "assistant", g.text, g.len);
     graft_generation_free(c->m.ctx, &g);
     if (c->verbose)
-        fprintf(stderr, "%zu prompt tokens (%zu reused) in %.3f s, %zu new in %.3f s\n", s.prompt_tokens, s.reused_tokens, s.prompt_seconds,
-                s.new_tokens, s.new_seconds);
+        fprintf(stderr, "%zu prompt tokens (%zu reused) in %.3f s, %zu new in %.3f s\n", s.prompt_tokens,
+                s.reused_tokens, s.prompt_seconds, s.new_tokens, s.new_seconds);
     return cli_write_stdout("", 0, err);
 }
 
@@ -149,7 +170,8 @@ static const char *prompt_text(EditLine *e) {
     return "> ";
 }
 
-/* Ctrl-C during an answer ends the answer, not the conversation; so does a turn for which the model has no positions left. */
+/* Ctrl-C during an answer ends the answer, not the conversation; so does a turn for which the model has no
+ * positions left. */
 static graft_status answer_or_stop(chat *c, const char *text, size_t len, graft_error *err) {
     graft_status st = answer(c, text, len, err);
     if (st == GRAFT_ERR_LIMIT) {
@@ -165,7 +187,9 @@ static graft_status answer_or_stop(chat *c, const char *text, size_t len, graft_
     return GRAFT_OK;
 }
 
-static bool is_word(const char *line, int n, const char *word) { return (size_t)n == strlen(word) && !strncmp(line, word, (size_t)n); }
+static bool is_word(const char *line, int n, const char *word) {
+    return (size_t)n == strlen(word) && !strncmp(line, word, (size_t)n);
+}
 
 static graft_status talk_terminal(chat *c, graft_error *err) {
     /* Else libedit drops what is not ASCII. Numbers are not touched. */
@@ -247,7 +271,8 @@ const cli_command cli_command_chat = {
     .name = "chat",
     .summary = "talk with a model",
     .synopsis = "-m M [--adapter DIR] [options]",
-    .about = "A conversation in the terminal, with the model's own chat template. In the terminal /clear forgets it, /help "
+    .about = "A conversation in the terminal, with the model's own chat template. In the terminal /clear "
+             "forgets it, /help "
              "names what there is and /quit ends. Over a pipe each line of standard input is a turn. "
              "With --json an answer is a JSON object on a line.",
     .groups = {&cli_common_group, &cli_model_group, &chat_group, &cli_sampling_group},

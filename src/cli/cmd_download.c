@@ -12,11 +12,28 @@ typedef struct download_args {
 
 #define AT(field) offsetof(download_args, field)
 static const cli_option download_options[] = {
-    {.name = "revision", .kind = CLI_TEXT, .offset = AT(revision), .metavar = "REV", .help = "branch, tag or commit; default: main"},
-    {.name = "include", .kind = CLI_LIST, .offset = AT(include), .offset_n = AT(n_include), .comma = true, .metavar = "PATTERNS",
+    {.name = "revision",
+     .kind = CLI_TEXT,
+     .offset = AT(revision),
+     .metavar = "REV",
+     .help = "branch, tag or commit; default: main"},
+    {.name = "include",
+     .kind = CLI_LIST,
+     .offset = AT(include),
+     .offset_n = AT(n_include),
+     .comma = true,
+     .metavar = "PATTERNS",
      .help = "only files that match (* and ?); default: what graft reads of a model"},
-    {.name = "cache-dir", .kind = CLI_TEXT, .offset = AT(cache_dir), .metavar = "DIR", .help = "another cache than HF_HOME says"},
-    {.name = "offline", .kind = CLI_FLAG, .offset = AT(offline), .metavar = "", .help = "only look into the cache"},
+    {.name = "cache-dir",
+     .kind = CLI_TEXT,
+     .offset = AT(cache_dir),
+     .metavar = "DIR",
+     .help = "another cache than HF_HOME says"},
+    {.name = "offline",
+     .kind = CLI_FLAG,
+     .offset = AT(offline),
+     .metavar = "",
+     .help = "only look into the cache"},
 };
 #undef AT
 static const cli_group download_group = {"Download", download_options, GR_COUNT(download_options)};
@@ -36,7 +53,10 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
         memcpy(patterns, a->include, a->n_include * sizeof *patterns);
     }
     bool quiet = ((const cli_common *)args->base[0])->quiet != 0;
-    graft_hub_options o = {.revision = a->revision, .cache_dir = a->cache_dir, .patterns = patterns, .offline = a->offline,
+    graft_hub_options o = {.revision = a->revision,
+                           .cache_dir = a->cache_dir,
+                           .patterns = patterns,
+                           .offline = a->offline,
                            .progress = quiet ? NULL : cli_show_download};
     char *path;
     graft_status st = graft_hub_download(ctx, args->words[0], &o, &path, err);
@@ -63,8 +83,10 @@ const cli_command cli_command_download = {
     .name = "download",
     .summary = "get a model from the Hugging Face Hub",
     .synopsis = "ORG/NAME [--revision REV]",
-    .about = "Downloads what is missing into the cache that transformers shares (HF_HOME), going on where an earlier call was interrupted and "
-             "checking SHA-256, and prints the directory. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.",
+    .about =
+        "Downloads what is missing into the cache that transformers shares (HF_HOME), going on where an "
+        "earlier call was interrupted and "
+        "checking SHA-256, and prints the directory. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.",
     .groups = {&cli_common_group, &download_group},
     .n_groups = 2,
     .defaults = defaults,

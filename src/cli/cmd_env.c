@@ -40,8 +40,9 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
         gr_json_add_text(&b, system, strlen(system));
         gr_buf_add_text(&b, ", \"cpu\": ");
         gr_json_add_text(&b, cpu, strlen(cpu));
-        gr_buf_add_format(&b, ", \"threads\": %d, \"kernels\": \"%s\", \"dtype\": \"%s\", \"memory\": %zu, \"compiler\": ",
-                          info.n_threads, info.kernels, info.default_dtype, info.memory);
+        gr_buf_add_format(
+            &b, ", \"threads\": %d, \"kernels\": \"%s\", \"dtype\": \"%s\", \"memory\": %zu, \"compiler\": ",
+            info.n_threads, info.kernels, info.default_dtype, info.memory);
         gr_json_add_text(&b, info.compiler, strlen(info.compiler));
         gr_buf_add_text(&b, "}\n");
         graft_status st = gr_buf_status(&b, err);
@@ -49,7 +50,8 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
         gr_buf_free(&b);
         return st;
     }
-    printf("graft     %s\nsystem    %s\ncpu       %s\nthreads   %d\nkernels   %s\ndtype     %s\nmemory    %s\ncompiler  %s\n",
+    printf("graft     %s\nsystem    %s\ncpu       %s\nthreads   %d\nkernels   %s\ndtype     %s\nmemory    "
+           "%s\ncompiler  %s\n",
            graft_version(), system, cpu, info.n_threads, info.kernels, info.default_dtype,
            cli_bytes_text((double)info.memory, memory, sizeof memory), info.compiler);
     return cli_write_stdout("", 0, err);

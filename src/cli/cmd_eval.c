@@ -19,24 +19,92 @@ typedef struct eval_args {
 
 #define AT(field) offsetof(eval_args, field)
 static const cli_option eval_options[] = {
-    {.name = "data", .letter = 'd', .kind = CLI_LIST, .offset = AT(data), .offset_n = AT(n_data), .comma = true, .metavar = "F", .help = "JSON Lines files; - is standard input"},
-    {.name = "metric", .aliases = "metrics", .kind = CLI_LIST, .offset = AT(metrics), .offset_n = AT(n_metrics), .comma = true, .metavar = "NAMES",
-     .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), bleu, f1; classification: accuracy, f1; default: all that the records allow"},
-    {.name = "max-length", .aliases = "max-seq-length max-source-length", .kind = CLI_INT64, .offset = AT(max_length), .metavar = "N",
+    {.name = "data",
+     .letter = 'd',
+     .kind = CLI_LIST,
+     .offset = AT(data),
+     .offset_n = AT(n_data),
+     .comma = true,
+     .metavar = "F",
+     .help = "JSON Lines files; - is standard input"},
+    {.name = "metric",
+     .aliases = "metrics",
+     .kind = CLI_LIST,
+     .offset = AT(metrics),
+     .offset_n = AT(n_metrics),
+     .comma = true,
+     .metavar = "NAMES",
+     .help = "perplexity (with loss and token accuracy), exact_match, rouge (also rougeL), bleu, f1; "
+             "classification: accuracy, f1; default: all that the records allow"},
+    {.name = "max-length",
+     .aliases = "max-seq-length max-source-length",
+     .kind = CLI_INT64,
+     .offset = AT(max_length),
+     .metavar = "N",
      .help = "tokens of a record (of an encoder-decoder: of its prompt) for the loss; 0: no limit"},
-    {.name = "max-target-length", .kind = CLI_INT64, .offset = AT(max_target_length), .metavar = "N",
+    {.name = "max-target-length",
+     .kind = CLI_INT64,
+     .offset = AT(max_target_length),
+     .metavar = "N",
      .help = "encoder-decoders: tokens of an answer for the loss; -1: 128, 0: no limit"},
-    {.name = "batch-size", .aliases = "per-device-eval-batch-size", .letter = 'b', .kind = CLI_INT64, .offset = AT(batch_size), .metavar = "N", .help = "records at a time"},
-    {.name = "limit", .kind = CLI_INT64, .offset = AT(limit), .metavar = "N", .help = "the first N records only; 0: all"},
-    {.name = "show", .kind = CLI_INT64, .offset = AT(show), .metavar = "N", .help = "print the first N prompts with reference and answer"},
-    {.name = "log-samples", .kind = CLI_FLAG, .offset = AT(samples), .metavar = "", .help = "with --json: one line for each answered record first"},
-    {.name = "completion-only-loss", .kind = CLI_TRI, .offset = AT(completion_only_loss), .metavar = "", .help = "loss on completions only; unset: when there are prompts"},
-    {.name = "assistant-only-loss", .kind = CLI_FLAG, .offset = AT(assistant_only_loss), .metavar = "", .help = "loss on the assistant's words only"},
-    {.name = "chat-template-path", .aliases = "chat-template-file", .kind = CLI_TEXT, .offset = AT(template_path), .metavar = "F", .help = "a Jinja file instead of the model's chat template"},
-    {.name = "ignore-case", .kind = CLI_FLAG, .offset = AT(ignore_case), .metavar = "", .help = "exact match in any case"},
-    {.name = "ignore-punctuation", .kind = CLI_FLAG, .offset = AT(ignore_punctuation), .metavar = "", .help = "exact match without punctuation"},
-    {.name = "use-stemmer", .kind = CLI_FLAG, .offset = AT(stem), .metavar = "", .help = "ROUGE on word stems"},
-    {.name = "skip-bad-records", .kind = CLI_FLAG, .offset = AT(skip_bad), .metavar = "", .help = "count bad records and go on"},
+    {.name = "batch-size",
+     .aliases = "per-device-eval-batch-size",
+     .letter = 'b',
+     .kind = CLI_INT64,
+     .offset = AT(batch_size),
+     .metavar = "N",
+     .help = "records at a time"},
+    {.name = "limit",
+     .kind = CLI_INT64,
+     .offset = AT(limit),
+     .metavar = "N",
+     .help = "the first N records only; 0: all"},
+    {.name = "show",
+     .kind = CLI_INT64,
+     .offset = AT(show),
+     .metavar = "N",
+     .help = "print the first N prompts with reference and answer"},
+    {.name = "log-samples",
+     .kind = CLI_FLAG,
+     .offset = AT(samples),
+     .metavar = "",
+     .help = "with --json: one line for each answered record first"},
+    {.name = "completion-only-loss",
+     .kind = CLI_TRI,
+     .offset = AT(completion_only_loss),
+     .metavar = "",
+     .help = "loss on completions only; unset: when there are prompts"},
+    {.name = "assistant-only-loss",
+     .kind = CLI_FLAG,
+     .offset = AT(assistant_only_loss),
+     .metavar = "",
+     .help = "loss on the assistant's words only"},
+    {.name = "chat-template-path",
+     .aliases = "chat-template-file",
+     .kind = CLI_TEXT,
+     .offset = AT(template_path),
+     .metavar = "F",
+     .help = "a Jinja file instead of the model's chat template"},
+    {.name = "ignore-case",
+     .kind = CLI_FLAG,
+     .offset = AT(ignore_case),
+     .metavar = "",
+     .help = "exact match in any case"},
+    {.name = "ignore-punctuation",
+     .kind = CLI_FLAG,
+     .offset = AT(ignore_punctuation),
+     .metavar = "",
+     .help = "exact match without punctuation"},
+    {.name = "use-stemmer",
+     .kind = CLI_FLAG,
+     .offset = AT(stem),
+     .metavar = "",
+     .help = "ROUGE on word stems"},
+    {.name = "skip-bad-records",
+     .kind = CLI_FLAG,
+     .offset = AT(skip_bad),
+     .metavar = "",
+     .help = "count bad records and go on"},
 };
 #undef AT
 static const cli_group eval_group = {"Evaluation", eval_options, GR_COUNT(eval_options)};
@@ -78,7 +146,9 @@ static void show_confusion(void *user, graft_problem problem, size_t n, const in
     const bool single = problem == GRAFT_PROBLEM_SINGLE;
     const size_t columns = single ? n : 4;
     if (!v->json && single && n > 12) return;
-    gr_buf_add_text(b, v->json ? "\"labels\": [" : single ? "                as" : "                true -  false +  false -   true +\n");
+    gr_buf_add_text(b, v->json  ? "\"labels\": ["
+                       : single ? "                as"
+                                : "                true -  false +  false -   true +\n");
     for (size_t i = 0; (v->json || single) && i < n; i++) {
         const char *name = label_name(v, i);
         if (v->json && i) gr_buf_add_text(b, ", ");
@@ -89,7 +159,9 @@ static void show_confusion(void *user, graft_problem problem, size_t n, const in
     for (size_t i = 0; i < n; i++) {
         if (v->json) gr_buf_add_text(b, i ? ", [" : "[");
         else gr_buf_add_format(b, "  %-14.14s  ", label_name(v, i));
-        for (size_t k = 0; k < columns; k++) gr_buf_add_format(b, v->json ? "%s%lld" : "%s%8lld", k ? (v->json ? ", " : " ") : "", (long long)counts[i * columns + k]);
+        for (size_t k = 0; k < columns; k++)
+            gr_buf_add_format(b, v->json ? "%s%lld" : "%s%8lld", k ? (v->json ? ", " : " ") : "",
+                              (long long)counts[i * columns + k]);
         gr_buf_add_text(b, v->json ? "]" : "\n");
     }
     if (v->json) gr_buf_add_char(b, ']');
@@ -140,11 +212,13 @@ static void show_sample(void *user, const graft_eval_sample *s) {
 
 /* `task` NULL: not known yet. */
 static graft_status choose_metrics(const eval_args *a, const char *task, unsigned *what, graft_error *err) {
-    const bool classes = task && !strcmp(task, "SEQ_CLS"), answers = !classes && (!task || strcmp(task, "MASKED_LM") != 0);
+    const bool classes = task && !strcmp(task, "SEQ_CLS"),
+               answers = !classes && (!task || strcmp(task, "MASKED_LM") != 0);
     *what = a->n_metrics ? 0 : !answers ? GRAFT_EVAL_LOSS : GRAFT_EVAL_LOSS | GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE;
     for (size_t i = 0; i < a->n_metrics; i++) {
         const char *m = a->metrics[i];
-        const bool loss = !strcmp(m, "loss") || !strcmp(m, "accuracy"), words = !strcmp(m, "perplexity") || !strcmp(m, "token_accuracy");
+        const bool loss = !strcmp(m, "loss") || !strcmp(m, "accuracy"),
+                   words = !strcmp(m, "perplexity") || !strcmp(m, "token_accuracy");
         if (loss || (words && !classes)) *what |= GRAFT_EVAL_LOSS;
         else if (!strcmp(m, "f1")) *what |= answers ? GRAFT_EVAL_TOKEN_F1 : GRAFT_EVAL_LOSS;
         else if (!answers)
@@ -153,15 +227,18 @@ static graft_status choose_metrics(const eval_args *a, const char *task, unsigne
         else if (!strcmp(m, "exact_match")) *what |= GRAFT_EVAL_EXACT;
         else if (!strncmp(m, "rouge", 5)) *what |= GRAFT_EVAL_ROUGE;
         else if (!strcmp(m, "bleu") || !strcmp(m, "sacrebleu")) *what |= GRAFT_EVAL_BLEU;
-        else return gr_fail(err, GRAFT_ERR_ARGUMENT, "--metric: expected perplexity, exact_match, rouge, bleu or f1, found \"%s\"", m);
+        else
+            return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                           "--metric: expected perplexity, exact_match, rouge, bleu or f1, found \"%s\"", m);
     }
     return GRAFT_OK;
 }
 
 /* What only models that answer in words have a use for. */
 static graft_status refuse_words(const cli_args *args, const char *task, graft_error *err) {
-    static const char *const names[] = {"completion-only-loss", "assistant-only-loss", "ignore-case", "ignore-punctuation", "use-stemmer",
-                                        "show", "log-samples"};
+    static const char *const names[] = {"completion-only-loss", "assistant-only-loss", "ignore-case",
+                                        "ignore-punctuation",   "use-stemmer",         "show",
+                                        "log-samples"};
     for (size_t i = 0; i < GR_COUNT(names); i++)
         if (cli_given(args, names[i]))
             return gr_fail(err, GRAFT_ERR_ARGUMENT, "--%s: a model of the task %s answers in no words", names[i], task);
@@ -177,7 +254,9 @@ static graft_status refuse_answers(const cli_args *args, graft_error *err) {
         if (cli_given(args, names[i])) given = names[i];
     for (size_t i = 0; i < sampling->n; i++)
         if (args->given[3][i]) given = sampling->options[i].name;
-    return given ? gr_fail(err, GRAFT_ERR_ARGUMENT, "--%s: expected a metric of answers too, found none", given) : GRAFT_OK;
+    return given
+               ? gr_fail(err, GRAFT_ERR_ARGUMENT, "--%s: expected a metric of answers too, found none", given)
+               : GRAFT_OK;
 }
 
 static void add_number(gr_buf *b, const char *key, double value) {
@@ -207,25 +286,33 @@ static graft_status print_result(const graft_eval_result *r, const view *v, graf
         add_number(&b, "rougeLsum", r->rougeLsum);
         add_number(&b, "bleu", r->bleu);
         add_number(&b, "f1", r->token_f1);
-        gr_buf_add_format(&b, "\"n_records\": %zu, \"n_answers\": %zu, \"n_tokens\": %llu, \"n_labels\": %llu, \"seconds\": %.3f}\n", r->n_records,
-                          r->n_answers, (unsigned long long)r->n_tokens, (unsigned long long)r->n_labels, r->seconds);
+        gr_buf_add_format(&b,
+                          "\"n_records\": %zu, \"n_answers\": %zu, \"n_tokens\": %llu, \"n_labels\": %llu, "
+                          "\"seconds\": %.3f}\n",
+                          r->n_records, r->n_answers, (unsigned long long)r->n_tokens,
+                          (unsigned long long)r->n_labels, r->seconds);
         graft_status st = gr_buf_status(&b, err);
         if (st == GRAFT_OK) st = cli_write_stdout(b.data, b.len, err);
         gr_buf_free(&b);
         return st;
     }
-    if (isfinite(r->loss) && !isfinite(r->perplexity)) printf("loss            %.4f over %zu records\n", r->loss, r->n_records);
-    if (isfinite(r->accuracy)) printf("accuracy        %.2f %%\nmacro F1        %.2f %%\n", 100 * r->accuracy, 100 * r->macro_f1);
+    if (isfinite(r->loss) && !isfinite(r->perplexity))
+        printf("loss            %.4f over %zu records\n", r->loss, r->n_records);
+    if (isfinite(r->accuracy))
+        printf("accuracy        %.2f %%\nmacro F1        %.2f %%\n", 100 * r->accuracy, 100 * r->macro_f1);
     if (v->confusion.len) fputs(gr_buf_text(&v->confusion), stdout);
     if (isfinite(r->mse)) printf("mean square     %.6g\n", r->mse);
     if (isfinite(r->pearson)) printf("Pearson's r     %.4f\n", r->pearson);
     if (isfinite(r->perplexity))
-        printf("loss            %.4f\nperplexity      %.4f\ntoken accuracy  %.2f %% of %llu tokens in %zu records\n", r->loss, r->perplexity,
-               100 * r->token_accuracy, (unsigned long long)r->n_labels, r->n_records);
+        printf("loss            %.4f\nperplexity      %.4f\ntoken accuracy  %.2f %% of %llu tokens in %zu "
+               "records\n",
+               r->loss, r->perplexity, 100 * r->token_accuracy, (unsigned long long)r->n_labels,
+               r->n_records);
     if (r->n_answers) printf("answers         %zu\n", r->n_answers);
     if (isfinite(r->exact_match)) printf("exact match     %.2f %%\n", 100 * r->exact_match);
     if (isfinite(r->rougeL))
-        printf("ROUGE-1         %.2f\nROUGE-2         %.2f\nROUGE-L         %.2f\n", 100 * r->rouge1, 100 * r->rouge2, 100 * r->rougeL);
+        printf("ROUGE-1         %.2f\nROUGE-2         %.2f\nROUGE-L         %.2f\n", 100 * r->rouge1,
+               100 * r->rouge2, 100 * r->rougeL);
     if (isfinite(r->bleu)) printf("BLEU            %.2f\n", r->bleu);
     if (isfinite(r->token_f1)) printf("F1              %.2f\n", 100 * r->token_f1);
     printf("time            %.1f s\n", r->seconds);
@@ -244,19 +331,25 @@ static graft_status keep_stdin(const eval_args *a, graft_error *err) {
     size_t n;
     bool good = true;
     while (good && (n = fread(block, 1, sizeof block, stdin)) > 0) good = fwrite(block, 1, n, f) == n;
-    good = good && !ferror(stdin) && fflush(f) == 0 && fseek(f, 0, SEEK_SET) == 0 && dup2(fileno(f), STDIN_FILENO) == STDIN_FILENO;
-    graft_status st = good ? GRAFT_OK : gr_fail_errno(err, GRAFT_ERR_IO, errno, "standard input: cannot be kept in a temporary file");
+    good = good && !ferror(stdin) && fflush(f) == 0 && fseek(f, 0, SEEK_SET) == 0 &&
+           dup2(fileno(f), STDIN_FILENO) == STDIN_FILENO;
+    graft_status st =
+        good ? GRAFT_OK
+             : gr_fail_errno(err, GRAFT_ERR_IO, errno, "standard input: cannot be kept in a temporary file");
     fclose(f);
     return st;
 }
 
-static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, char **template_text, graft_error *err) {
+static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, char **template_text,
+                             graft_error *err) {
     const cli_common *common = args->base[0];
     const eval_args *a = args->base[2];
     graft_eval_options o = graft_eval_options_default();
     if (!a->n_data) return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --data FILE");
     if (a->batch_size < 1 || a->limit < 0 || a->max_length < 0 || a->max_target_length < -1 || a->show < 0)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for -1) and --show must not be negative");
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "--batch-size must be above 0; --limit, --max-length, --max-target-length (but for "
+                       "-1) and --show must not be negative");
     unsigned asked;
     GR_TRY(choose_metrics(a, NULL, &asked, err));
     if (a->template_path) GR_TRY(gr_read_file(NULL, a->template_path, (size_t)1 << 20, template_text, NULL, err));
@@ -268,15 +361,27 @@ static graft_status evaluate(cli_models *m, graft_context *ctx, cli_args *args, 
     if (o.what & GRAFT_EVAL_LOSS && o.what & GRAFT_EVAL_GENERATES) GR_TRY(keep_stdin(a, err));
     if (o.what & GRAFT_EVAL_GENERATES) GR_TRY(cli_sampling_finish(m, args->base[3], &o.generate, err));
     o.generate.adapter = m->adapter;
-    o.data = (graft_data_options){.paths = a->data, .n_paths = a->n_data, .chat_template = *template_text, .max_length = a->max_length ? a->max_length : -1,
-                                  .max_target_length = a->max_target_length < 0 ? 0 : a->max_target_length ? a->max_target_length : -1,
-                                  .skip_bad_records = a->skip_bad, .skip_unanswerable = a->n_metrics == 0, .max_records = (size_t)a->limit, .assistant_only_loss = a->assistant_only_loss,
+    o.data = (graft_data_options){.paths = a->data,
+                                  .n_paths = a->n_data,
+                                  .chat_template = *template_text,
+                                  .max_length = a->max_length ? a->max_length : -1,
+                                  .max_target_length = a->max_target_length < 0 ? 0
+                                                       : a->max_target_length   ? a->max_target_length
+                                                                                : -1,
+                                  .skip_bad_records = a->skip_bad,
+                                  .skip_unanswerable = a->n_metrics == 0,
+                                  .max_records = (size_t)a->limit,
+                                  .assistant_only_loss = a->assistant_only_loss,
                                   .completion_only_loss = (graft_choice)a->completion_only_loss};
     o.batch_size = (size_t)a->batch_size;
     o.generate.max_batch = GR_MAX(o.batch_size, (size_t)8);
-    o.match_flags = (a->ignore_case ? GRAFT_MATCH_IGNORE_CASE : 0) | (a->ignore_punctuation ? GRAFT_MATCH_IGNORE_PUNCTUATION : 0);
+    o.match_flags = (a->ignore_case ? GRAFT_MATCH_IGNORE_CASE : 0) |
+                    (a->ignore_punctuation ? GRAFT_MATCH_IGNORE_PUNCTUATION : 0);
     o.rouge_stem = a->stem;
-    view v = {.terminal = cli_is_terminal(stderr) && !common->quiet, .show = (size_t)a->show, .what = o.what, .json = common->json != 0,
+    view v = {.terminal = cli_is_terminal(stderr) && !common->quiet,
+              .show = (size_t)a->show,
+              .what = o.what,
+              .json = common->json != 0,
               .json_samples = common->json && a->samples};
     o.user = &v;
     o.progress = show_progress;
@@ -307,14 +412,18 @@ const cli_command cli_command_eval = {
     .name = "eval",
     .summary = "measure a model on records",
     .synopsis = "-m M [--adapter DIR] --data F [--metric NAMES]",
-    .about = "Perplexity and token accuracy of the expected answers, and exact match, ROUGE (equal to rouge-score's), BLEU (equal to "
+    .about = "Perplexity and token accuracy of the expected answers, and exact match, ROUGE (equal to "
+             "rouge-score's), BLEU (equal to "
              "sacrebleu's) and F1 of the answers "
-             "that the model generates, greedily unless sampling options are given. Of a classifier accuracy, macro F1 and which labels were "
-             "taken for which, of a regression mean square and Pearson's r; of a masked language model the same as of others on tokens that "
+             "that the model generates, greedily unless sampling options are given. Of a classifier "
+             "accuracy, macro F1 and which labels were "
+             "taken for which, of a regression mean square and Pearson's r; of a masked language model the "
+             "same as of others on tokens that "
              "are hidden. Records are those of graft sft.",
     .groups = {&cli_common_group, &cli_model_group, &eval_group, &cli_sampling_group},
     .n_groups = 4,
     .defaults = defaults,
     .run = run,
-    .examples = "  graft eval -m model.gguf --data heldout.jsonl --show 3\n  graft eval -m model.gguf --adapter out --data heldout.jsonl --json\n",
+    .examples = "  graft eval -m model.gguf --data heldout.jsonl --show 3\n  graft eval -m model.gguf "
+                "--adapter out --data heldout.jsonl --json\n",
 };

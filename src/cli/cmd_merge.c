@@ -27,7 +27,8 @@ static const cli_option merge_options[] = {
      .kind = CLI_TEXT,
      .offset = AT(type),
      .metavar = "T",
-     .help = "format of the written weights: auto, as the base has them (of GGUF's block formats a directory gets f16); f32, bf16, "
+     .help = "format of the written weights: auto, as the base has them (of GGUF's block formats a directory "
+             "gets f16); f32, bf16, "
              "f16; in a .gguf file also Q4_0 .. Q6_K"},
     {.name = "combination-type",
      .kind = CLI_TEXT,
@@ -82,8 +83,10 @@ static graft_status check(const merge_args *a, const cli_model_args *model, bool
     if (!combine && (a->svd_rank || a->density != 0 || a->sign || a->seed))
         return gr_fail(err, GRAFT_ERR_ARGUMENT, "expected --combination-type beside its settings, found none");
     if (model->activations) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--activations: merging computes no activations");
-    if (a->as_adapter && a->type) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--outtype: an adapter is written in float32");
-    if (a->as_adapter && a->cost.report) return gr_fail(err, GRAFT_ERR_ARGUMENT, "--report: expected a model to be written");
+    if (a->as_adapter && a->type)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--outtype: an adapter is written in float32");
+    if (a->as_adapter && a->cost.report)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "--report: expected a model to be written");
     GR_TRY(cli_check_report(&a->cost, err));
     return GRAFT_OK;
 }
@@ -102,7 +105,8 @@ static void tell_cost(const gr_json_value *root) {
     if (kept) fprintf(stderr, ", %.3g%% of what the adapter adds is kept", 100 * kept->number.d);
     fprintf(stderr, "\n");
     if (kept && 100 * kept->number.d < KEPT)
-        fprintf(stderr, "warning: steps of this format are large beside what the adapter adds, and rounding takes it back: "
+        fprintf(stderr, "warning: steps of this format are large beside what the adapter adds, and rounding "
+                        "takes it back: "
                         "expected another --outtype, or the adapter kept apart\n");
 }
 
@@ -137,7 +141,8 @@ static graft_status write_model(const cli_models *m, const char *name, const mer
     char *json = NULL;
     graft_status st = GRAFT_OK;
     if (a->cost.n_data)
-        st = cli_perplexity(m->ctx, m->model, name, graft_model_path(m->model), a->cost.data, a->cost.n_data, &apart, err);
+        st = cli_perplexity(m->ctx, m->model, name, graft_model_path(m->model), a->cost.data, a->cost.n_data,
+                            &apart, err);
     if (st == GRAFT_OK) st = graft_model_merge_stored(m->model, name, a->output, type, &json, err);
     if (st == GRAFT_OK && a->cost.n_data) {
         const char *dtype = cli_dtype_name(model->dtype);
@@ -186,9 +191,12 @@ const cli_command cli_command_merge = {
     .name = "merge",
     .summary = "write a model with an adapter merged into its weights",
     .synopsis = "-m M --adapter DIR -o OUT [--outtype T] [--report [--data F]]",
-    .about = "Writes a Hugging Face directory or a GGUF file whose logits are those of the base with the adapter. A base in few bits "
-             "is decoded, added to and encoded again in its own format, and what that costs is told; --outtype f16 keeps it in "
-             "floats. With --load-in-4bit or --load-in-8bit the base is what these make of it.\n\nSeveral LoRA adapters, each as "
+    .about = "Writes a Hugging Face directory or a GGUF file whose logits are those of the base with the "
+             "adapter. A base in few bits "
+             "is decoded, added to and encoded again in its own format, and what that costs is told; "
+             "--outtype f16 keeps it in "
+             "floats. With --load-in-4bit or --load-in-8bit the base is what these make of it.\n\nSeveral "
+             "LoRA adapters, each as "
              "NAME=DIR:WEIGHT, are combined first, as peft's add_weighted_adapter does.",
     .groups = {&cli_common_group, &cli_model_group, &merge_group, &cli_report_group},
     .n_groups = 4,
@@ -196,5 +204,6 @@ const cli_command cli_command_merge = {
     .run = run_merge,
     .examples = "  graft merge -m model.gguf --adapter out -o merged.gguf --report\n"
                 "  graft merge -m model.gguf --adapter out -o merged --outtype bf16\n"
-                "  graft merge -m model.gguf --adapter a=A:0.7 --adapter b=B:0.3 --combination-type svd --as-adapter -o both\n",
+                "  graft merge -m model.gguf --adapter a=A:0.7 --adapter b=B:0.3 --combination-type svd "
+                "--as-adapter -o both\n",
 };

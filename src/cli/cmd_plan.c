@@ -27,27 +27,33 @@ static void print_json(const graft_train_plan *p, const row *rows, size_t n) {
     char rate[32], seconds[32];
     printf("{\"peak\": %zu", p->peak);
     for (size_t i = 0; i < n; i++) printf(", \"%s\": %zu", rows[i].key, rows[i].bytes);
-    printf(", \"micro_tokens\": %lld, \"gradient_checkpointing\": %s, \"dtype\": \"%s\", \"quantization\": %s%s%s, \"n_parameters\": %lld, \"n_trainable\": %lld, "
-           "\"n_records\": %lld, \"n_tokens\": %lld, \"n_label_tokens\": %lld, \"longest_record\": %lld, \"steps_per_epoch\": %lld, "
+    printf(", \"micro_tokens\": %lld, \"gradient_checkpointing\": %s, \"dtype\": \"%s\", \"quantization\": "
+           "%s%s%s, \"n_parameters\": %lld, \"n_trainable\": %lld, "
+           "\"n_records\": %lld, \"n_tokens\": %lld, \"n_label_tokens\": %lld, \"longest_record\": %lld, "
+           "\"steps_per_epoch\": %lld, "
            "\"total_steps\": %lld, \"tokens_per_second\": %s, \"seconds\": %s}\n",
-           (long long)p->micro_tokens, p->gradient_checkpointing ? "true" : "false", p->dtype, *p->quantization ? "\"" : "",
-           *p->quantization ? p->quantization : "null", *p->quantization ? "\"" : "", (long long)p->n_parameters,
-           (long long)p->n_trainable, (long long)p->n_records, (long long)p->n_tokens, (long long)p->n_label_tokens,
-           (long long)p->longest_record, (long long)p->steps_per_epoch, (long long)p->total_steps, number(p->tokens_per_second, rate, sizeof rate),
-           number(p->seconds, seconds, sizeof seconds));
+           (long long)p->micro_tokens, p->gradient_checkpointing ? "true" : "false", p->dtype,
+           *p->quantization ? "\"" : "", *p->quantization ? p->quantization : "null",
+           *p->quantization ? "\"" : "", (long long)p->n_parameters, (long long)p->n_trainable,
+           (long long)p->n_records, (long long)p->n_tokens, (long long)p->n_label_tokens,
+           (long long)p->longest_record, (long long)p->steps_per_epoch, (long long)p->total_steps,
+           number(p->tokens_per_second, rate, sizeof rate), number(p->seconds, seconds, sizeof seconds));
 }
 
 static void print_text(const graft_train_plan *p, const row *rows, size_t n) {
     char text[32];
     printf("%-28s %12s\n", "peak memory", cli_bytes_text((double)p->peak, text, sizeof text));
     for (size_t i = 0; i < n; i++)
-        if (rows[i].bytes) printf("  %-26s %12s\n", rows[i].name, cli_bytes_text((double)rows[i].bytes, text, sizeof text));
-    printf("%-28s %12lld of %lld (%.3f %%)\n", "trainable parameters", (long long)p->n_trainable, (long long)p->n_parameters,
+        if (rows[i].bytes)
+            printf("  %-26s %12s\n", rows[i].name, cli_bytes_text((double)rows[i].bytes, text, sizeof text));
+    printf("%-28s %12lld of %lld (%.3f %%)\n", "trainable parameters", (long long)p->n_trainable,
+           (long long)p->n_parameters,
            p->n_parameters ? 100.0 * (double)p->n_trainable / (double)p->n_parameters : 0.0);
-    printf("%-28s %12lld, %lld tokens, %lld with a label, longest %lld\n", "records", (long long)p->n_records, (long long)p->n_tokens,
-           (long long)p->n_label_tokens, (long long)p->longest_record);
-    printf("%-28s %12lld (%lld an epoch), at most %lld tokens at a time%s, %s%s%s\n", "steps", (long long)p->total_steps,
-           (long long)p->steps_per_epoch, (long long)p->micro_tokens, p->gradient_checkpointing ? ", recomputing" : "", p->dtype,
+    printf("%-28s %12lld, %lld tokens, %lld with a label, longest %lld\n", "records", (long long)p->n_records,
+           (long long)p->n_tokens, (long long)p->n_label_tokens, (long long)p->longest_record);
+    printf("%-28s %12lld (%lld an epoch), at most %lld tokens at a time%s, %s%s%s\n", "steps",
+           (long long)p->total_steps, (long long)p->steps_per_epoch, (long long)p->micro_tokens,
+           p->gradient_checkpointing ? ", recomputing" : "", p->dtype,
            *p->quantization ? ", weights in " : "", p->quantization);
     if (isfinite(p->seconds))
         printf("%-28s %12.0f s at %.0f tokens/s\n", "estimated time", p->seconds, p->tokens_per_second);
@@ -79,10 +85,11 @@ const cli_command cli_command_plan = {
     .name = "plan",
     .summary = "tell the memory and time of a training run before it runs",
     .synopsis = "[sft] (options as for graft sft)",
-    .about = "Takes the options of graft sft and prints the peak memory of that run, part by part, its trainable parameters, its steps and its "
+    .about = "Takes the options of graft sft and prints the peak memory of that run, part by part, its "
+             "trainable parameters, its steps and its "
              "estimated time. Nothing is written and no step is run.",
-    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group, &cli_train_lora_group,
-               &cli_train_method_group},
+    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group,
+               &cli_train_lora_group, &cli_train_method_group},
     .n_groups = 6,
     .defaults = defaults,
     .run = run,

@@ -7,7 +7,12 @@ typedef struct plot_args {
 } plot_args;
 
 static const cli_option plot_options[] = {
-    {.name = "output", .letter = 'o', .kind = CLI_TEXT, .offset = offsetof(plot_args, output), .metavar = "F", .help = "the SVG file to write; default: loss.svg in the first DIR"},
+    {.name = "output",
+     .letter = 'o',
+     .kind = CLI_TEXT,
+     .offset = offsetof(plot_args, output),
+     .metavar = "F",
+     .help = "the SVG file to write; default: loss.svg in the first DIR"},
 };
 static const cli_group plot_group = {"Chart", plot_options, GR_COUNT(plot_options)};
 
@@ -31,7 +36,8 @@ const cli_command cli_command_plot = {
     .name = "plot",
     .summary = "draw the loss of runs as a chart",
     .synopsis = "DIR... [-o F]",
-    .about = "Draws loss, evaluation loss and learning rate of one or more runs over their steps into an SVG file. DIR is an output "
+    .about = "Draws loss, evaluation loss and learning rate of one or more runs over their steps into an SVG "
+             "file. DIR is an output "
              "directory of a training command, a trainer_log.jsonl, or TensorBoard event files.",
     .groups = {&cli_common_group, &plot_group},
     .n_groups = 2,

@@ -188,7 +188,8 @@ static graft_status look_at_model(graft_context *ctx, cli_args *args, const quan
     if (st == GRAFT_OK && a->cost.report)
         st = eight ? graft_w8a8_report(m, how, json, err)
                    : graft_quantize_report(m, a->type, a->double_quant, a->blocksize, json, err);
-    if (st == GRAFT_OK && a->cost.n_data) st = cli_perplexity(ctx, m, NULL, path, a->cost.data, a->cost.n_data, before, err);
+    if (st == GRAFT_OK && a->cost.n_data)
+        st = cli_perplexity(ctx, m, NULL, path, a->cost.data, a->cost.n_data, before, err);
     graft_model_free(m);
     return st;
 }

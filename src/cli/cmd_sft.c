@@ -35,7 +35,9 @@ static graft_status defaults(cli_args *args, graft_error *err) {
 static void duration_text(double seconds, char *buf, size_t size) {
     if (!(seconds >= 0)) snprintf(buf, size, "--:--");
     else if (seconds < 3600) snprintf(buf, size, "%d:%02d", (int)seconds / 60, (int)seconds % 60);
-    else snprintf(buf, size, "%d:%02d:%02d", (int)(seconds / 3600), (int)fmod(seconds / 60, 60), (int)fmod(seconds, 60));
+    else
+        snprintf(buf, size, "%d:%02d:%02d", (int)(seconds / 3600), (int)fmod(seconds / 60, 60),
+                 (int)fmod(seconds, 60));
 }
 
 static void clear_line(view *v) {
@@ -55,8 +57,9 @@ static void draw_line(view *v, const char *name, const graft_train_progress *p) 
         snprintf(line, sizeof line, "step %lld/%lld  epoch %.2f  loss %.4f  %.0f tok/s  ETA %s  %s", (long long)p->step,
                  (long long)p->total_steps, p->epoch, p->loss, p->tokens_per_second, eta, memory);
     else if (p->total)
-        snprintf(line, sizeof line, "step %lld/%lld  %s %lld/%lld  %s", (long long)p->step, (long long)p->total_steps, phases[p->phase],
-                 (long long)p->done, (long long)p->total, memory);
+        snprintf(line, sizeof line, "step %lld/%lld  %s %lld/%lld  %s", (long long)p->step,
+                 (long long)p->total_steps, phases[p->phase], (long long)p->done, (long long)p->total,
+                 memory);
     else
         snprintf(line, sizeof line, "%s  %s", phases[p->phase], memory);
     if (name) {
@@ -65,14 +68,17 @@ static void draw_line(view *v, const char *name, const graft_train_progress *p) 
         memcpy(line, named, sizeof line);
     }
     struct winsize w;
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 1 && strlen(line) >= w.ws_col) line[w.ws_col - 1] = '\0';
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 1 && strlen(line) >= w.ws_col)
+        line[w.ws_col - 1] = '\0';
     fprintf(stderr, "\r%s\033[K", line);
     fflush(stderr);
     v->drawn = true;
 }
 
 static void draw(void *user, const graft_train_progress *p) { draw_line(user, NULL, p); }
-static void draw_job(void *user, const graft_train_progress *p) { draw_line(((job_view *)user)->view, ((job_view *)user)->name, p); }
+static void draw_job(void *user, const graft_train_progress *p) {
+    draw_line(((job_view *)user)->view, ((job_view *)user)->name, p);
+}
 
 /* A line of the log for people; machines read trainer_log.jsonl. */
 static void show_log(void *user, const char *json) {
@@ -110,18 +116,24 @@ static graft_status print_result(const graft_train_result *r, const cli_train_ar
         }
         gr_buf_add_text(&b, "\"output_dir\": ");
         gr_json_add_text(&b, a->o.output_dir, strlen(a->o.output_dir));
-        gr_buf_add_format(&b, ", \"global_step\": %lld, \"num_tokens\": %lld, ", (long long)r->global_step, (long long)r->num_tokens);
+        gr_buf_add_format(&b, ", \"global_step\": %lld, \"num_tokens\": %lld, ", (long long)r->global_step,
+                          (long long)r->num_tokens);
         add_real(&b, "epoch", 6, r->epoch);
         add_real(&b, "train_loss", 9, r->train_loss);
         add_real(&b, "train_runtime", 6, r->train_runtime);
         add_real(&b, "train_samples_per_second", 6, r->train_samples_per_second);
         add_real(&b, "train_tokens_per_second", 6, r->train_tokens_per_second);
         if (isfinite(r->eval_loss))
-            gr_buf_add_format(&b, "\"eval_loss\": %.9g, \"eval_mean_token_accuracy\": %.9g, ", r->eval_loss, r->eval_mean_token_accuracy);
-        gr_buf_add_format(&b, "\"n_parameters\": %lld, \"n_trainable\": %lld, \"n_records\": %lld, \"n_bad_records\": %lld, "
-                              "\"n_dropped_records\": %lld, \"n_truncated_records\": %lld, \"early_stopped\": %s, \"peak_memory\": %zu}\n",
-                          (long long)r->n_parameters, (long long)r->n_trainable, (long long)r->n_records, (long long)r->n_bad_records,
-                          (long long)r->n_dropped_records, (long long)r->n_truncated_records, r->early_stopped ? "true" : "false", r->peak_memory);
+            gr_buf_add_format(&b, "\"eval_loss\": %.9g, \"eval_mean_token_accuracy\": %.9g, ", r->eval_loss,
+                              r->eval_mean_token_accuracy);
+        gr_buf_add_format(
+            &b,
+            "\"n_parameters\": %lld, \"n_trainable\": %lld, \"n_records\": %lld, \"n_bad_records\": %lld, "
+            "\"n_dropped_records\": %lld, \"n_truncated_records\": %lld, \"early_stopped\": %s, "
+            "\"peak_memory\": %zu}\n",
+            (long long)r->n_parameters, (long long)r->n_trainable, (long long)r->n_records,
+            (long long)r->n_bad_records, (long long)r->n_dropped_records, (long long)r->n_truncated_records,
+            r->early_stopped ? "true" : "false", r->peak_memory);
         graft_status st = gr_buf_status(&b, err);
         if (st == GRAFT_OK) st = cli_write_stdout(b.data, b.len, err);
         gr_buf_free(&b);
@@ -129,17 +141,20 @@ static graft_status print_result(const graft_train_result *r, const cli_train_ar
     }
     duration_text(r->train_runtime, time, sizeof time);
     cli_bytes_text((double)r->peak_memory, memory, sizeof memory);
-    fprintf(stderr, "%s%s%lld steps in %s, mean loss %.4f, %.0f tok/s, peak memory %s; saved in %s\n", name ? name : "", name ? ": " : "", (long long)r->global_step, time, r->train_loss,
+    fprintf(stderr, "%s%s%lld steps in %s, mean loss %.4f, %.0f tok/s, peak memory %s; saved in %s\n",
+            name ? name : "", name ? ": " : "", (long long)r->global_step, time, r->train_loss,
             r->train_tokens_per_second, memory, a->o.output_dir);
     if (r->n_truncated_records || r->n_dropped_records || r->n_bad_records)
-        fprintf(stderr, "%lld records cut at --max-length, %lld without a label left, %lld bad\n", (long long)r->n_truncated_records,
-                (long long)r->n_dropped_records, (long long)r->n_bad_records);
+        fprintf(stderr, "%lld records cut at --max-length, %lld without a label left, %lld bad\n",
+                (long long)r->n_truncated_records, (long long)r->n_dropped_records,
+                (long long)r->n_bad_records);
     return GRAFT_OK;
 }
 
-/* --- Several jobs -------------------------------------------------------------------------------------------------------- */
+/* --- Several jobs ------------------------------------------------------------------------------------------------- */
 
-static graft_status parse_jobs(graft_context *ctx, const cli_args *args, cli_args *list, graft_sft_job *jobs, size_t n, graft_error *err) {
+static graft_status parse_jobs(graft_context *ctx, const cli_args *args, cli_args *list, graft_sft_job *jobs,
+                               size_t n, graft_error *err) {
     const char *file = ((cli_train_args *)args->base[1])->jobs;
     for (size_t i = 0; i < n; i++) {
         cli_args *job = &list[i];
@@ -181,7 +196,8 @@ static graft_status print_failure(const graft_sft_job *j, bool json, graft_error
 }
 
 /* A job's failure is told where it stands in the list; the first one is the command's. */
-static graft_status print_jobs(const graft_sft_job *jobs, const cli_args *list, size_t n, const cli_common *common, graft_error *err) {
+static graft_status print_jobs(const graft_sft_job *jobs, const cli_args *list, size_t n,
+                               const cli_common *common, graft_error *err) {
     bool first = true, json = common->json != 0;
     for (size_t i = 0; i < n; i++) {
         const graft_sft_job *j = &jobs[i];
@@ -213,7 +229,8 @@ static graft_status run_jobs(graft_context *ctx, cli_args *args, const char *fil
         st = graft_sft_jobs(ctx, jobs, n, err);
         clear_line(&v);
         bool ran = st == GRAFT_OK;
-        for (size_t i = 0; i < n; i++) ran = ran || jobs[i].status != GRAFT_OK; /* else nothing had begun, and err says why */
+        for (size_t i = 0; i < n; i++)
+            ran = ran || jobs[i].status != GRAFT_OK; /* else nothing had begun, and err says why */
         graft_error printed;
         graft_status told = ran ? print_jobs(jobs, list, n, common, &printed) : GRAFT_OK;
         if (st == GRAFT_OK && told != GRAFT_OK) {
@@ -244,12 +261,16 @@ const cli_command cli_command_sft = {
     .name = "sft",
     .summary = "fine-tune a model on records",
     .synopsis = "-m M --data F --output-dir DIR [options]",
-    .about = "Supervised and instruction fine-tuning. Records are JSON Lines of any of the forms {\"text\"}, {\"prompt\", \"completion\"}, "
-             "{\"messages\"}, {\"instruction\", \"input\", \"output\"}, {\"conversations\"} and {\"input_ids\", \"labels\"}. Writes an adapter "
-             "directory as peft does (or with --method full a model directory), checkpoints, trainer_log.jsonl and a model card. "
-             "Ctrl-C saves a checkpoint; --resume-from-checkpoint latest goes on with the very bits of an undisturbed run.",
-    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group, &cli_train_lora_group,
-               &cli_train_method_group, &jobs_group},
+    .about = "Supervised and instruction fine-tuning. Records are JSON Lines of any of the forms {\"text\"}, "
+             "{\"prompt\", \"completion\"}, "
+             "{\"messages\"}, {\"instruction\", \"input\", \"output\"}, {\"conversations\"} and "
+             "{\"input_ids\", \"labels\"}. Writes an adapter "
+             "directory as peft does (or with --method full a model directory), checkpoints, "
+             "trainer_log.jsonl and a model card. "
+             "Ctrl-C saves a checkpoint; --resume-from-checkpoint latest goes on with the very bits of an "
+             "undisturbed run.",
+    .groups = {&cli_common_group, &cli_train_model_group, &cli_train_data_group, &cli_train_group,
+               &cli_train_lora_group, &cli_train_method_group, &jobs_group},
     .n_groups = 7,
     .defaults = defaults,
     .run = run,

@@ -10,10 +10,24 @@ typedef struct template_args {
 
 #define AT(field) offsetof(template_args, field)
 static const cli_option template_options[] = {
-    {.name = "model", .aliases = "model-name-or-path", .letter = 'm', .kind = CLI_TEXT, .offset = AT(model), .metavar = "M",
+    {.name = "model",
+     .aliases = "model-name-or-path",
+     .letter = 'm',
+     .kind = CLI_TEXT,
+     .offset = AT(model),
+     .metavar = "M",
      .help = "take the chat template (and BOS and EOS, unless given) of this model"},
-    {.name = "chat-template-file", .aliases = "chat-template-path", .kind = CLI_TEXT, .offset = AT(file), .metavar = "F", .help = "take the template from this file"},
-    {.name = "template-name", .kind = CLI_TEXT, .offset = AT(name), .metavar = "NAME", .help = "which of the model's named templates"},
+    {.name = "chat-template-file",
+     .aliases = "chat-template-path",
+     .kind = CLI_TEXT,
+     .offset = AT(file),
+     .metavar = "F",
+     .help = "take the template from this file"},
+    {.name = "template-name",
+     .kind = CLI_TEXT,
+     .offset = AT(name),
+     .metavar = "NAME",
+     .help = "which of the model's named templates"},
 };
 #undef AT
 static const cli_group template_group = {"Template", template_options, GR_COUNT(template_options)};
@@ -35,9 +49,11 @@ static void add_token(gr_buf *b, const graft_tokenizer *tok, const char *name, g
     gr_buf_add_char(b, ',');
 }
 
-/* What transformers always gives a template, and the model's special tokens, stand in front of the object's own members,
- * which win because they come later. (A template that asks whether tools are none must not find them undefined.) */
-static graft_status with_defaults(const graft_tokenizer *tok, const char *json, size_t len, gr_buf *b, graft_error *err) {
+/* What transformers always gives a template, and the model's special tokens, stand in front of the object's
+ * own members, which win because they come later. (A template that asks whether tools are none must not find
+ * them undefined.) */
+static graft_status with_defaults(const graft_tokenizer *tok, const char *json, size_t len, gr_buf *b,
+                                  graft_error *err) {
     gr_json_reader r;
     gr_json_init(&r, "standard input", json, len);
     if (gr_json_peek(&r) == GR_JSON_OBJECT) {
@@ -61,8 +77,8 @@ static graft_status with_defaults(const graft_tokenizer *tok, const char *json, 
     return gr_buf_status(b, err);
 }
 
-static graft_status render(graft_context *ctx, const char *text, size_t text_len, const char *name, const char *json, size_t len,
-                           graft_error *err) {
+static graft_status render(graft_context *ctx, const char *text, size_t text_len, const char *name,
+                           const char *json, size_t len, graft_error *err) {
     graft_template *t;
     char *out;
     size_t out_len;
@@ -97,8 +113,8 @@ static graft_status run(graft_context *ctx, cli_args *args, graft_error *err) {
         size_t text_len;
         const char *text = graft_tokenizer_chat_template(tok, a->name, &text_len);
         if (!text) {
-            st = gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected a chat template%s%s, found none", a->model, a->name ? " named " : "",
-                         a->name ? a->name : "");
+            st = gr_fail(err, GRAFT_ERR_NOT_FOUND, "%s: expected a chat template%s%s, found none", a->model,
+                         a->name ? " named " : "", a->name ? a->name : "");
             goto done;
         }
         GR_GO(done, render(ctx, text, text_len, "chat_template", b.data, b.len, err));
@@ -115,11 +131,13 @@ const cli_command cli_command_template = {
     .name = "template",
     .summary = "render a chat template",
     .synopsis = "[-m M | --chat-template-file F] <object.json",
-    .about = "Reads one JSON object (messages, tools, add_generation_prompt, bos_token, eos_token and any further variables) from standard "
+    .about = "Reads one JSON object (messages, tools, add_generation_prompt, bos_token, eos_token and any "
+             "further variables) from standard "
              "input and prints exactly the text that the model's chat template makes of it.",
     .groups = {&cli_common_group, &template_group},
     .n_groups = 2,
     .defaults = defaults,
     .run = run,
-    .examples = "  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' | graft template -m model.gguf\n",
+    .examples = "  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], "
+                "\"add_generation_prompt\": true}' | graft template -m model.gguf\n",
 };

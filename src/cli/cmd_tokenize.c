@@ -15,17 +15,47 @@ typedef struct tokenize_args {
 
 #define AT(field) offsetof(tokenize_args, field)
 static const cli_option tokenize_options[] = {
-    {.name = "model", .aliases = "model-name-or-path tokenizer", .letter = 'm', .kind = CLI_TEXT, .offset = AT(model), .metavar = "M",
+    {.name = "model",
+     .aliases = "model-name-or-path tokenizer",
+     .letter = 'm',
+     .kind = CLI_TEXT,
+     .offset = AT(model),
+     .metavar = "M",
      .help = "Hugging Face directory, tokenizer.json or GGUF file; no weights are needed"},
-    {.name = "jsonl", .kind = CLI_FLAG, .offset = AT(jsonl), .metavar = "", .help = "each line in and out is JSON"},
-    {.name = "add-special", .kind = CLI_FLAG, .offset = AT(add_special), .metavar = "", .help = "add BOS and EOS as the model's configuration does"},
-    {.name = "no-parse-special", .kind = CLI_FLAG, .offset = AT(no_parse_special), .metavar = "", .help = "text of special tokens is ordinary text"},
+    {.name = "jsonl",
+     .kind = CLI_FLAG,
+     .offset = AT(jsonl),
+     .metavar = "",
+     .help = "each line in and out is JSON"},
+    {.name = "add-special",
+     .kind = CLI_FLAG,
+     .offset = AT(add_special),
+     .metavar = "",
+     .help = "add BOS and EOS as the model's configuration does"},
+    {.name = "no-parse-special",
+     .kind = CLI_FLAG,
+     .offset = AT(no_parse_special),
+     .metavar = "",
+     .help = "text of special tokens is ordinary text"},
 };
 static const cli_option detokenize_options[] = {
-    {.name = "model", .aliases = "model-name-or-path tokenizer", .letter = 'm', .kind = CLI_TEXT, .offset = AT(model), .metavar = "M",
+    {.name = "model",
+     .aliases = "model-name-or-path tokenizer",
+     .letter = 'm',
+     .kind = CLI_TEXT,
+     .offset = AT(model),
+     .metavar = "M",
      .help = "Hugging Face directory, tokenizer.json or GGUF file; no weights are needed"},
-    {.name = "jsonl", .kind = CLI_FLAG, .offset = AT(jsonl), .metavar = "", .help = "each line in and out is JSON"},
-    {.name = "skip-special", .aliases = "skip-special-tokens", .kind = CLI_FLAG, .offset = AT(skip_special), .metavar = "",
+    {.name = "jsonl",
+     .kind = CLI_FLAG,
+     .offset = AT(jsonl),
+     .metavar = "",
+     .help = "each line in and out is JSON"},
+    {.name = "skip-special",
+     .aliases = "skip-special-tokens",
+     .kind = CLI_FLAG,
+     .offset = AT(skip_special),
+     .metavar = "",
      .help = "leave special tokens out"},
 };
 #undef AT
@@ -39,8 +69,8 @@ static graft_status defaults(cli_args *args, graft_error *err) {
 }
 
 /* Calls `line_fn` for each line of stdin (without its newline), or once for the whole of it. */
-typedef graft_status (*line_fn)(const graft_tokenizer *tok, const tokenize_args *a, const char *line, size_t len, gr_buf *out,
-                                graft_error *err);
+typedef graft_status (*line_fn)(const graft_tokenizer *tok, const tokenize_args *a, const char *line,
+                                size_t len, gr_buf *out, graft_error *err);
 
 static graft_status each_line(const graft_tokenizer *tok, const tokenize_args *a, line_fn fn, graft_error *err) {
     char *line = NULL;
@@ -72,11 +102,12 @@ static graft_status each_line(const graft_tokenizer *tok, const tokenize_args *a
     return st;
 }
 
-static graft_status encode_text(const graft_tokenizer *tok, const tokenize_args *a, const char *text, size_t len, gr_buf *out,
-                                graft_error *err) {
+static graft_status encode_text(const graft_tokenizer *tok, const tokenize_args *a, const char *text,
+                                size_t len, gr_buf *out, graft_error *err) {
     int32_t *ids;
     size_t n;
-    unsigned flags = (a->add_special ? GRAFT_TOK_ADD_SPECIAL : 0) | (a->no_parse_special ? GRAFT_TOK_NO_PARSE_SPECIAL : 0);
+    unsigned flags =
+        (a->add_special ? GRAFT_TOK_ADD_SPECIAL : 0) | (a->no_parse_special ? GRAFT_TOK_NO_PARSE_SPECIAL : 0);
     GR_TRY(graft_tokenizer_encode(tok, text, len, flags, &ids, &n, err));
     gr_buf_add_char(out, '[');
     for (size_t i = 0; i < n; i++) gr_buf_add_format(out, i ? ", %d" : "%d", ids[i]);
@@ -85,8 +116,8 @@ static graft_status encode_text(const graft_tokenizer *tok, const tokenize_args 
     return GRAFT_OK;
 }
 
-static graft_status encode_line(const graft_tokenizer *tok, const tokenize_args *a, const char *line, size_t len, gr_buf *out,
-                                graft_error *err) {
+static graft_status encode_line(const graft_tokenizer *tok, const tokenize_args *a, const char *line,
+                                size_t len, gr_buf *out, graft_error *err) {
     if (!a->jsonl) return encode_text(tok, a, line, len, out, err);
     gr_json_reader r;
     gr_json_text raw;
@@ -131,13 +162,14 @@ done:
     return GRAFT_OK;
 }
 
-static graft_status decode_line(const graft_tokenizer *tok, const tokenize_args *a, const char *line, size_t len, gr_buf *out,
-                                graft_error *err) {
+static graft_status decode_line(const graft_tokenizer *tok, const tokenize_args *a, const char *line,
+                                size_t len, gr_buf *out, graft_error *err) {
     int32_t *ids;
     size_t n, text_len;
     char *text;
     GR_TRY(read_ids(line, len, &ids, &n, err));
-    graft_status st = graft_tokenizer_decode(tok, ids, n, a->skip_special ? GRAFT_TOK_SKIP_SPECIAL : 0, &text, &text_len, err);
+    graft_status st = graft_tokenizer_decode(tok, ids, n, a->skip_special ? GRAFT_TOK_SKIP_SPECIAL : 0, &text,
+                                             &text_len, err);
     gr_free(NULL, ids);
     if (st != GRAFT_OK) return st;
     if (a->jsonl) gr_json_add_text(out, text, text_len);
@@ -157,14 +189,19 @@ static graft_status run_lines(graft_context *ctx, cli_args *args, line_fn fn, gr
     return st;
 }
 
-static graft_status run_tokenize(graft_context *ctx, cli_args *args, graft_error *err) { return run_lines(ctx, args, encode_line, err); }
-static graft_status run_detokenize(graft_context *ctx, cli_args *args, graft_error *err) { return run_lines(ctx, args, decode_line, err); }
+static graft_status run_tokenize(graft_context *ctx, cli_args *args, graft_error *err) {
+    return run_lines(ctx, args, encode_line, err);
+}
+static graft_status run_detokenize(graft_context *ctx, cli_args *args, graft_error *err) {
+    return run_lines(ctx, args, decode_line, err);
+}
 
 const cli_command cli_command_tokenize = {
     .name = "tokenize",
     .summary = "turn text into token ids",
     .synopsis = "-m M [--jsonl] <text",
-    .about = "Reads lines from standard input and writes the array of token ids of each. With --jsonl a line of input is a "
+    .about = "Reads lines from standard input and writes the array of token ids of each. With --jsonl a line "
+             "of input is a "
              "JSON string, so that it may hold newlines and any Unicode.",
     .groups = {&cli_common_group, &tokenize_group},
     .n_groups = 2,
@@ -177,7 +214,8 @@ const cli_command cli_command_detokenize = {
     .name = "detokenize",
     .summary = "turn token ids into text",
     .synopsis = "-m M [--jsonl] <ids",
-    .about = "Reads a JSON array of token ids a line from standard input and writes the text of each, with --jsonl as a JSON string.",
+    .about = "Reads a JSON array of token ids a line from standard input and writes the text of each, with "
+             "--jsonl as a JSON string.",
     .groups = {&cli_common_group, &detokenize_group},
     .n_groups = 2,
     .defaults = defaults,

@@ -35,12 +35,15 @@ static graft_status parse_own(gr_chat *c, graft_error *err) {
     size_t n = graft_tokenizer_n_chat_templates(c->tok);
     const char *plain = graft_tokenizer_chat_template(c->tok, NULL, NULL);
     if (!plain)
-        return gr_fail(err, GRAFT_ERR_MISMATCH,
-                       "the model has %zu chat templates, none of them called \"default\": expected one to be chosen", n);
+        return gr_fail(
+            err, GRAFT_ERR_MISMATCH,
+            "the model has %zu chat templates, none of them called \"default\": expected one to be chosen",
+            n);
     GR_TRY(parse(c, PLAIN, plain, "chat template", err));
     for (size_t i = 0; i < n && n > 1; i++)
         if (strcmp(graft_tokenizer_chat_template_name(c->tok, i), "tool_use") == 0)
-            return parse(c, TOOLS, graft_tokenizer_chat_template(c->tok, "tool_use", NULL), "chat template tool_use", err);
+            return parse(c, TOOLS, graft_tokenizer_chat_template(c->tok, "tool_use", NULL),
+                         "chat template tool_use", err);
     return GRAFT_OK;
 }
 
@@ -51,7 +54,8 @@ static void add_special_tokens(gr_chat *c) {
         {GRAFT_TOKEN_MASK, "mask_token"}};
     for (size_t i = 0; i < GR_COUNT(tokens); i++) {
         size_t len;
-        const char *text = graft_tokenizer_token_text(c->tok, graft_tokenizer_special_id(c->tok, tokens[i].which), &len);
+        const char *text =
+            graft_tokenizer_token_text(c->tok, graft_tokenizer_special_id(c->tok, tokens[i].which), &len);
         if (!text) continue;
         gr_buf_add_format(&c->tokens, "\"%s\": ", tokens[i].name);
         gr_json_add_text(&c->tokens, text, len);
@@ -95,7 +99,9 @@ void gr_chat_free(gr_chat *c) {
 graft_context *gr_chat_context(const gr_chat *c) { return c->ctx; }
 const graft_tokenizer *gr_chat_tokenizer(const gr_chat *c) { return c->tok; }
 
-static int pick(const gr_chat *c, const gr_chat_input *in) { return in->tools.data && c->template[TOOLS] ? TOOLS : PLAIN; }
+static int pick(const gr_chat *c, const gr_chat_input *in) {
+    return in->tools.data && c->template[TOOLS] ? TOOLS : PLAIN;
+}
 
 bool gr_chat_marks_assistant(const gr_chat *c, const gr_chat_input *in) { return c->marks[pick(c, in)]; }
 
@@ -129,7 +135,8 @@ graft_status gr_chat_render(const gr_chat *c, const gr_chat_input *in, bool gene
     gr_buf b;
     gr_buf_init(&b, gr_allocator(c->ctx));
     gr_buf_add_text(&b, "{");
-    gr_buf_add_text(&b, "\"documents\": null, "); /* transformers gives it always; a record's variables may replace it */
+    gr_buf_add_text(
+        &b, "\"documents\": null, "); /* transformers gives it always; a record's variables may replace it */
     gr_buf_add(&b, gr_buf_text(&c->tokens), c->tokens.len);
     graft_status st = in->kwargs.data ? add_kwargs(&b, in->kwargs, err) : GRAFT_OK;
     gr_buf_add_text(&b, "\"messages\": [");
@@ -149,9 +156,9 @@ graft_status gr_chat_render(const gr_chat *c, const gr_chat_input *in, bool gene
     return st;
 }
 
-/* A span covers every token that holds one of its bytes. (transformers stops at the first token of the last character, and so
- * leaves out the rest of a character that is several tokens.) Tokens stand in the order of the text, so that the first is
- * found by halving. */
+/* A span covers every token that holds one of its bytes. (transformers stops at the first token of the last
+ * character, and so leaves out the rest of a character that is several tokens.) Tokens stand in the order of
+ * the text, so that the first is found by halving. */
 static void mark(const gr_rendering *r, graft_span span, uint8_t *mask) {
     size_t low = 0, high = r->n;
     while (low < high) {

@@ -1,5 +1,5 @@
-/* Five bytes a token: the id, and whether it is learnt. A label is nearly always the token's own id; the rare other ones
- * of pre-tokenised records lie in a list of their own, in order. */
+/* Five bytes a token: the id, and whether it is learnt. A label is nearly always the token's own id; the rare
+ * other ones of pre-tokenised records lie in a list of their own, in order. */
 #include <time.h>
 
 #include "data/dataset.h"
@@ -96,8 +96,9 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
         ds->kind[ds->n_ids + i] = ds->learn == GRAFT_LEARN_CLASSES ? (uint8_t)(t->types ? t->types[i] : 0) : kind;
     }
     memcpy(ds->ids + ds->n_ids, t->ids, t->n * sizeof *t->ids);
-    ds->entries[ds->n++] = (entry){ds->n_ids, (uint32_t)file, (uint32_t)GR_MIN(line, UINT32_MAX), GRAFT_IGNORE_LABEL, t->given,
-                                   t->adapter, t->task};
+    ds->entries[ds->n++] =
+        (entry){ds->n_ids,  (uint32_t)file, (uint32_t)GR_MIN(line, UINT32_MAX), GRAFT_IGNORE_LABEL, t->given,
+                t->adapter, t->task};
     ds->n_ids += t->n;
     ds->entries[ds->n] = (entry){.start = ds->n_ids};
     graft_data_stats *s = &ds->stats;
@@ -106,7 +107,8 @@ static graft_status add_example(graft_dataset *ds, const gr_tokens *t, size_t fi
     s->labels += t->n_labels;
     s->longest = GR_MAX(s->longest, t->n);
     s->fingerprint =
-        gr_hash_bytes(t->ids, t->n * sizeof *t->ids, s->fingerprint + t->n + ((uint64_t)t->n_source << 32) + ((uint64_t)t->task << 16));
+        gr_hash_bytes(t->ids, t->n * sizeof *t->ids,
+                      s->fingerprint + t->n + ((uint64_t)t->n_source << 32) + ((uint64_t)t->task << 16));
     s->fingerprint = gr_hash_bytes(t->labels, t->n * sizeof *t->labels, s->fingerprint);
     return GRAFT_OK;
 }
@@ -127,7 +129,8 @@ typedef struct loading {
 } loading;
 
 /* Beside the example that was added last. */
-static graft_status add_label(loading *l, const gr_record *record, int32_t class, const float *values, graft_error *err) {
+static graft_status add_label(loading *l, const gr_record *record, int32_t class, const float *values,
+                              graft_error *err) {
     graft_dataset *ds = l->ds;
     bool numbers = l->rule.problem != GRAFT_PROBLEM_SINGLE;
     size_t n = ds->n_labels, from = (ds->n - 1) * n;
@@ -181,7 +184,8 @@ static void warn(graft_context *ctx, const graft_dataset *ds, const gr_encoder *
         gr_log(ctx, GRAFT_LOG_WARNING, "%zu of %zu records are longer than %zu tokens and were cut", s->truncated,
                s->records, e->max_length);
     if (s->empty)
-        gr_log(ctx, GRAFT_LOG_WARNING, "%zu of %zu records have no token to learn and were left out", s->empty, s->records);
+        gr_log(ctx, GRAFT_LOG_WARNING, "%zu of %zu records have no token to learn and were left out",
+               s->empty, s->records);
     if (s->split_prompt)
         gr_log(ctx, GRAFT_LOG_WARNING,
                "in %zu of %zu records the tokens of the prompt alone are not how prompt and completion begin; the "
@@ -209,8 +213,9 @@ graft_status graft_dataset_load(graft_context *ctx, const graft_tokenizer *tok, 
         ds->stats.now = now;
         if (st == GRAFT_OK && ds->n == 0)
             st = gr_scan_fail_empty(&ds->scan, options,
-                                    ds->stats.truncated == ds->scan.records ? "are longer than max_length, and what is left has no token to learn"
-                                                                            : "have no token to learn",
+                                    ds->stats.truncated == ds->scan.records
+                                        ? "are longer than max_length, and what is left has no token to learn"
+                                        : "have no token to learn",
                                     err);
     }
     if (st == GRAFT_OK) {
@@ -233,7 +238,10 @@ graft_status gr_dataset_from_tokens(graft_context *ctx, const int32_t *ids, cons
     GR_TRY(new_dataset(ctx, &path, 1, &ds, err));
     for (size_t i = 0; i < n; i++) {
         /* The arrays are only read, but gr_tokens is also what an encoder writes. */
-        gr_tokens t = {.ids = (int32_t *)ids + bounds[i], .labels = (int32_t *)labels + bounds[i], .n = bounds[i + 1] - bounds[i], .adapter = -1};
+        gr_tokens t = {.ids = (int32_t *)ids + bounds[i],
+                       .labels = (int32_t *)labels + bounds[i],
+                       .n = bounds[i + 1] - bounds[i],
+                       .adapter = -1};
         for (size_t k = 1; k < t.n; k++) t.n_labels += t.labels[k] != GRAFT_IGNORE_LABEL;
         graft_status st = add_example(ds, &t, 0, i + 1, err);
         if (st != GRAFT_OK) {
@@ -297,14 +305,18 @@ void graft_dataset_get_labels(const graft_dataset *ds, size_t i, int32_t *out) {
     size_t start = ds->entries[i].start, end = ds->entries[i + 1].start, k = first_other(ds, start);
     for (size_t t = start; t < end; t++) out[t - start] = GRAFT_IGNORE_LABEL;
     for (size_t t = start; t < end && ds->learn != GRAFT_LEARN_CLASSES; t++)
-        out[t - start] = ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[k++].label : GRAFT_IGNORE_LABEL;
+        out[t - start] = ds->kind[t] == OWN     ? ds->ids[t]
+                         : ds->kind[t] == OTHER ? ds->others[k++].label
+                                                : GRAFT_IGNORE_LABEL;
 }
 
 graft_learn gr_dataset_learn(const graft_dataset *ds) { return ds->learn; }
 graft_problem gr_dataset_problem(const graft_dataset *ds) { return ds->problem; }
 size_t gr_dataset_n_labels(const graft_dataset *ds) { return ds->n_labels; }
 int32_t gr_dataset_class(const graft_dataset *ds, size_t i) { return ds->entries[i].class; }
-const float *gr_dataset_values(const graft_dataset *ds, size_t i) { return ds->values ? ds->values + i * ds->n_labels : NULL; }
+const float *gr_dataset_values(const graft_dataset *ds, size_t i) {
+    return ds->values ? ds->values + i * ds->n_labels : NULL;
+}
 
 void gr_dataset_types(const graft_dataset *ds, size_t i, int32_t *out) {
     size_t start = ds->entries[i].start, end = ds->entries[i + 1].start;
@@ -322,7 +334,9 @@ size_t gr_dataset_masked_labels(const graft_dataset *ds, size_t i, int32_t *out,
 int32_t gr_dataset_first_label(const graft_dataset *ds, size_t i) {
     size_t t = ds->entries[i].start;
     if (t == ds->entries[i + 1].start) return GRAFT_IGNORE_LABEL;
-    return ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[first_other(ds, t)].label : GRAFT_IGNORE_LABEL;
+    return ds->kind[t] == OWN     ? ds->ids[t]
+           : ds->kind[t] == OTHER ? ds->others[first_other(ds, t)].label
+                                  : GRAFT_IGNORE_LABEL;
 }
 
 size_t gr_dataset_shifted_labels(const graft_dataset *ds, size_t i, int32_t *out) {
@@ -331,7 +345,9 @@ size_t gr_dataset_shifted_labels(const graft_dataset *ds, size_t i, int32_t *out
     size_t k = first_other(ds, start + 1);
     for (size_t t = start + 1; t < end; t++) {
         n += ds->kind[t] != IGNORED;
-        out[t - 1 - start] = ds->kind[t] == OWN ? ds->ids[t] : ds->kind[t] == OTHER ? ds->others[k++].label : GRAFT_IGNORE_LABEL;
+        out[t - 1 - start] = ds->kind[t] == OWN     ? ds->ids[t]
+                             : ds->kind[t] == OTHER ? ds->others[k++].label
+                                                    : GRAFT_IGNORE_LABEL;
     }
     out[end - 1 - start] = GRAFT_IGNORE_LABEL;
     return n;

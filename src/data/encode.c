@@ -17,7 +17,9 @@ enum { USUAL_LENGTH = 1024 };
 
 static graft_status find_adapter(const graft_model *m, const char *name, int32_t *out, graft_error *err) {
     int at = m->hooks->find(m->hooks->self, name);
-    if (at < 0) return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name);
+    if (at < 0)
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                       "adapter %s: expected one that was loaded, found none of that name", name);
     *out = at;
     return GRAFT_OK;
 }
@@ -31,11 +33,13 @@ static void know_model(gr_encoder *e, const gr_model_config *c) {
 }
 
 graft_status gr_data_fit(const gr_model *m, const gr_hooks *h, int adapter, graft_data_options *d, graft_error *err) {
-    const int64_t places = gr_config_places(gr_model_get_config(m)), ahead = gr_hooks_ahead(h, adapter), most = places - ahead;
+    const int64_t places = gr_config_places(gr_model_get_config(m)), ahead = gr_hooks_ahead(h, adapter),
+                  most = places - ahead;
     if (!places) return GRAFT_OK;
     if (most < 1)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "%lld virtual tokens, expected fewer than the model's %lld positions", (long long)ahead,
-                       (long long)places);
+        return gr_fail(err, GRAFT_ERR_LIMIT,
+                       "%lld virtual tokens, expected fewer than the model's %lld positions",
+                       (long long)ahead, (long long)places);
     const int64_t asked = d->max_length ? d->max_length : USUAL_LENGTH;
     if (asked < 0 || asked > most) d->max_length = most;
     return GRAFT_OK;
@@ -70,7 +74,8 @@ graft_status gr_encoder_open(gr_encoder *e, graft_context *ctx, const graft_toke
     if (!made.eos.data) made.eos = (gr_slice){0};
     if (tok) GR_TRY(gr_chat_new(ctx, tok, o->chat_template, now, &made.chat, err));
     if (!made.chat && o->instruction_chat == GRAFT_YES)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "instructions as messages need a chat template, and the model has none");
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "instructions as messages need a chat template, and the model has none");
     *e = made;
     return GRAFT_OK;
 }
@@ -240,7 +245,8 @@ static graft_status instruction_prompt(const gr_encoder *e, gr_arena *arena, con
     bool input = record->input.len > 0, chat = instruction_is_chat(e), system = record->system.len > 0;
     gr_slice text, gap = {"\n\n", 2};
     if (!chat) {
-        gr_slice head = input ? (gr_slice){ALPACA_INPUT, sizeof ALPACA_INPUT - 1} : (gr_slice){ALPACA_PLAIN, sizeof ALPACA_PLAIN - 1};
+        gr_slice head = input ? (gr_slice){ALPACA_INPUT, sizeof ALPACA_INPUT - 1}
+                              : (gr_slice){ALPACA_PLAIN, sizeof ALPACA_PLAIN - 1};
         gr_slice parts[7] = {record->system, gap, head, record->instruction, {"\n\n### Input:\n", 13}, record->input,
                              {"\n\n### Response:\n", 16}};
         if (!input) parts[4].len = 0;
@@ -305,7 +311,8 @@ static graft_status encode_tokens(const gr_encoder *e, gr_arena *arena, const gr
     t->labels = record->labels;
     t->n = record->n_ids;
     if (t->labels) return GRAFT_OK;
-    return set_labels(arena, e->completion_only == GRAFT_NO ? NULL : record->completion_mask, record->assistant_mask, t, err);
+    return set_labels(arena, e->completion_only == GRAFT_NO ? NULL : record->completion_mask,
+                      record->assistant_mask, t, err);
 }
 
 static graft_status encode_kind(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
@@ -340,14 +347,14 @@ static graft_status encode_with_specials(const gr_encoder *e, gr_arena *arena, c
     const gr_slice *pair = &record->text_pair;
     int32_t *ids, *types;
     size_t n;
-    GR_TRY(graft_tokenizer_encode_pair(e->tok, record->text.data, record->text.len, pair->data, pair->len, 0, &ids, &types, &n,
-                                       err));
+    GR_TRY(graft_tokenizer_encode_pair(e->tok, record->text.data, record->text.len, pair->data, pair->len, 0,
+                                       &ids, &types, &n, err));
     if (e->max_length && n > e->max_length) {
         gr_free(gr_allocator(e->ctx), ids);
         gr_free(gr_allocator(e->ctx), types);
         t->truncated = true;
-        GR_TRY(graft_tokenizer_encode_pair(e->tok, record->text.data, record->text.len, pair->data, pair->len, e->max_length,
-                                           &ids, &types, &n, err));
+        GR_TRY(graft_tokenizer_encode_pair(e->tok, record->text.data, record->text.len, pair->data, pair->len,
+                                           e->max_length, &ids, &types, &n, err));
     }
     t->n = n;
     graft_status st = keep_ids(e, arena, ids, n, &t->ids, err);
@@ -359,7 +366,8 @@ static graft_status encode_with_specials(const gr_encoder *e, gr_arena *arena, c
 }
 
 /* Labels of tokens that may be hidden; special tokens may not. */
-static graft_status encode_masked(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t, graft_error *err) {
+static graft_status encode_masked(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                  graft_error *err) {
     if (record->kind == GR_RECORD_TOKENS) {
         GR_TRY(encode_tokens(e, arena, record, t, err));
         t->given = record->labels != NULL;
@@ -386,7 +394,8 @@ static graft_status encode_masked(const gr_encoder *e, gr_arena *arena, const gr
 static graft_status encode_classified(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
                                       graft_error *err) {
     if (record->kind != GR_RECORD_TEXT && record->kind != GR_RECORD_LABELLED)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "expected a text with its label, found %s", gr_record_kind_name(record->kind));
+        return gr_fail(err, GRAFT_ERR_MISMATCH, "expected a text with its label, found %s",
+                       gr_record_kind_name(record->kind));
     GR_TRY(encode_with_specials(e, arena, record, t, err));
     t->labels = gr_arena_alloc(arena, t->n * sizeof *t->labels);
     if (!t->labels) return gr_fail_memory(err);
@@ -412,15 +421,19 @@ static graft_status find_task(gr_arena *arena, const gr_record *record, int n_ta
     if (!n_tasks) return GRAFT_OK;
     GR_TRY(gr_record_field(arena, record->json, "task_ids", &text, err));
     if (!text.data && n_tasks > 1)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"task_ids\", one of the adapter's tasks 0 to %d, found none", n_tasks - 1);
-    if (text.data && (!gr_parse_double(text.data, text.len, &task) || task != floor(task) || task < 0 || task >= n_tasks))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "\"task_ids\": expected one of the adapter's tasks 0 to %d, found %.*s", n_tasks - 1,
+        return gr_fail(err, GRAFT_ERR_FORMAT,
+                       "expected \"task_ids\", one of the adapter's tasks 0 to %d, found none", n_tasks - 1);
+    if (text.data &&
+        (!gr_parse_double(text.data, text.len, &task) || task != floor(task) || task < 0 || task >= n_tasks))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "\"task_ids\": expected one of the adapter's tasks 0 to %d, found %.*s", n_tasks - 1,
                        (int)GR_MIN(text.len, (size_t)40), text.data);
     *out = (int32_t)task;
     return GRAFT_OK;
 }
 
-static graft_status find_owner(const gr_encoder *e, gr_arena *arena, const gr_record *record, owner *o, graft_error *err) {
+static graft_status find_owner(const gr_encoder *e, gr_arena *arena, const gr_record *record, owner *o,
+                               graft_error *err) {
     gr_slice name = {0};
     int n_tasks = e->n_tasks;
     *o = (owner){.adapter = e->adapter, .text = e->prompt_template};
@@ -430,7 +443,9 @@ static graft_status find_owner(const gr_encoder *e, gr_arena *arena, const gr_re
         if (name.data) {
             if (!(o->name = gr_arena_strndup(arena, name.data, name.len))) return gr_fail_memory(err);
             if ((o->adapter = h->find(h->self, o->name)) < 0)
-                return gr_fail(err, GRAFT_ERR_ARGUMENT, "\"adapter\": expected the name of one that was loaded, found \"%s\"", o->name);
+                return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                               "\"adapter\": expected the name of one that was loaded, found \"%s\"",
+                               o->name);
         }
         if (o->adapter >= 0) {
             o->text = h->prompt_template(h->self, o->adapter);
@@ -443,7 +458,8 @@ static graft_status find_owner(const gr_encoder *e, gr_arena *arena, const gr_re
 }
 
 static graft_status put_in_front(gr_arena *arena, size_t n, int32_t task, gr_tokens *t, graft_error *err) {
-    int32_t *ids = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *ids), *labels = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *labels);
+    int32_t *ids = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *ids),
+            *labels = gr_arena_alloc(arena, (n + t->n + 1) * sizeof *labels);
     if (!ids || !labels) return gr_fail_memory(err);
     for (size_t i = 0; i < n; i++) {
         ids[i] = -1 - task * (int32_t)n - (int32_t)i;
@@ -458,7 +474,8 @@ static graft_status put_in_front(gr_arena *arena, size_t n, int32_t task, gr_tok
 }
 
 /* A record in a template of an encoder: the word at the mask, or a label. Token types are all 0. */
-static graft_status encode_filled(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t, graft_error *err) {
+static graft_status encode_filled(const gr_encoder *e, gr_arena *arena, const gr_record *record, gr_tokens *t,
+                                  graft_error *err) {
     owner o;
     GR_TRY(find_owner(e, arena, record, &o, err));
     GR_TRY(gr_fill_record(e, arena, record, &o.slots, t, err));

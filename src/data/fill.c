@@ -1,6 +1,7 @@
-/* A record's fields put into a template with pseudo-tokens (text/slots.h). Nothing is added to what the template says but the
- * end of text behind the answer. Where the answer goes is the model's affair: a decoder writes it at the end, a masked language
- * model says it in the place of a mask token, an encoder-decoder writes it into its target, a classifier has it as a label. */
+/* A record's fields put into a template with pseudo-tokens (text/slots.h). Nothing is added to what the
+ * template says but the end of text behind the answer. Where the answer goes is the model's affair: a decoder
+ * writes it at the end, a masked language model says it in the place of a mask token, an encoder-decoder
+ * writes it into its target, a classifier has it as a label. */
 #include "data/encode.h"
 #include "text/slots.h"
 
@@ -60,7 +61,8 @@ static graft_status field(const fill *f, const char *name, bool needed, gr_slice
 
 static graft_status put(fill *f, int32_t id, const char *name, graft_error *err) {
     if (id < 0)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "the adapter's template has [%s], the tokenizer has no such token", name);
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "the adapter's template has [%s], the tokenizer has no such token", name);
     GR_TRY(room(f, 1, err));
     f->ids[f->n++] = id;
     return GRAFT_OK;
@@ -86,12 +88,15 @@ static graft_status add_slot(fill *f, const gr_slot *s, graft_error *err) {
     default:
         GR_TRY(end_run(f, err));
         f->answer_at = f->n;
-        return f->e->learn == GRAFT_LEARN_MASKED ? put(f, graft_tokenizer_special_id(f->e->tok, GRAFT_TOKEN_MASK), "MASK", err) : GRAFT_OK;
+        return f->e->learn == GRAFT_LEARN_MASKED
+                   ? put(f, graft_tokenizer_special_id(f->e->tok, GRAFT_TOKEN_MASK), "MASK", err)
+                   : GRAFT_OK;
     }
 }
 
 /* What the field says, or its word. */
-static graft_status find_answer(const fill *f, const gr_slots *slots, const char *name, bool needed, gr_slice *out, graft_error *err) {
+static graft_status find_answer(const fill *f, const gr_slots *slots, const char *name, bool needed,
+                                gr_slice *out, graft_error *err) {
     gr_slice said;
     GR_TRY(field(f, name, needed, &said, err));
     for (size_t i = 0; said.data && i < slots->n_words; i++) {
@@ -101,8 +106,9 @@ static graft_status find_answer(const fill *f, const gr_slots *slots, const char
         return GRAFT_OK;
     }
     if (said.data && slots->n_words)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"%s\" to be one of the %zu labels of [MASK], found \"%.*s\"", name, slots->n_words,
-                       (int)GR_MIN(said.len, (size_t)40), said.data);
+        return gr_fail(err, GRAFT_ERR_FORMAT,
+                       "expected \"%s\" to be one of the %zu labels of [MASK], found \"%.*s\"", name,
+                       slots->n_words, (int)GR_MIN(said.len, (size_t)40), said.data);
     *out = said;
     return GRAFT_OK;
 }
@@ -116,15 +122,19 @@ static graft_status add_slots(fill *f, const gr_slots *slots, gr_slice *answer, 
         GR_TRY(add_slot(f, s, err));
         if (s->kind != GR_SLOT_ANSWER) continue;
         if (last && i + 1 < slots->n)
-            return gr_fail(err, GRAFT_ERR_MISMATCH, "the adapter's template goes on behind [MASK]: expected it last, for this model writes "
-                           "its answer at the end");
+            return gr_fail(
+                err, GRAFT_ERR_MISMATCH,
+                "the adapter's template goes on behind [MASK]: expected it last, for this model writes "
+                "its answer at the end");
         GR_TRY(find_answer(f, slots, s->text, needed, answer, err));
     }
     GR_TRY(end_run(f, err));
     int32_t mask = f->e->learn == GRAFT_LEARN_MASKED ? f->ids[f->answer_at] : -1;
     for (size_t i = 0; mask >= 0 && i < f->n; i++)
         if (f->ids[i] == mask && i != f->answer_at)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "a text of the record or of the template has a mask token: expected that of [MASK] alone");
+            return gr_fail(
+                err, GRAFT_ERR_FORMAT,
+                "a text of the record or of the template has a mask token: expected that of [MASK] alone");
     return GRAFT_OK;
 }
 
@@ -140,8 +150,9 @@ graft_status gr_fill_shorten(const gr_encoder *e, gr_question *q, size_t most, b
     if (!most || tokens <= most) return GRAFT_OK;
     size_t over = tokens - most;
     if (over > q->long_n)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "%zu tokens without the longest text, expected at most %zu (max_length)", tokens - q->long_n,
-                       most);
+        return gr_fail(err, GRAFT_ERR_LIMIT,
+                       "%zu tokens without the longest text, expected at most %zu (max_length)",
+                       tokens - q->long_n, most);
     size_t from = e->truncate_start ? q->long_at : q->long_at + q->long_n - over;
     memmove(q->ids + from, q->ids + from + over, (q->n - from - over) * sizeof *q->ids);
     q->n -= over;
@@ -193,11 +204,13 @@ static fill begin_fill(const gr_encoder *e, gr_arena *arena, const gr_record *re
     return f;
 }
 
-graft_status gr_fill_record(const gr_encoder *e, gr_arena *arena, const gr_record *record, const gr_slots *slots, gr_tokens *out,
-                            graft_error *err) {
+graft_status gr_fill_record(const gr_encoder *e, gr_arena *arena, const gr_record *record,
+                            const gr_slots *slots, gr_tokens *out, graft_error *err) {
     fill f = begin_fill(e, arena, record);
-    graft_status st = e->assistant_only ? gr_fail(err, GRAFT_ERR_MISMATCH, "a loss on the assistant only needs messages, found a template")
-                                        : fill_tokens(&f, slots, out, err);
+    graft_status st = e->assistant_only
+                          ? gr_fail(err, GRAFT_ERR_MISMATCH,
+                                    "a loss on the assistant only needs messages, found a template")
+                          : fill_tokens(&f, slots, out, err);
     gr_buf_free(&f.run);
     return st;
 }
@@ -208,23 +221,31 @@ static graft_status shown_text(fill *f, const gr_slots *slots, gr_slice *out, gr
     for (size_t i = 0; i < slots->n; i++) {
         gr_slice value = {slots->items[i].text, slots->items[i].len};
         if (slots->items[i].kind == GR_SLOT_FIELD) GR_TRY(field(f, slots->items[i].text, true, &value, err));
-        if (slots->items[i].kind == GR_SLOT_FIELD || slots->items[i].kind == GR_SLOT_TEXT) gr_buf_add(&f->run, value.data, value.len);
+        if (slots->items[i].kind == GR_SLOT_FIELD || slots->items[i].kind == GR_SLOT_TEXT)
+            gr_buf_add(&f->run, value.data, value.len);
     }
     GR_TRY(gr_buf_status(&f->run, err));
     *out = (gr_slice){gr_arena_strndup(f->arena, gr_buf_text(&f->run), f->run.len), f->run.len};
     return out->data ? GRAFT_OK : gr_fail_memory(err);
 }
 
-graft_status gr_fill_question(const gr_encoder *e, gr_arena *arena, const gr_record *record, const gr_slots *slots, gr_question *out,
-                              graft_error *err) {
+graft_status gr_fill_question(const gr_encoder *e, gr_arena *arena, const gr_record *record,
+                              const gr_slots *slots, gr_question *out, graft_error *err) {
     fill f = begin_fill(e, arena, record);
     graft_status st = add_slots(&f, slots, &out->reference, false, err);
     bool truncated;
-    *out = (gr_question){.reference = out->reference, .adapter = out->adapter, .task = out->task, .ids = f.ids, .n = f.n, .filled = true,
-                         .long_at = f.long_at, .long_n = f.long_n};
+    *out = (gr_question){.reference = out->reference,
+                         .adapter = out->adapter,
+                         .task = out->task,
+                         .ids = f.ids,
+                         .n = f.n,
+                         .filled = true,
+                         .long_at = f.long_at,
+                         .long_n = f.long_n};
     size_t pseudo = f.n - count_tokens(f.ids, f.n);
     if (st == GRAFT_OK && e->positions && e->positions <= pseudo)
-        st = gr_fail(err, GRAFT_ERR_LIMIT, "%zu pseudo-tokens, expected fewer than the model's %zu positions", pseudo, e->positions);
+        st = gr_fail(err, GRAFT_ERR_LIMIT, "%zu pseudo-tokens, expected fewer than the model's %zu positions",
+                     pseudo, e->positions);
     if (st == GRAFT_OK && e->positions) st = gr_fill_shorten(e, out, e->positions - pseudo, &truncated, err);
     if (st == GRAFT_OK) st = shown_text(&f, slots, &out->text, err);
     gr_buf_free(&f.run);
@@ -245,8 +266,10 @@ graft_status gr_fill_from_text(gr_arena *arena, const gr_slots *slots, const cha
         n++;
     }
     if (n != 1)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt: the adapter's template has %zu fields: expected a JSON object with them, found a text",
-                       n);
+        return gr_fail(
+            err, GRAFT_ERR_ARGUMENT,
+            "prompt: the adapter's template has %zu fields: expected a JSON object with them, found a text",
+            n);
     gr_buf b;
     gr_buf_init(&b, arena->a);
     gr_buf_add_text(&b, "{");

@@ -22,7 +22,7 @@ void gr_label_rule_free(gr_label_rule *r) {
     if (r->index.a) gr_map_free(&r->index);
 }
 
-/* --- One label ------------------------------------------------------------------------------------------------------------------------ */
+/* --- One label ---------------------------------------------------------------------------------------------------- */
 
 /* A value of the label: a name, or a number. */
 typedef struct label_item {
@@ -161,7 +161,7 @@ graft_status gr_label_read(const gr_label_rule *r, const gr_record *record, int3
     return GRAFT_OK;
 }
 
-/* --- Labels of a data set -------------------------------------------------------------------------------------------------------- */
+/* --- Labels of a data set ----------------------------------------------------------------------------------------- */
 
 typedef struct collecting {
     gr_map names;
@@ -261,7 +261,7 @@ void graft_label_set_free(graft_context *ctx, graft_label_set *s) {
     *s = (graft_label_set){0};
 }
 
-/* --- Agreement -------------------------------------------------------------------------------------------------------------------- */
+/* --- Agreement ---------------------------------------------------------------------------------------------------- */
 
 graft_status gr_class_tally_init(gr_class_tally *t, const graft_allocator *a, graft_problem problem, size_t n,
                                  graft_error *err) {
@@ -308,8 +308,8 @@ double gr_class_accuracy(const gr_class_tally *t) {
     return t->problem == GRAFT_PROBLEM_REGRESSION || !t->n_rows ? NAN : (double)t->n_right / (double)t->n_rows;
 }
 
-/* A class that stands neither among the labels nor among the predictions is left out, as scikit-learn does; of several labels
- * all are there. */
+/* A class that stands neither among the labels nor among the predictions is left out, as scikit-learn does;
+ * of several labels all are there. */
 double gr_class_f1(const gr_class_tally *t) {
     double sum = 0;
     size_t there = 0;

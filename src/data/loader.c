@@ -17,7 +17,8 @@ struct gr_loader {
     int32_t *bounds, *ids, *labels, *adapters, *source_bounds, *source_ids, *types, *classes;
     float *values;
     uint32_t *examples;
-    size_t adapters_cap, bounds_cap, ids_cap, labels_cap, examples_cap, source_bounds_cap, source_ids_cap, types_cap, classes_cap;
+    size_t adapters_cap, bounds_cap, ids_cap, labels_cap, examples_cap, source_bounds_cap, source_ids_cap,
+        types_cap, classes_cap;
     size_t values_cap;
 };
 
@@ -111,7 +112,8 @@ static graft_status bound_tokens(gr_loader *l, graft_error *err) {
     for (size_t i = 0; i < n; i++) total += heap[i];
     gr_free(a, heap);
     if (total > INT32_MAX)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "a batch could have %zu tokens, expected at most %d: a smaller batch size is needed",
+        return gr_fail(err, GRAFT_ERR_LIMIT,
+                       "a batch could have %zu tokens, expected at most %d: a smaller batch size is needed",
                        total, INT32_MAX);
     l->max_tokens = total;
     return GRAFT_OK;
@@ -192,9 +194,10 @@ static graft_status add_pair(gr_loader *l, size_t example, gr_data_batch *b, siz
     return GRAFT_OK;
 }
 
-/* Hides tokens of an example whose ids stand at `ids`: a draw each whether, and how. Where chance leaves all, the one with the
- * least draw is hidden, so that every sequence teaches something. */
-static size_t hide_tokens(const gr_loader *l, size_t example, uint64_t epoch, size_t len, int32_t *ids, int32_t *labels) {
+/* Hides tokens of an example whose ids stand at `ids`: a draw each whether, and how. Where chance leaves all,
+ * the one with the least draw is hidden, so that every sequence teaches something. */
+static size_t hide_tokens(const gr_loader *l, size_t example, uint64_t epoch, size_t len, int32_t *ids,
+                          int32_t *labels) {
     uint64_t stream = gr_rng_stream(GR_RNG_MASK, epoch), first = (uint64_t)example << 32;
     double least = 2;
     size_t n = 0, least_at = len;
@@ -241,7 +244,8 @@ static size_t add_labels(gr_loader *l, size_t example, uint64_t epoch, size_t le
 }
 
 /* Class or values of an example, and the types of its tokens, which begin at the batch's n_tokens. */
-static graft_status add_class(gr_loader *l, size_t example, size_t n_virtual, size_t len, const gr_data_batch *b, graft_error *err) {
+static graft_status add_class(gr_loader *l, size_t example, size_t n_virtual, size_t len,
+                              const gr_data_batch *b, graft_error *err) {
     const graft_allocator *a = gr_allocator(l->ctx);
     size_t n = gr_dataset_n_labels(l->ds), s = b->n_seqs;
     if (!n) return GRAFT_OK;
@@ -257,7 +261,8 @@ static graft_status add_class(gr_loader *l, size_t example, size_t n_virtual, si
 }
 
 /* Appends one row to the batch. */
-static graft_status add_row(gr_loader *l, size_t row, uint64_t epoch, gr_data_batch *b, size_t *n_source_tokens, graft_error *err) {
+static graft_status add_row(gr_loader *l, size_t row, uint64_t epoch, gr_data_batch *b,
+                            size_t *n_source_tokens, graft_error *err) {
     const graft_allocator *a = gr_allocator(l->ctx);
     size_t first, n;
     row_members(l, row, &first, &n);
@@ -289,7 +294,8 @@ static graft_status add_row(gr_loader *l, size_t row, uint64_t epoch, gr_data_ba
 
 graft_status gr_loader_next(gr_loader *l, gr_data_cursor *cursor, gr_data_batch *out, graft_error *err) {
     if (cursor->row >= l->n_rows)
-        return gr_fail(err, GRAFT_ERR_MISMATCH, "the data cursor stands at row %llu, but an epoch of these data has %zu",
+        return gr_fail(err, GRAFT_ERR_MISMATCH,
+                       "the data cursor stands at row %llu, but an epoch of these data has %zu",
                        (unsigned long long)cursor->row, l->n_rows);
     if (l->order && (!l->ordered || l->epoch != cursor->epoch)) {
         gr_rng_permutation(l->o.seed, gr_rng_stream(GR_RNG_SHUFFLE, cursor->epoch), l->order, l->n_rows);

@@ -1,14 +1,16 @@
 /* Finds what the assistant says in the rendering R of a conversation, for a template that does not mark it.
  *
- * 1. Prefixes. Let A be the messages before message i with the generation prompt, B those up to and with i. If both are
- *    prefixes of R, the assistant writes R[|A|, |B|): its whole turn as a model that is served would write it.
- * 2. Many templates rewrite history (thoughts dropped from earlier turns, an end of text after the last one), so A or B
- *    is no prefix. Then message i is replaced by two different sentinels in turn. What all three renderings share before
- *    and behind is not from message i, so its text lies between: [at, end). A turn that starts earlier than that (an empty
- *    thought, a channel) starts where the generation prompt ends, found between the previous message and `at`. What
- *    ends the turn is what stands behind the message in B's rendering and in R alike, in whole tokens.
- * Each result is checked (the text of the message stands in it, or the sentinel appears in exactly one place; turns in
- * order, none empty); where no way gives one, that is an error that names the message, never a guess. */
+ * 1. Prefixes. Let A be the messages before message i with the generation prompt, B those up to and with i.
+ * If both are prefixes of R, the assistant writes R[|A|, |B|): its whole turn as a model that is served would
+ * write it.
+ * 2. Many templates rewrite history (thoughts dropped from earlier turns, an end of text after the last one),
+ * so A or B is no prefix. Then message i is replaced by two different sentinels in turn. What all three
+ * renderings share before and behind is not from message i, so its text lies between: [at, end). A turn that
+ * starts earlier than that (an empty thought, a channel) starts where the generation prompt ends, found
+ * between the previous message and `at`. What ends the turn is what stands behind the message in B's
+ * rendering and in R alike, in whole tokens. Each result is checked (the text of the message stands in it, or
+ * the sentinel appears in exactly one place; turns in order, none empty); where no way gives one, that is an
+ * error that names the message, never a guess. */
 #define _GNU_SOURCE
 #include "data/chat.h"
 
@@ -100,7 +102,8 @@ static graft_status by_prefixes(const finder *f, size_t i, place *out, graft_err
 /* What of a message is replaced by a sentinel. */
 typedef enum part { CONTENT, CALL_NAMES } part;
 
-/* Message i with a sentinel as its content, or as the names of its tool calls. *out is empty when it has no such part. */
+/* Message i with a sentinel as its content, or as the names of its tool calls. *out is empty when it has no
+ * such part. */
 static graft_status put_sentinel(const finder *f, size_t i, part which, const char *sentinel, gr_buf *out,
                                  graft_error *err) {
     const gr_message *m = &f->in->messages[i];
@@ -143,12 +146,15 @@ static const char *find_first(const text *t, const char *what) {
 
 static const char *find_last(const text *t, const char *what) {
     const char *last = NULL;
-    for (const char *p = find_first(t, what); p; p = memmem(p + 1, t->len - (size_t)(p + 1 - t->data), what, strlen(what))) last = p;
+    for (const char *p = find_first(t, what); p;
+         p = memmem(p + 1, t->len - (size_t)(p + 1 - t->data), what, strlen(what)))
+        last = p;
     return last;
 }
 
 /* What follows message i when it is the last one: the text behind the sentinel that `json` holds. */
-static graft_status find_tail(const finder *f, size_t i, gr_slice json, const char *sentinel, text *out, graft_error *err) {
+static graft_status find_tail(const finder *f, size_t i, gr_slice json, const char *sentinel, text *out,
+                              graft_error *err) {
     text t;
     GR_TRY(render(f, i + 1, i, json, false, &t, err));
     const char *hit = find_last(&t, sentinel);
@@ -163,8 +169,8 @@ static graft_status find_tail(const finder *f, size_t i, gr_slice json, const ch
     return st;
 }
 
-/* The bytes of R that come from one part of message i. `at` may be more than `end`: where the part is empty, what stands
- * between can be counted to either side. `tail`: NULL, or gets what find_tail gives. */
+/* The bytes of R that come from one part of message i. `at` may be more than `end`: where the part is empty,
+ * what stands between can be counted to either side. `tail`: NULL, or gets what find_tail gives. */
 static graft_status by_sentinels(const finder *f, size_t i, part which, place *out, text *tail, graft_error *err) {
     size_t prefix = SIZE_MAX, suffix = SIZE_MAX;
     gr_buf json;
@@ -195,8 +201,9 @@ done:
     return st;
 }
 
-/* Where the generation prompt ends in R[from, to): at its longest part, from its beginning, that stands there, for a
- * prompt may go on with something that a written turn does not have (an opened thought). Less than half of it is none. */
+/* Where the generation prompt ends in R[from, to): at its longest part, from its beginning, that stands
+ * there, for a prompt may go on with something that a written turn does not have (an opened thought). Less
+ * than half of it is none. */
 static bool match_prompt(const finder *f, size_t from, size_t to, const char *prompt, size_t n, size_t *out) {
     size_t best = 0;
     for (size_t at = from; at < to && best < n; at++) {
@@ -209,8 +216,8 @@ static bool match_prompt(const finder *f, size_t from, size_t to, const char *pr
     return best > n / 2;
 }
 
-/* Moves the start back over what the template puts between the generation prompt and the message's text. *found is false
- * when no generation prompt stands there. */
+/* Moves the start back over what the template puts between the generation prompt and the message's text.
+ * *found is false when no generation prompt stands there. */
 static graft_status find_start(const finder *f, size_t i, size_t floor, size_t at, size_t *out, bool *found,
                                graft_error *err) {
     text without = {0}, prompt;
@@ -268,8 +275,9 @@ static graft_status generation_prompt(const finder *f, size_t i, char **out, gra
     return st;
 }
 
-/* Some templates end a turn only where the next one begins: the turn [from, *end) of message i then has no special token
- * at its end (its own text, before `from`, may well have some), and one that follows it ends it, if generation stops there or if it is not one that starts a turn. */
+/* Some templates end a turn only where the next one begins: the turn [from, *end) of message i then has no
+ * special token at its end (its own text, before `from`, may well have some), and one that follows it ends
+ * it, if generation stops there or if it is not one that starts a turn. */
 static graft_status add_stop(const finder *f, size_t i, size_t from, size_t *end, graft_error *err) {
     const gr_rendering *r = f->r;
     const graft_tokenizer *tok = gr_chat_tokenizer(f->chat);

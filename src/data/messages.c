@@ -46,8 +46,9 @@ static graft_status refuse_media(const char *place, gr_json_reader r, graft_erro
             GR_TRY(gr_json_read_text(&r, &type, err));
             for (size_t i = 0; i < GR_COUNT(media); i++)
                 if (gr_json_text_is(&type, media[i]))
-                    return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "%s: a message holds a part of type \"%s\", expected text",
-                                   place, media[i]);
+                    return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                                   "%s: a message holds a part of type \"%s\", expected text", place,
+                                   media[i]);
         }
     }
 }
@@ -181,6 +182,10 @@ graft_status gr_message_make(gr_arena *arena, const char *role, gr_slice content
     gr_buf_free(&b);
     if (st != GRAFT_OK) return st;
     if (!copy) return gr_fail_memory(err);
-    *out = (gr_message){.role = {role, strlen(role)}, .content = content, .json = {copy, n}, .content_at = at, .content_len = len};
+    *out = (gr_message){.role = {role, strlen(role)},
+                        .content = content,
+                        .json = {copy, n},
+                        .content_at = at,
+                        .content_len = len};
     return GRAFT_OK;
 }

@@ -94,10 +94,12 @@ graft_status gr_pack_bins(const graft_allocator *a, const uint32_t *lengths, siz
                           uint32_t *order, uint32_t *starts, size_t *n_bins, graft_error *err) {
     packer p = {.size = 1};
     if (capacity == 0 || capacity >= UINT32_MAX / 4 || n >= NONE)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "expected rows of 1 to %u tokens to pack, found %u", UINT32_MAX / 4 - 1, capacity);
+        return gr_fail(err, GRAFT_ERR_LIMIT, "expected rows of 1 to %u tokens to pack, found %u",
+                       UINT32_MAX / 4 - 1, capacity);
     for (size_t i = 0; i < n; i++)
         if (lengths[i] == 0 || lengths[i] > capacity)
-            return gr_fail(err, GRAFT_ERR_MISMATCH, "expected examples of 1 to %u tokens to pack, found %u", capacity, lengths[i]);
+            return gr_fail(err, GRAFT_ERR_MISMATCH, "expected examples of 1 to %u tokens to pack, found %u",
+                           capacity, lengths[i]);
     while (p.size <= capacity) p.size *= 2;
     size_t rooms = (size_t)capacity + 1;
     uint32_t *block = gr_calloc(a, 2 * rooms + 6 * n, sizeof *block);

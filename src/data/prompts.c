@@ -102,7 +102,8 @@ graft_status graft_prompts_load(graft_context *ctx, const graft_tokenizer *tok, 
     }
     if (st == GRAFT_OK)
         st = gr_scan_records(ctx, options, graft_tokenizer_vocab_size(tok), load_record, &l, &ps->scan, err);
-    if (st == GRAFT_OK && ps->n == 0 && !l.skip_unanswerable) st = gr_scan_fail_empty(&ps->scan, options, "are empty", err);
+    if (st == GRAFT_OK && ps->n == 0 && !l.skip_unanswerable)
+        st = gr_scan_fail_empty(&ps->scan, options, "are empty", err);
     if (st == GRAFT_OK && ps->scan.bad)
         gr_log(ctx, GRAFT_LOG_WARNING, "%zu of %zu records are bad and were skipped; the first: %s", ps->scan.bad,
                ps->scan.records, ps->scan.reason[0]);
@@ -133,8 +134,9 @@ void graft_prompts_get(const graft_prompts *ps, size_t i, graft_prompt *out) {
                           .line = it->line};
 }
 
-static graft_status fill_prompt(gr_arena *arena, const graft_model *m, const graft_tokenizer *tok, const char *template, const char *text,
-                                size_t len, int32_t **ids, size_t *n, graft_error *err) {
+static graft_status fill_prompt(gr_arena *arena, const graft_model *m, const graft_tokenizer *tok,
+                                const char *template, const char *text, size_t len, int32_t **ids, size_t *n,
+                                graft_error *err) {
     gr_encoder e;
     gr_slots slots;
     gr_record record;
@@ -154,12 +156,13 @@ static graft_status fill_prompt(gr_arena *arena, const graft_model *m, const gra
     return GRAFT_OK;
 }
 
-graft_status graft_prompt_fill(const graft_model *m, const graft_tokenizer *tok, const char *adapter, const char *text, size_t len,
-                               int32_t **ids, size_t *n, graft_error *err) {
+graft_status graft_prompt_fill(const graft_model *m, const graft_tokenizer *tok, const char *adapter,
+                               const char *text, size_t len, int32_t **ids, size_t *n, graft_error *err) {
     const gr_hooks *h = m->hooks;
     int at = adapter ? h->find(h->self, adapter) : -1;
     if (adapter && at < 0)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", adapter);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                       "adapter %s: expected one that was loaded, found none of that name", adapter);
     const char *template = at < 0 ? NULL : h->prompt_template(h->self, at);
     if (!template) return graft_tokenizer_encode(tok, text, len, GRAFT_TOK_ADD_SPECIAL, ids, n, err);
     gr_arena arena;

@@ -53,7 +53,8 @@ static graft_status start(gr_reader *r, graft_error *err) {
                            gr_reader_name(r));
     }
     if (n && (n < 3 || memcmp(mark, "\xEF\xBB\xBF", 3) != 0))
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s:1: expected an object, found byte 0x%02X", gr_reader_name(r), mark[0]);
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s:1: expected an object, found byte 0x%02X",
+                       gr_reader_name(r), mark[0]);
     GR_TRY(skip_space(r, &c, err));
     if (c == '[') {
         take(r);
@@ -90,8 +91,8 @@ static void keep(gr_reader *r, const unsigned char *bytes, size_t n, size_t *tot
 
 static graft_status finish(gr_reader *r, size_t total, size_t line, gr_piece *out, graft_error *err) {
     if (total > r->max_bytes)
-        return gr_fail(err, GRAFT_ERR_LIMIT, "%s:%zu: the record has %zu bytes, expected at most %zu", gr_reader_name(r),
-                       line, total, r->max_bytes);
+        return gr_fail(err, GRAFT_ERR_LIMIT, "%s:%zu: the record has %zu bytes, expected at most %zu",
+                       gr_reader_name(r), line, total, r->max_bytes);
     GR_TRY(gr_buf_status(&r->text, err));
     *out = (gr_piece){{gr_buf_text(&r->text), r->text.len}, line};
     return GRAFT_OK;
@@ -135,8 +136,8 @@ static graft_status next_element(gr_reader *r, gr_piece *out, bool *more, size_t
         take(r);
         GR_TRY(skip_space(r, &c, err));
         if (c >= 0)
-            return gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: expected the end of the file after the array", gr_reader_name(r),
-                           r->line);
+            return gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: expected the end of the file after the array",
+                           gr_reader_name(r), r->line);
         r->done = true;
         *more = false;
         return GRAFT_OK;

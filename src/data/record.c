@@ -112,14 +112,16 @@ static graft_status read_turns(const parse *p, field f, gr_turns *out, graft_err
 static graft_status same_kind(const parse *p, const gr_turns *a, field fa, const gr_turns *b, field fb,
                               graft_error *err) {
     if ((a->n == 0) == (b->n == 0)) return GRAFT_OK;
-    return gr_fail(err, GRAFT_ERR_FORMAT,
-                   "%s: expected \"%s\" and \"%s\" to be both strings or both lists of messages, found %s and %s", p->place,
-                   name_of(p, fa), name_of(p, fb), a->n ? "messages" : "a string", b->n ? "messages" : "a string");
+    return gr_fail(
+        err, GRAFT_ERR_FORMAT,
+        "%s: expected \"%s\" and \"%s\" to be both strings or both lists of messages, found %s and %s",
+        p->place, name_of(p, fa), name_of(p, fb), a->n ? "messages" : "a string",
+        b->n ? "messages" : "a string");
 }
 
 /* An array of whole numbers (or booleans) in [low, high); `also` is allowed beside them. */
-static graft_status read_ints(const parse *p, field f, int64_t low, int64_t high, int64_t also, int32_t **out, size_t *n,
-                              graft_error *err) {
+static graft_status read_ints(const parse *p, field f, int64_t low, int64_t high, int64_t also, int32_t **out,
+                              size_t *n, graft_error *err) {
     if (kind_of(p, f) != GR_JSON_ARRAY) return wrong_kind(p, f, "an array of integers", err);
     gr_json_reader r, counter;
     bool more;
@@ -190,8 +192,10 @@ static graft_status read_tokens(const parse *p, size_t vocab, gr_record *out, gr
         GR_TRY(read_mask(p, FIELD_ATTENTION_MASK, n, &mask, err));
         for (size_t i = 0; i < n; i++)
             if (!mask[i])
-                return gr_fail(err, GRAFT_ERR_UNSUPPORTED,
-                               "%s: expected tokens without padding, found 0 at index %zu of \"attention_mask\"", p->place, i);
+                return gr_fail(
+                    err, GRAFT_ERR_UNSUPPORTED,
+                    "%s: expected tokens without padding, found 0 at index %zu of \"attention_mask\"",
+                    p->place, i);
     }
     out->kind = GR_RECORD_TOKENS;
     return GRAFT_OK;
@@ -205,7 +209,9 @@ static graft_status read_ranked(const parse *p, gr_record *out, graft_error *err
     if (!has(p, FIELD_RANKS))
         return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected the field \"ranks\" beside \"completions\"", p->place);
     GR_TRY(read_ints(p, FIELD_RANKS, 1, INT32_MAX, 1, &out->ranks, &n, err));
-    if (n < 2) return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected at least two ranked completions, found %zu", p->place, n);
+    if (n < 2)
+        return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected at least two ranked completions, found %zu",
+                       p->place, n);
     /* An answer has at least two characters: the memory asked for stays in proportion to the record. */
     if (n > p->value[FIELD_COMPLETIONS].len / 2)
         return gr_fail(err, GRAFT_ERR_FORMAT, "%s: expected as many \"completions\" as \"ranks\" (%zu), found fewer",
@@ -340,8 +346,10 @@ static graft_status read_kind(const parse *p, size_t vocab, gr_record *out, graf
         return read_turns(p, FIELD_PROMPT, &out->prompt, err);
     }
     return gr_fail(err, GRAFT_ERR_FORMAT,
-                   "%s: expected \"%s\", \"prompt\" and \"completion\", \"messages\", \"conversations\", \"instruction\" and "
-                   "\"output\", or \"input_ids\"; found none of these fields", p->place, p->text_field);
+                   "%s: expected \"%s\", \"prompt\" and \"completion\", \"messages\", \"conversations\", "
+                   "\"instruction\" and "
+                   "\"output\", or \"input_ids\"; found none of these fields",
+                   p->place, p->text_field);
 }
 
 graft_status gr_record_parse(gr_arena *arena, const char *place, const char *json, size_t len, const char *text_field,
@@ -385,7 +393,8 @@ graft_status gr_record_field(gr_arena *arena, gr_slice json, const char *name, g
     GR_TRY(gr_record_value(json, name, &kind, &value, err));
     if (kind == GR_JSON_STRING) return decode(arena, "record", value, out, err);
     if (kind != GR_JSON_NULL && kind != GR_JSON_NUMBER)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"%s\" to be a string or a number, found %s", name, gr_json_kind_name(kind));
+        return gr_fail(err, GRAFT_ERR_FORMAT, "expected \"%s\" to be a string or a number, found %s", name,
+                       gr_json_kind_name(kind));
     *out = value;
     return GRAFT_OK;
 }

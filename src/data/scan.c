@@ -35,7 +35,8 @@ static graft_status judge(state *s, const graft_error *found, graft_error *err) 
         if (err) *err = *found;
         return found->status;
     }
-    if (scan->bad < GR_SCAN_REASONS && !(scan->reason[scan->bad] = gr_strdup(scan->a, found->text))) return gr_fail_memory(err);
+    if (scan->bad < GR_SCAN_REASONS && !(scan->reason[scan->bad] = gr_strdup(scan->a, found->text)))
+        return gr_fail_memory(err);
     scan->bad++;
     return GRAFT_OK;
 }
@@ -108,7 +109,8 @@ graft_status gr_scan_fail_empty(const gr_scan *scan, const graft_data_options *o
     if (scan->records == 0)
         return gr_fail(err, GRAFT_ERR_FORMAT, "%s%s: expected at least one record, found none", first, others);
     if (scan->bad)
-        return gr_fail(err, GRAFT_ERR_FORMAT, "%s%s: of %zu records %zu are bad and the others %s; the first bad one: %s",
-                       first, others, scan->records, scan->bad, why, scan->reason[0]);
+        return gr_fail(err, GRAFT_ERR_FORMAT,
+                       "%s%s: of %zu records %zu are bad and the others %s; the first bad one: %s", first,
+                       others, scan->records, scan->bad, why, scan->reason[0]);
     return gr_fail(err, GRAFT_ERR_FORMAT, "%s%s: all %zu records %s", first, others, scan->records, why);
 }

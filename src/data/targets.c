@@ -14,7 +14,8 @@ graft_status gr_targets_check(const gr_model *m, const graft_dataset *ds, graft_
         graft_dataset_get(ds, i, &x);
         if (gr_model_pooled_token(m, x.ids, (int64_t)x.n, false) < 0)
             return gr_fail(err, GRAFT_ERR_MISMATCH,
-                           "%s:%zu: expected an end of text (token %lld), where the model's classifier looks, found none",
+                           "%s:%zu: expected an end of text (token %lld), where the model's classifier "
+                           "looks, found none",
                            x.path, x.line, (long long)gr_model_get_config(m)->eos_token_ids[0]);
     }
     return GRAFT_OK;

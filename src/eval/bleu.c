@@ -1,5 +1,5 @@
-/* BLEU (Papineni et al. 2002) as sacrebleu 2.6 computes it by default: mteval-v13a's words, up to four words at a time, counts
- * summed over the whole corpus, orders without a match smoothed by 1/2, 1/4, ... */
+/* BLEU (Papineni et al. 2002) as sacrebleu 2.6 computes it by default: mteval-v13a's words, up to four words
+ * at a time, counts summed over the whole corpus, orders without a match smoothed by 1/2, 1/4, ... */
 #include <math.h>
 #include <stdlib.h>
 
@@ -7,7 +7,7 @@
 
 enum { ORDER = GRAFT_BLEU_ORDER };
 
-/* --- Words ------------------------------------------------------------------------------------------------------------------ */
+/* --- Words -------------------------------------------------------------------------------------------------------- */
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 static bool is_stop(char c) { return c == '.' || c == ','; }
@@ -28,8 +28,8 @@ static void replace(gr_buf *out, const char *text, size_t n, const char *from, c
             gr_buf_add_char(out, text[i++]);
 }
 
-/* The four rules, each over the whole line: spaces around a character, or between two. Bytes of a character that is not ASCII
- * count as no digit, as the character does. */
+/* The four rules, each over the whole line: spaces around a character, or between two. Bytes of a character
+ * that is not ASCII count as no digit, as the character does. */
 static void apply_rule(gr_buf *out, const char *s, size_t n, int rule) {
     for (size_t i = 0; i < n; i++) {
         char c = s[i], next = i + 1 < n ? s[i + 1] : '\0';
@@ -62,8 +62,8 @@ static size_t trimmed(const char *text, size_t n) {
 
 /* The line with its words apart, in *line; *other is scratch. */
 static graft_status split_words(gr_buf *line, gr_buf *other, const char *text, size_t n, graft_error *err) {
-    static const char *const changes[][2] = {{"<skipped>", ""}, {"-\n", ""}, {"\n", " "}, {"&quot;", "\""}, {"&amp;", "&"},
-                                             {"&lt;", "<"}, {"&gt;", ">"}};
+    static const char *const changes[][2] = {{"<skipped>", ""}, {"-\n", ""},   {"\n", " "},  {"&quot;", "\""},
+                                             {"&amp;", "&"},    {"&lt;", "<"}, {"&gt;", ">"}};
     gr_buf_add(line, text, trimmed(text, n));
     GR_TRY(gr_buf_status(line, err));
     for (size_t i = 0; i < GR_COUNT(changes) + 1 + 4; i++) {
@@ -84,7 +84,7 @@ static graft_status split_words(gr_buf *line, gr_buf *other, const char *text, s
     return GRAFT_OK;
 }
 
-/* --- Counts ----------------------------------------------------------------------------------------------------------------- */
+/* --- Counts ------------------------------------------------------------------------------------------------------- */
 
 typedef struct words {
     int32_t *ids;
@@ -92,7 +92,8 @@ typedef struct words {
 } words;
 
 /* Words of a line as numbers, the same in both texts. */
-static graft_status number_words(const graft_allocator *a, gr_map *known, const gr_buf *line, words *out, graft_error *err) {
+static graft_status number_words(const graft_allocator *a, gr_map *known, const gr_buf *line, words *out,
+                                 graft_error *err) {
     const char *s = gr_buf_text(line);
     for (size_t i = 0, used; i < line->len;) {
         size_t begin = i;
@@ -143,7 +144,8 @@ static uint64_t common(const gram *x, size_t n, const gram *y, size_t m) {
     return found;
 }
 
-static graft_status count(const graft_allocator *a, const words *target, const words *prediction, graft_bleu *b, graft_error *err) {
+static graft_status count(const graft_allocator *a, const words *target, const words *prediction,
+                          graft_bleu *b, graft_error *err) {
     gram *x = gr_calloc(a, prediction->n + 1, sizeof *x), *y = gr_calloc(a, target->n + 1, sizeof *y);
     graft_status st = x && y ? GRAFT_OK : gr_fail_memory(err);
     for (int order = 1; order <= ORDER && st == GRAFT_OK; order++) {
@@ -171,7 +173,9 @@ graft_status graft_bleu_add(graft_context *ctx, const char *target, size_t targe
     gr_buf_init(&scratch, a);
     for (int i = 0; i < 2; i++) {
         gr_buf_init(&line[i], a);
-        if (st == GRAFT_OK) st = split_words(&line[i], &scratch, i ? prediction : target, i ? prediction_len : target_len, err);
+        if (st == GRAFT_OK)
+            st = split_words(&line[i], &scratch, i ? prediction : target, i ? prediction_len : target_len,
+                             err);
         if (st == GRAFT_OK) st = number_words(a, &known, &line[i], &w[i], err);
     }
     if (st == GRAFT_OK) st = count(a, &w[0], &w[1], b, err);
@@ -184,18 +188,20 @@ graft_status graft_bleu_add(graft_context *ctx, const char *target, size_t targe
     return st;
 }
 
-/* --- Score ------------------------------------------------------------------------------------------------------------------ */
+/* --- Score -------------------------------------------------------------------------------------------------------- */
 
 double graft_bleu_score(const graft_bleu *b) {
     double sum = 0, smooth = 1, penalty = 1;
     uint64_t any = 0;
     for (int i = 0; i < ORDER; i++) any |= b->correct[i];
     if (!any) return 0;
-    if (b->prediction_length < b->target_length) penalty = exp(1 - (double)b->target_length / (double)b->prediction_length);
+    if (b->prediction_length < b->target_length)
+        penalty = exp(1 - (double)b->target_length / (double)b->prediction_length);
     for (int i = 0; i < ORDER; i++) {
         if (!b->total[i]) return 0; /* texts of fewer words have no such order, and no score */
         if (!b->correct[i]) smooth *= 2;
-        sum += log(b->correct[i] ? 100 * (double)b->correct[i] / (double)b->total[i] : 100 / (smooth * (double)b->total[i]));
+        sum += log(b->correct[i] ? 100 * (double)b->correct[i] / (double)b->total[i]
+                                 : 100 / (smooth * (double)b->total[i]));
     }
     return penalty * exp(sum / ORDER);
 }

@@ -12,7 +12,9 @@
 #include "model/public.h"
 
 graft_eval_options graft_eval_options_default(void) {
-    graft_eval_options o = {.what = GRAFT_EVAL_LOSS | GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE, .generate = graft_generate_options_default(), .batch_size = 8};
+    graft_eval_options o = {.what = GRAFT_EVAL_LOSS | GRAFT_EVAL_EXACT | GRAFT_EVAL_ROUGE,
+                            .generate = graft_generate_options_default(),
+                            .batch_size = 8};
     o.generate.max_new_tokens = 128;
     return o;
 }
@@ -21,7 +23,9 @@ static graft_status adapter_index(const graft_model *m, const char *name, int32_
     *out = -1;
     if (!name) return GRAFT_OK;
     *out = m->hooks->find(m->hooks->self, name);
-    return *out < 0 ? gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name) : GRAFT_OK;
+    return *out < 0 ? gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                              "adapter %s: expected one that was loaded, found none of that name", name)
+                    : GRAFT_OK;
 }
 
 /* Records are read as the model and the adapter take them. */
@@ -73,11 +77,13 @@ static graft_status choose_learning(const graft_model *m, const graft_tokenizer 
     l->vocab_size = GR_MIN((int64_t)graft_tokenizer_vocab_size(tok), c->vocab_size);
     l->mlm_probability = o->mlm_probability > 0 ? o->mlm_probability : 0.15;
     l->seed = o->generate.sampling.seed;
-    return l->mask_id >= 0 ? GRAFT_OK : gr_fail(err, GRAFT_ERR_MISMATCH, "the tokenizer has no mask token, to hide tokens with");
+    return l->mask_id >= 0
+               ? GRAFT_OK
+               : gr_fail(err, GRAFT_ERR_MISMATCH, "the tokenizer has no mask token, to hide tokens with");
 }
 
-static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, int32_t adapter,
-                              graft_error *err) {
+static graft_status loss_open(loss_run *r, graft_model *m, const graft_tokenizer *tok,
+                              const graft_eval_options *o, int32_t adapter, graft_error *err) {
     const graft_allocator *a = gr_allocator(m->ctx);
     gr_tape_options tape = {0};
     const gr_model_config *c = gr_model_get_config(m->model);
@@ -116,9 +122,14 @@ static void loss_close(loss_run *r, const graft_allocator *a) {
     graft_dataset_free(r->ds);
 }
 
-static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, const gr_data_batch *d, graft_eval_result *out,
-                               double *sum, graft_error *err) {
-    gr_batch b = {.n_tokens = (int64_t)d->n_tokens, .n_seqs = (int)d->n_seqs, .bounds = d->bounds, .ids = d->ids, .one_adapter = adapter, .labels = d->labels};
+static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, const gr_data_batch *d,
+                               graft_eval_result *out, double *sum, graft_error *err) {
+    gr_batch b = {.n_tokens = (int64_t)d->n_tokens,
+                  .n_seqs = (int)d->n_seqs,
+                  .bounds = d->bounds,
+                  .ids = d->ids,
+                  .one_adapter = adapter,
+                  .labels = d->labels};
     gr_batch source = {.n_seqs = b.n_seqs, .bounds = d->source_bounds, .ids = d->source_ids, .one_adapter = adapter};
     if (r->chosen) b.adapter = d->adapters;
     gr_pass_options o = {.hooks = m->hooks};
@@ -142,8 +153,8 @@ static graft_status loss_batch(loss_run *r, graft_model *m, int32_t adapter, con
     return GRAFT_OK;
 }
 
-static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, int32_t adapter,
-                                 graft_eval_result *out, graft_error *err) {
+static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o,
+                                 int32_t adapter, graft_eval_result *out, graft_error *err) {
     loss_run r = {0};
     graft_status st = loss_open(&r, m, tok, o, adapter, err);
     double sum = 0;
@@ -174,21 +185,30 @@ static graft_status measure_loss(graft_model *m, const graft_tokenizer *tok, con
     return GRAFT_OK;
 }
 
-/* --- Answers -------------------------------------------------------------------------------------------------------- */
+/* --- Answers ------------------------------------------------------------------------------------------------------ */
 
 typedef struct sums {
     double exact, rouge1, rouge2, rougeL, rougeLsum, f1;
     graft_bleu bleu;
 } sums;
 
-static graft_status score(graft_model *m, const graft_eval_options *o, const graft_prompt *p, const graft_generation *g, size_t index,
-                          sums *s, graft_error *err) {
-    graft_eval_sample x = {.index = index, .path = p->path, .line = p->line, .prompt = p->text, .prompt_len = p->text_len,
-                           .reference = p->reference, .reference_len = p->reference_len, .output = g->text, .output_len = g->len};
+static graft_status score(graft_model *m, const graft_eval_options *o, const graft_prompt *p,
+                          const graft_generation *g, size_t index, sums *s, graft_error *err) {
+    graft_eval_sample x = {.index = index,
+                           .path = p->path,
+                           .line = p->line,
+                           .prompt = p->text,
+                           .prompt_len = p->text_len,
+                           .reference = p->reference,
+                           .reference_len = p->reference_len,
+                           .output = g->text,
+                           .output_len = g->len};
     if (o->what & GRAFT_EVAL_EXACT)
-        GR_TRY(graft_exact_match(m->ctx, x.reference, x.reference_len, x.output, x.output_len, o->match_flags | GRAFT_MATCH_STRIP, &x.exact, err));
+        GR_TRY(graft_exact_match(m->ctx, x.reference, x.reference_len, x.output, x.output_len,
+                                 o->match_flags | GRAFT_MATCH_STRIP, &x.exact, err));
     if (o->what & GRAFT_EVAL_ROUGE)
-        GR_TRY(graft_rouge_score(m->ctx, x.reference, x.reference_len, x.output, x.output_len, o->rouge_stem, &x.rouge, err));
+        GR_TRY(graft_rouge_score(m->ctx, x.reference, x.reference_len, x.output, x.output_len, o->rouge_stem,
+                                 &x.rouge, err));
     if (o->what & GRAFT_EVAL_TOKEN_F1)
         GR_TRY(graft_token_f1(m->ctx, x.reference, x.reference_len, x.output, x.output_len, &x.token_f1, err));
     if (o->what & GRAFT_EVAL_BLEU)
@@ -221,7 +241,9 @@ static graft_status answer_some(graft_model *m, graft_session *session, const gr
         ids[i] = (graft_input_ids){.ids = p[i].ids, .n = p[i].n};
         adapters[i] = p[i].adapter;
         tasks[i] = p[i].task_id;
-        if (!p[i].reference) st = gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: expected an answer to compare with, found none", p[i].path, p[i].line);
+        if (!p[i].reference)
+            st = gr_fail(err, GRAFT_ERR_FORMAT, "%s:%zu: expected an answer to compare with, found none",
+                         p[i].path, p[i].line);
     }
     if (st == GRAFT_OK) st = graft_generate(session, ids, n, 1, &generate, NULL, NULL, g, err);
     for (size_t i = 0; st == GRAFT_OK && i < n; i++) st = score(m, o, &p[i], &g[i], from + i, s, err);
@@ -248,8 +270,8 @@ static void set_means(const graft_eval_options *o, const sums *s, size_t n, graf
     }
 }
 
-static graft_status measure_answers(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o, graft_eval_result *out,
-                                    graft_error *err) {
+static graft_status measure_answers(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *o,
+                                    graft_eval_result *out, graft_error *err) {
     enum { TOGETHER = 64 }; /* records whose answers are held at a time */
     graft_prompts *ps = NULL;
     graft_session *session = NULL;
@@ -274,16 +296,20 @@ done:
 
 static graft_status fail_twice(const char *path, graft_error *err) {
     const bool standard = strcmp(path, "-") == 0;
-    return gr_fail(err, GRAFT_ERR_ARGUMENT, "%s: cannot be read twice, for the loss and for the answers: expected a file",
+    return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                   "%s: cannot be read twice, for the loss and for the answers: expected a file",
                    standard ? "standard input" : path);
 }
 
-/* Loss and answers read the records one after the other, standard input too, from `start`: a pipe would be empty the second time. */
+/* Loss and answers read the records one after the other, standard input too, from `start`: a pipe would be
+ * empty the second time. */
 static graft_status check_twice(const graft_data_options *data, off_t start, graft_error *err) {
     struct stat st;
     for (size_t i = 0; i < data->n_paths; i++) {
         const char *path = data->paths[i];
-        if (strcmp(path, "-") == 0 ? start < 0 : stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) return fail_twice(path, err);
+        if (strcmp(path, "-") == 0 ? start < 0
+                                   : stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+            return fail_twice(path, err);
     }
     return GRAFT_OK;
 }
@@ -333,8 +359,20 @@ static graft_status refuse_answers(const graft_eval_options *o, graft_error *err
 graft_status graft_eval(graft_model *m, const graft_tokenizer *tok, const graft_eval_options *options,
                         graft_eval_result *out, graft_error *err) {
     double begin = gr_now_seconds();
-    graft_eval_result r = {.loss = NAN, .perplexity = NAN, .token_accuracy = NAN, .exact_match = NAN, .rouge1 = NAN, .rouge2 = NAN,
-                           .rougeL = NAN, .rougeLsum = NAN, .token_f1 = NAN, .accuracy = NAN, .macro_f1 = NAN, .mse = NAN, .pearson = NAN, .bleu = NAN};
+    graft_eval_result r = {.loss = NAN,
+                           .perplexity = NAN,
+                           .token_accuracy = NAN,
+                           .exact_match = NAN,
+                           .rouge1 = NAN,
+                           .rouge2 = NAN,
+                           .rougeL = NAN,
+                           .rougeLsum = NAN,
+                           .token_f1 = NAN,
+                           .accuracy = NAN,
+                           .macro_f1 = NAN,
+                           .mse = NAN,
+                           .pearson = NAN,
+                           .bleu = NAN};
     int32_t adapter;
     gr_task task = gr_model_get_config(m->model)->task;
     if (!(options->what & GRAFT_EVAL_GENERATES)) GR_TRY(refuse_answers(options, err));

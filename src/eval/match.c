@@ -56,7 +56,8 @@ static graft_status count_word(gr_map *counts, const char *word, size_t n, size_
 }
 
 static bool is_article(const char *word, size_t n) {
-    return (n == 1 && word[0] == 'a') || (n == 2 && memcmp(word, "an", 2) == 0) || (n == 3 && memcmp(word, "the", 3) == 0);
+    return (n == 1 && word[0] == 'a') || (n == 2 && memcmp(word, "an", 2) == 0) ||
+           (n == 3 && memcmp(word, "the", 3) == 0);
 }
 
 /* An article is a run of letters and digits and nothing else, wherever it stands: it leaves a space behind. */
@@ -111,7 +112,8 @@ graft_status graft_token_f1(graft_context *ctx, const char *target, size_t targe
     if (st == GRAFT_OK) st = squad_words(a, prediction, prediction_len, &have, &n_have, err);
     for (size_t i = 0; i < want.n; i++) {
         int64_t n;
-        if (gr_map_get(&have, want.entries[i].key, want.entries[i].key_len, &n)) same += (size_t)GR_MIN(n, want.entries[i].value);
+        if (gr_map_get(&have, want.entries[i].key, want.entries[i].key_len, &n))
+            same += (size_t)GR_MIN(n, want.entries[i].value);
     }
     gr_map_free(&want);
     gr_map_free(&have);

@@ -59,7 +59,8 @@ static void replace(word *w, const char *suffix, const char *by) {
 static void apply(word *w, const rule *rules, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (!ends(w, rules[i].suffix)) continue;
-        if (measure(w->s, w->n - strlen(rules[i].suffix)) >= rules[i].measure) replace(w, rules[i].suffix, rules[i].replacement);
+        if (measure(w->s, w->n - strlen(rules[i].suffix)) >= rules[i].measure)
+            replace(w, rules[i].suffix, rules[i].replacement);
         return;
     }
 }
@@ -68,7 +69,8 @@ static void apply(word *w, const rule *rules, size_t n) {
 static bool ends_cvc(const word *w) {
     size_t n = w->n;
     if (n == 2) return !is_consonant(w, 0) && is_consonant(w, 1);
-    return n >= 3 && is_consonant(w, n - 3) && !is_consonant(w, n - 2) && is_consonant(w, n - 1) && !strchr("wxy", w->s[n - 1]);
+    return n >= 3 && is_consonant(w, n - 3) && !is_consonant(w, n - 2) && is_consonant(w, n - 1) &&
+           !strchr("wxy", w->s[n - 1]);
 }
 
 static bool ends_double_consonant(const word *w) {
@@ -110,10 +112,11 @@ static void step1c(word *w) {
 
 static void step2(word *w) {
     static const rule rules[] = {
-        {"ational", "ate", 1}, {"tional", "tion", 1}, {"enci", "ence", 1},   {"anci", "ance", 1},   {"izer", "ize", 1},
-        {"bli", "ble", 1},     {"alli", "al", 1},     {"entli", "ent", 1},   {"eli", "e", 1},       {"ousli", "ous", 1},
-        {"ization", "ize", 1}, {"ation", "ate", 1},   {"ator", "ate", 1},    {"alism", "al", 1},    {"iveness", "ive", 1},
-        {"fulness", "ful", 1}, {"ousness", "ous", 1}, {"aliti", "al", 1},    {"iviti", "ive", 1},   {"biliti", "ble", 1},
+        {"ational", "ate", 1}, {"tional", "tion", 1}, {"enci", "ence", 1},   {"anci", "ance", 1},
+        {"izer", "ize", 1},    {"bli", "ble", 1},     {"alli", "al", 1},     {"entli", "ent", 1},
+        {"eli", "e", 1},       {"ousli", "ous", 1},   {"ization", "ize", 1}, {"ation", "ate", 1},
+        {"ator", "ate", 1},    {"alism", "al", 1},    {"iveness", "ive", 1}, {"fulness", "ful", 1},
+        {"ousness", "ous", 1}, {"aliti", "al", 1},    {"iviti", "ive", 1},   {"biliti", "ble", 1},
         {"fulli", "ful", 1},
     };
     while (ends(w, "alli") && measure(w->s, w->n - 4) > 0) w->n -= 2;
@@ -132,9 +135,9 @@ static void step3(word *w) {
 
 static void step4(word *w) {
     static const rule rules[] = {
-        {"al", "", 2},    {"ance", "", 2}, {"ence", "", 2}, {"er", "", 2},  {"ic", "", 2},  {"able", "", 2}, {"ible", "", 2},
-        {"ant", "", 2},   {"ement", "", 2}, {"ment", "", 2}, {"ent", "", 2}, {"ou", "", 2},  {"ism", "", 2},  {"ate", "", 2},
-        {"iti", "", 2},   {"ous", "", 2},  {"ive", "", 2},  {"ize", "", 2},
+        {"al", "", 2},   {"ance", "", 2}, {"ence", "", 2},  {"er", "", 2},   {"ic", "", 2},  {"able", "", 2},
+        {"ible", "", 2}, {"ant", "", 2},  {"ement", "", 2}, {"ment", "", 2}, {"ent", "", 2}, {"ou", "", 2},
+        {"ism", "", 2},  {"ate", "", 2},  {"iti", "", 2},   {"ous", "", 2},  {"ive", "", 2}, {"ize", "", 2},
     };
     if (ends(w, "ion")) {
         if (measure(w->s, w->n - 3) > 1 && strchr("st", w->s[w->n - 4])) w->n -= 3;

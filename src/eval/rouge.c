@@ -1,14 +1,14 @@
-/* ROUGE as rouge-score computes it. Words are runs of a-z and 0-9 after lower case; everything else separates. They are
- * numbered, so that comparing two words is comparing two integers.
+/* ROUGE as rouge-score computes it. Words are runs of a-z and 0-9 after lower case; everything else
+ * separates. They are numbered, so that comparing two words is comparing two integers.
  *
  *   ROUGE-N      matches = sum over n-grams of min(count in target, count in prediction)
  *   ROUGE-L      matches = length of the longest common subsequence
- *   ROUGE-Lsum   for each line of the target the union of its common subsequences with all lines of the prediction,
- *                each word counted at most as often as it stands in either text
- *   precision = matches / in prediction, recall = matches / in target, F = 2PR / (P + R)
+ *   ROUGE-Lsum   for each line of the target the union of its common subsequences with all lines of the
+ * prediction, each word counted at most as often as it stands in either text precision = matches / in
+ * prediction, recall = matches / in target, F = 2PR / (P + R)
  *
- * The union depends on which of several longest subsequences is read off, so the table is walked back as there: on a tie
- * towards the shorter target. One bit a cell is enough for that. */
+ * The union depends on which of several longest subsequences is read off, so the table is walked back as
+ * there: on a tie towards the shorter target. One bit a cell is enough for that. */
 #include "eval/metrics.h"
 
 typedef struct words {
@@ -62,7 +62,8 @@ static graft_status add_words(scorer *s, words *w, const char *text, size_t len,
 }
 
 static graft_score make_score(size_t matches, size_t target, size_t prediction) {
-    graft_score s = {prediction ? (double)matches / (double)prediction : 0, target ? (double)matches / (double)target : 0, 0};
+    graft_score s = {prediction ? (double)matches / (double)prediction : 0,
+                     target ? (double)matches / (double)target : 0, 0};
     if (s.precision + s.recall > 0) s.fmeasure = 2 * s.precision * s.recall / (s.precision + s.recall);
     return s;
 }
@@ -76,7 +77,8 @@ static graft_status count_bigrams(gr_map *m, const words *w, graft_error *err) {
     return GRAFT_OK;
 }
 
-static graft_status score_bigrams(scorer *s, const words *target, const words *prediction, graft_score *out, graft_error *err) {
+static graft_status score_bigrams(scorer *s, const words *target, const words *prediction, graft_score *out,
+                                  graft_error *err) {
     gr_map a, b;
     gr_map_init(&a, s->a);
     gr_map_init(&b, s->a);
@@ -85,11 +87,13 @@ static graft_status score_bigrams(scorer *s, const words *target, const words *p
     size_t matches = 0;
     for (size_t i = 0; i < a.n; i++) {
         int64_t n;
-        if (gr_map_get(&b, a.entries[i].key, a.entries[i].key_len, &n)) matches += (size_t)GR_MIN(n, a.entries[i].value);
+        if (gr_map_get(&b, a.entries[i].key, a.entries[i].key_len, &n))
+            matches += (size_t)GR_MIN(n, a.entries[i].value);
     }
     gr_map_free(&a);
     gr_map_free(&b);
-    if (st == GRAFT_OK) *out = make_score(matches, target->n ? target->n - 1 : 0, prediction->n ? prediction->n - 1 : 0);
+    if (st == GRAFT_OK)
+        *out = make_score(matches, target->n ? target->n - 1 : 0, prediction->n ? prediction->n - 1 : 0);
     return st;
 }
 
@@ -104,7 +108,8 @@ static graft_status count_words(const scorer *s, const words *w, uint32_t **out,
 
 /* Lengths of the longest common subsequences, row by row; `up` (rows x cols bits, may be NULL) remembers where the walk
  * back leaves a cell upwards. Returns the length. `row` holds cols + 1. */
-static uint32_t lcs_table(const int32_t *ref, size_t rows, const int32_t *can, size_t cols, uint32_t *row, uint8_t *up) {
+static uint32_t lcs_table(const int32_t *ref, size_t rows, const int32_t *can, size_t cols, uint32_t *row,
+                          uint8_t *up) {
     memset(row, 0, (cols + 1) * sizeof *row);
     for (size_t i = 0; i < rows; i++) {
         uint32_t diagonal = 0;
@@ -118,7 +123,8 @@ static uint32_t lcs_table(const int32_t *ref, size_t rows, const int32_t *can, s
     return row[cols];
 }
 
-static graft_status score_lcs(const scorer *s, const words *target, const words *prediction, graft_score *out, graft_error *err) {
+static graft_status score_lcs(const scorer *s, const words *target, const words *prediction, graft_score *out,
+                              graft_error *err) {
     uint32_t *row = gr_calloc(s->a, prediction->n + 1, sizeof *row);
     if (!row) return gr_fail_memory(err);
     uint32_t n = lcs_table(target->ids, target->n, prediction->ids, prediction->n, row, NULL);
@@ -174,8 +180,8 @@ static graft_status line_words(scorer *s, const char *line, size_t n, words *w, 
     return add_words(s, w, line, n, err);
 }
 
-static graft_status count_lines(scorer *s, text target, text prediction, uint32_t *left_target, uint32_t *left_prediction,
-                                size_t *matches, graft_error *err) {
+static graft_status count_lines(scorer *s, text target, text prediction, uint32_t *left_target,
+                                uint32_t *left_prediction, size_t *matches, graft_error *err) {
     words ref = {0}, can = {0};
     uint8_t *hit = NULL;
     graft_status st = GRAFT_OK;
@@ -204,7 +210,8 @@ static graft_status count_lines(scorer *s, text target, text prediction, uint32_
     return st;
 }
 
-static graft_status score_all(scorer *s, text target, text prediction, words *t, words *p, graft_rouge *out, graft_error *err) {
+static graft_status score_all(scorer *s, text target, text prediction, words *t, words *p, graft_rouge *out,
+                              graft_error *err) {
     graft_rouge r;
     uint32_t *a = NULL, *b = NULL;
     GR_TRY(add_words(s, t, target.data, target.len, err));

@@ -1,7 +1,7 @@
 #include "eval/verbaliser.h"
 
-graft_status gr_verbaliser_open(gr_verbaliser *v, const graft_model *m, const graft_tokenizer *tok, const char *prompt_template,
-                                gr_class_tally *tally, graft_error *err) {
+graft_status gr_verbaliser_open(gr_verbaliser *v, const graft_model *m, const graft_tokenizer *tok,
+                                const char *prompt_template, gr_class_tally *tally, graft_error *err) {
     *v = (gr_verbaliser){.a = gr_allocator(m->ctx), .model = m->model};
     if (!prompt_template || gr_model_get_config(m->model)->task != GR_TASK_MASKED_LM) return GRAFT_OK;
     gr_arena_init(&v->arena, v->a, 0);
@@ -34,8 +34,8 @@ static graft_status find_masks(gr_verbaliser *v, const gr_batch *b, size_t *n, g
     return GRAFT_OK;
 }
 
-graft_status gr_verbaliser_count(gr_verbaliser *v, gr_pass *pass, gr_tape *tape, const gr_batch *b, const gr_pass_options *o,
-                                 gr_class_tally *tally, graft_error *err) {
+graft_status gr_verbaliser_count(gr_verbaliser *v, gr_pass *pass, gr_tape *tape, const gr_batch *b,
+                                 const gr_pass_options *o, gr_class_tally *tally, graft_error *err) {
     gr_device *dev = gr_model_device(v->model);
     const int64_t vocab = gr_model_get_config(v->model)->vocab_size;
     gr_var *logits = NULL;

@@ -3,8 +3,9 @@
 #include "eval/metrics.h"
 
 bool gr_is_white(int32_t cp) {
-    return (cp >= 0x09 && cp <= 0x0D) || (cp >= 0x1C && cp <= 0x20) || cp == 0x85 || cp == 0xA0 || cp == 0x1680 ||
-           (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
+    return (cp >= 0x09 && cp <= 0x0D) || (cp >= 0x1C && cp <= 0x20) || cp == 0x85 || cp == 0xA0 ||
+           cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F ||
+           cp == 0x205F || cp == 0x3000;
 }
 
 bool gr_is_alphanumeric(int32_t cp) {
@@ -53,7 +54,9 @@ void gr_text_lower(gr_buf *out, const char *text, size_t len) {
         int32_t cp;
         char bytes[4];
         used = gr_utf8_decode(text + i, len - i, &cp);
-        uint32_t low = cp < 0 ? GR_UTF8_REPLACEMENT : cp < 0x80 ? (uint32_t)(cp >= 'A' && cp <= 'Z' ? cp + 32 : cp) : (uint32_t)utf8proc_tolower(cp);
+        uint32_t low = cp < 0      ? GR_UTF8_REPLACEMENT
+                       : cp < 0x80 ? (uint32_t)(cp >= 'A' && cp <= 'Z' ? cp + 32 : cp)
+                                   : (uint32_t)utf8proc_tolower(cp);
         if (cp == 0x3A3) low = is_final_sigma(text, len, i, cased) ? 0x3C2 : 0x3C3;
         if (cp == 0x130) low = 'i';
         gr_buf_add(out, bytes, gr_utf8_encode(low, bytes));

@@ -1,4 +1,5 @@
-/* Texts through a model once, in ragged batches: classification, masks, embeddings. A text gives the same bits in any batch. */
+/* Texts through a model once, in ragged batches: classification, masks, embeddings. A text gives the same
+ * bits in any batch. */
 #include "graft/encode.h"
 
 #include <math.h>
@@ -55,16 +56,19 @@ static graft_status open_encoding(encoding *e, graft_model *m, const graft_encod
 static size_t room_of(const encoding *e, const graft_encode_options *o, size_t otherwise) {
     if (o && o->max_length > 0) return (size_t)o->max_length;
     const gr_model_config *c = gr_model_get_config(e->m->model);
-    int64_t places = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0) - gr_hooks_ahead(e->m->hooks, e->adapter);
+    int64_t places = c->max_position_embeddings - (c->positions_after_pad ? c->pad_token_id + 1 : 0) -
+                     gr_hooks_ahead(e->m->hooks, e->adapter);
     size_t most = (size_t)GR_MAX(places, 1);
     return otherwise ? GR_MIN(otherwise, most) : most;
 }
 
 /* The tokens of a text and their types, which the caller frees. */
-static graft_status encode_text(const encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t max, int32_t **ids, int32_t **types,
-                                size_t *n, graft_error *err) {
+static graft_status encode_text(const encoding *e, const graft_tokenizer *tok, const graft_text *t,
+                                size_t max, int32_t **ids, int32_t **types, size_t *n, graft_error *err) {
     int32_t *own = NULL, *zeros;
-    if (!t->ids && !e->filled) return graft_tokenizer_encode_pair(tok, t->text, t->len, t->pair, t->pair_len, max, ids, types, n, err);
+    if (!t->ids && !e->filled)
+        return graft_tokenizer_encode_pair(tok, t->text, t->len, t->pair, t->pair_len, max, ids, types, n,
+                                           err);
     if (t->ids)
         *n = t->n_ids;
     else
@@ -82,15 +86,17 @@ static graft_status encode_text(const encoding *e, const graft_tokenizer *tok, c
 static graft_status task_of(const encoding *e, size_t text, int32_t *out, graft_error *err) {
     const int32_t task = e->task_ids ? e->task_ids[text] : -1;
     if (task >= e->n_tasks || (e->n_tasks > 1 && task < 0))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, e->n_tasks ? "expected one of the adapter's %d tasks (task_ids), found %d"
-                                                           : "the adapter has %d tasks, found task %d", e->n_tasks, task);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       e->n_tasks ? "expected one of the adapter's %d tasks (task_ids), found %d"
+                                  : "the adapter has %d tasks, found task %d",
+                       e->n_tasks, task);
     *out = GR_MAX(task, 0);
     return GRAFT_OK;
 }
 
 /* Adds a text to the batch in flight; *full where it did not fit any more. */
-static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t at, size_t max, bool *full,
-                             graft_error *err) {
+static graft_status add_text(encoding *e, const graft_tokenizer *tok, const graft_text *t, size_t at,
+                             size_t max, bool *full, graft_error *err) {
     int32_t *ids, *types;
     size_t n, first = e->n_tokens, ahead = (size_t)e->n_virtual;
     int32_t task;
@@ -161,7 +167,7 @@ static void softmax(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] = (float)(exp(x[i] - most) / sum);
 }
 
-/* --- Classification ----------------------------------------------------------------------------------------------------------- */
+/* --- Classification ----------------------------------------------------------------------------------------------- */
 
 typedef struct classifying {
     float *out;
@@ -232,7 +238,9 @@ static graft_status word_batch(encoding *e, size_t done, void *arg, graft_error 
     for (int s = 0; st == GRAFT_OK && s < e->n_seqs; s++) {
         for (int32_t i = e->bounds[s]; found == s && i < e->bounds[s + 1]; i++)
             if (e->ids[i] == w->mask) rows[found++] = i;
-        if (found == s) st = gr_fail(err, GRAFT_ERR_ARGUMENT, "text %zu: expected a mask token, found none", done + (size_t)s);
+        if (found == s)
+            st = gr_fail(err, GRAFT_ERR_ARGUMENT, "text %zu: expected a mask token, found none",
+                         done + (size_t)s);
     }
     if (st == GRAFT_OK) st = gr_pass_logits(e->pass, e->tape, &b, &o, rows, e->n_seqs, &logits, err);
     for (int64_t s = 0; st == GRAFT_OK && s < e->n_seqs; s++) {
@@ -246,13 +254,16 @@ static graft_status word_batch(encoding *e, size_t done, void *arg, graft_error 
 }
 
 /* The first mask of a text counts: a template has one, and a field's text may bring others. */
-static graft_status classify_words(encoding *e, const graft_tokenizer *tok, const graft_text *texts, size_t n, bool raw, float *out, graft_error *err) {
+static graft_status classify_words(encoding *e, const graft_tokenizer *tok, const graft_text *texts, size_t n,
+                                   bool raw, float *out, graft_error *err) {
     wording w = {.mask = graft_tokenizer_special_id(tok, GRAFT_TOKEN_MASK)};
     gr_arena arena;
     gr_arena_init(&arena, e->a, 0);
-    graft_status st = gr_slots_parse(&arena, "template", e->m->hooks->prompt_template(e->m->hooks->self, e->adapter), &w.slots, err);
+    graft_status st = gr_slots_parse(
+        &arena, "template", e->m->hooks->prompt_template(e->m->hooks->self, e->adapter), &w.slots, err);
     if (st == GRAFT_OK && !w.slots.n_words)
-        st = gr_fail(err, GRAFT_ERR_UNSUPPORTED, "the adapter's template has no words for labels, which could be scored");
+        st = gr_fail(err, GRAFT_ERR_UNSUPPORTED,
+                     "the adapter's template has no words for labels, which could be scored");
     if (st == GRAFT_OK) st = gr_slots_word_ids(tok, e->a, &arena, &w.slots, &w.ids, err);
     w.scores = (classifying){.out = out, .n_labels = w.slots.n_words, .problem = GR_PROBLEM_SINGLE, .raw = raw};
     if (st == GRAFT_OK) st = each_batch(e, tok, texts, n, room_of(e, NULL, 0), word_batch, &w, err);
@@ -270,7 +281,8 @@ graft_status graft_classify(graft_model *m, const graft_tokenizer *tok, const gr
     if (!words) GR_TRY(want_task(m, GR_TASK_SEQ_CLS, "classification", err));
     graft_status st = open_encoding(&e, m, options, err);
     if (st == GRAFT_OK && words) {
-        st = e.filled ? classify_words(&e, tok, texts, n, job.raw, out, err) : want_task(m, GR_TASK_SEQ_CLS, "classification", err);
+        st = e.filled ? classify_words(&e, tok, texts, n, job.raw, out, err)
+                      : want_task(m, GR_TASK_SEQ_CLS, "classification", err);
         close_encoding(&e);
         return st;
     }
@@ -279,7 +291,7 @@ graft_status graft_classify(graft_model *m, const graft_tokenizer *tok, const gr
     return st;
 }
 
-/* --- Masks -------------------------------------------------------------------------------------------------------------------------- */
+/* --- Masks -------------------------------------------------------------------------------------------------------- */
 
 /* The k largest of a row, in order; the first of equals first. */
 static void take_largest(const float *row, int64_t n, size_t k, graft_fill *out) {
@@ -343,7 +355,7 @@ graft_status graft_fill_mask(graft_model *m, const graft_tokenizer *tok, const g
     return st;
 }
 
-/* --- Embeddings --------------------------------------------------------------------------------------------------------------------- */
+/* --- Embeddings --------------------------------------------------------------------------------------------------- */
 
 typedef struct embedding {
     float *out;

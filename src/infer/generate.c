@@ -19,7 +19,8 @@ graft_generate_options graft_generate_options_default(void) {
 
 graft_status graft_sampling_default(const graft_model *m, graft_sampling *out, graft_error *err) {
     gr_generation_config g;
-    GR_TRY(gr_generation_config_load(gr_allocator(m->ctx), gr_model_path(m->model), gr_model_get_config(m->model), &g, err));
+    GR_TRY(gr_generation_config_load(gr_allocator(m->ctx), gr_model_path(m->model),
+                                     gr_model_get_config(m->model), &g, err));
     *out = (graft_sampling){.greedy = !g.do_sample, .temperature = g.temperature, .top_k = g.top_k, .top_p = g.top_p,
                             .min_p = g.min_p, .repeat_penalty = g.repetition_penalty};
     return GRAFT_OK;
@@ -69,7 +70,7 @@ void graft_generation_free(graft_context *ctx, graft_generation *g) {
 
 static bool has_encoder(const graft_session *s) { return gr_model_get_config(s->m->model)->n_encoder_layers > 0; }
 
-/* --- Rows ----------------------------------------------------------------------------------------------------------- */
+/* --- Rows --------------------------------------------------------------------------------------------------------- */
 
 /* Takes over the rows that the session kept of a sequence that begins like this prompt. */
 static graft_status reuse(gr_job *j, gr_row *r, graft_error *err) {
@@ -106,7 +107,7 @@ static graft_status admit(gr_job *j, graft_error *err) {
     return GRAFT_OK;
 }
 
-/* --- One step ------------------------------------------------------------------------------------------------------- */
+/* --- One step ----------------------------------------------------------------------------------------------------- */
 
 static graft_status room_for_batch(gr_job *j, size_t tokens, graft_error *err) {
     const graft_allocator *a = j->s->a;
@@ -174,7 +175,13 @@ static graft_status fill_batch(gr_job *j, gr_batch *b, size_t tokens, int64_t *n
         for (size_t k = r->n_proposed + 1; k-- > 0;) j->wanted[(*n_wanted)++] = at - 1 - (int32_t)k;
     }
     j->bounds[n_seqs] = at;
-    *b = (gr_batch){.n_tokens = at, .n_seqs = n_seqs, .bounds = j->bounds, .ids = j->ids, .adapter = j->adapters, .one_adapter = -1, .kv = j->kv};
+    *b = (gr_batch){.n_tokens = at,
+                    .n_seqs = n_seqs,
+                    .bounds = j->bounds,
+                    .ids = j->ids,
+                    .adapter = j->adapters,
+                    .one_adapter = -1,
+                    .kv = j->kv};
     return n_seqs && has_encoder(j->s) ? gr_job_finish_sources(j, b, err) : GRAFT_OK;
 }
 
@@ -289,7 +296,7 @@ static graft_status step(gr_job *j, graft_error *err) {
     return st;
 }
 
-/* --- The call --------------------------------------------------------------------------------------------------------- */
+/* --- The call ----------------------------------------------------------------------------------------------------- */
 
 static graft_status hand_over(gr_job *j, gr_row *r, graft_error *err) {
     graft_generation g = {.finish = r->finish, .n_ids = r->n - r->n_prompt};
@@ -336,18 +343,22 @@ static graft_status check_prompt(const gr_job *j, size_t i, graft_error *err) {
     const gr_hooks *h = j->s->m->hooks;
     const char *name = gr_job_adapter(j, i);
     if (name && h->find(h->self, name) < 0)
-        return gr_fail(err, GRAFT_ERR_NOT_FOUND, "adapter %s: expected one that was loaded, found none of that name", name);
+        return gr_fail(err, GRAFT_ERR_NOT_FOUND,
+                       "adapter %s: expected one that was loaded, found none of that name", name);
     int32_t adapter = name ? h->find(h->self, name) : -1;
     int64_t vocab = j->s->sampler.vocab, most = gr_job_positions(j->s, adapter);
     int64_t rows = h->prompt_template && h->prompt_template(h->self, adapter) ? h->n_rows(h->self, adapter) : 0;
     const int n_tasks = h->n_tasks ? h->n_tasks(h->self, adapter) : 0, task = j->o->task_ids ? j->o->task_ids[i] : -1;
     if (task >= n_tasks || (n_tasks > 1 && task < 0))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, n_tasks ? "prompt %zu: expected one of the adapter's %d tasks (task_ids), found %d"
-                                                        : "prompt %zu: the adapter has %d tasks, found task %d", i + 1, n_tasks, task);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       n_tasks ? "prompt %zu: expected one of the adapter's %d tasks (task_ids), found %d"
+                               : "prompt %zu: the adapter has %d tasks, found task %d",
+                       i + 1, n_tasks, task);
     if (!p->n) return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: expected at least one token, found none", i + 1);
     for (size_t k = 0; k < p->n; k++)
         if (p->ids[k] < -rows || p->ids[k] >= vocab)
-            return gr_fail(err, GRAFT_ERR_ARGUMENT, "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1, k + 1,
+            return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                           "prompt %zu: token %zu: expected an id below %lld, found %d", i + 1, k + 1,
                            (long long)vocab, p->ids[k]);
     if ((int64_t)p->n >= most)
         return gr_fail(err, GRAFT_ERR_LIMIT, "prompt of %zu tokens: expected fewer than the model's %lld positions",
@@ -415,11 +426,15 @@ static graft_status find_format(const gr_job *j, gr_kv_format *out, graft_error 
     const graft_kv_dtype kept = j->o->kv_cache_dtype;
     const gr_dtype dt = gr_model_dtype(j->s->m->model);
     *out = GR_KV_COMPUTED;
-    if ((unsigned)kept > GRAFT_KV_INT8) return gr_fail(err, GRAFT_ERR_ARGUMENT, "kv_cache_dtype: expected 0 to %d, found %d", GRAFT_KV_INT8, (int)kept);
+    if ((unsigned)kept > GRAFT_KV_INT8)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "kv_cache_dtype: expected 0 to %d, found %d", GRAFT_KV_INT8,
+                       (int)kept);
     if (kept == GRAFT_KV_INT8) *out = GR_KV_INT8;
     if (kept == GRAFT_KV_AUTO || kept == GRAFT_KV_INT8 || types[kept] == dt) return GRAFT_OK;
     if (kept == GRAFT_KV_F32)
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "kv_cache_dtype: expected bf16 or int8, for keys and values are computed in bf16, found f32");
+        return gr_fail(
+            err, GRAFT_ERR_ARGUMENT,
+            "kv_cache_dtype: expected bf16 or int8, for keys and values are computed in bf16, found f32");
     *out = GR_KV_BF16;
     return GRAFT_OK;
 }

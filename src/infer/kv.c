@@ -95,7 +95,8 @@ void gr_kv_seq_free(gr_kv_seq *q) {
 }
 
 static graft_status push_block(gr_kv_seq *q, gr_kv_block *b, graft_error *err) {
-    graft_status st = gr_grow(q->store->a, (void **)&q->blocks, &q->cap_blocks, q->n_blocks + 1, sizeof *q->blocks, err);
+    graft_status st =
+        gr_grow(q->store->a, (void **)&q->blocks, &q->cap_blocks, q->n_blocks + 1, sizeof *q->blocks, err);
     if (st == GRAFT_OK) q->blocks[q->n_blocks++] = b;
     return st;
 }
@@ -106,7 +107,8 @@ static graft_status copy_block(gr_kv_seq *q, gr_kv_block *from, int64_t n, gr_kv
     gr_kv_block *b;
     GR_TRY(take_block(s, &b, err));
     const size_t head = GR_KV_ROWS * s->row_bytes;
-    for (size_t i = 0; i < (size_t)(s->n_layers * 2 * s->n_heads); i++) memcpy(b->rows + i * head, from->rows + i * head, (size_t)n * s->row_bytes);
+    for (size_t i = 0; i < (size_t)(s->n_layers * 2 * s->n_heads); i++)
+        memcpy(b->rows + i * head, from->rows + i * head, (size_t)n * s->row_bytes);
     *out = b;
     return GRAFT_OK;
 }
@@ -165,16 +167,29 @@ graft_status gr_kv_seq_extend(gr_kv_seq *q, int64_t n, graft_error *err) {
         gr_kv_target *targets = q->targets + (size_t)layer * n_targets;
         for (size_t i = 0; i < n_segments; i++) {
             int64_t pos = (int64_t)i * GR_KV_ROWS;
-            segments[i] = (gr_kv_segment){.format = s->format, .k = row_at(s, q->blocks[i], layer, 0, 0),
-                                          .v = row_at(s, q->blocks[i], layer, 1, 0), .k_ld = s->ld, .v_ld = s->ld, .head = s->head,
-                                          .n = GR_MIN(seen - pos, (int64_t)GR_KV_ROWS), .pos = pos};
+            segments[i] = (gr_kv_segment){.format = s->format,
+                                          .k = row_at(s, q->blocks[i], layer, 0, 0),
+                                          .v = row_at(s, q->blocks[i], layer, 1, 0),
+                                          .k_ld = s->ld,
+                                          .v_ld = s->ld,
+                                          .head = s->head,
+                                          .n = GR_MIN(seen - pos, (int64_t)GR_KV_ROWS),
+                                          .pos = pos};
         }
         for (size_t i = 0; i < n_targets; i++) {
             int64_t row = i == 0 ? q->length % GR_KV_ROWS : 0;
-            targets[i] = (gr_kv_target){.k = row_at(s, q->blocks[first + i], layer, 0, row), .v = row_at(s, q->blocks[first + i], layer, 1, row),
-                                        .k_ld = s->ld, .v_ld = s->ld, .n = GR_KV_ROWS - row, .format = s->format, .head = s->head};
+            targets[i] = (gr_kv_target){.k = row_at(s, q->blocks[first + i], layer, 0, row),
+                                        .v = row_at(s, q->blocks[first + i], layer, 1, row),
+                                        .k_ld = s->ld,
+                                        .v_ld = s->ld,
+                                        .n = GR_KV_ROWS - row,
+                                        .format = s->format,
+                                        .head = s->head};
         }
-        q->layers[layer] = (gr_kv_layer){.n_segments = (int)n_segments, .n_targets = (int)n_targets, .segments = segments, .targets = targets};
+        q->layers[layer] = (gr_kv_layer){.n_segments = (int)n_segments,
+                                         .n_targets = (int)n_targets,
+                                         .segments = segments,
+                                         .targets = targets};
     }
     q->kv = (gr_kv){.n_layers = s->n_layers, .layers = q->layers, .whole = whole};
     return GRAFT_OK;

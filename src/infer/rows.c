@@ -53,8 +53,8 @@ static graft_status new_source(gr_job *j, size_t ahead, int32_t task, const int3
 }
 
 /* The source, and the token that a target begins with in place of the prompt. */
-static graft_status begin_target(gr_job *j, gr_row *r, size_t ahead, int32_t task, const int32_t *ids, size_t n, const gr_row *from,
-                                 graft_error *err) {
+static graft_status begin_target(gr_job *j, gr_row *r, size_t ahead, int32_t task, const int32_t *ids,
+                                 size_t n, const gr_row *from, graft_error *err) {
     if (from) {
         r->source = from->source;
         r->source->users++;
@@ -65,8 +65,8 @@ static graft_status begin_target(gr_job *j, gr_row *r, size_t ahead, int32_t tas
     return GRAFT_OK;
 }
 
-static graft_status begin(gr_job *j, gr_row *r, size_t ahead, int32_t task, const int32_t *ids, size_t n, const gr_row *from,
-                          graft_error *err) {
+static graft_status begin(gr_job *j, gr_row *r, size_t ahead, int32_t task, const int32_t *ids, size_t n,
+                          const gr_row *from, graft_error *err) {
     graft_session *s = j->s;
     GR_TRY(gr_grow(s->a, (void **)&r->ids, &r->cap, ahead + n + 1, sizeof *r->ids, err));
     if (gr_model_get_config(s->m->model)->n_encoder_layers)
@@ -86,7 +86,10 @@ graft_status gr_row_init(gr_job *j, gr_row *r, size_t number, const int32_t *ids
     graft_session *s = j->s;
     const gr_hooks *h = s->m->hooks;
     int32_t adapter = from ? from->adapter : adapter_of(j, number / j->n_return);
-    *r = (gr_row){.number = number, .finish = GRAFT_FINISH_LENGTH, .adapter = adapter, .identity = h->identity(h->self, adapter)};
+    *r = (gr_row){.number = number,
+                  .finish = GRAFT_FINISH_LENGTH,
+                  .adapter = adapter,
+                  .identity = h->identity(h->self, adapter)};
     r->limit = limit_of(j, adapter, gr_model_get_config(s->m->model)->n_encoder_layers ? 1 : n);
     gr_kv_seq_init(&r->kv, s->store);
     r->text.text.a = s->a;

@@ -23,12 +23,17 @@ void gr_sampler_free(gr_sampler *s) {
 
 graft_status gr_sampling_check(const graft_sampling *p, graft_error *err) {
     if (!p->greedy && !(p->temperature > 0 && isfinite(p->temperature)))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "temperature: expected a number above 0 (or greedy), found %g", p->temperature);
-    if (p->top_k < 0) return gr_fail(err, GRAFT_ERR_ARGUMENT, "top_k: expected 0 or more, found %lld", (long long)p->top_k);
-    if (!(p->top_p > 0 && p->top_p <= 1)) return gr_fail(err, GRAFT_ERR_ARGUMENT, "top_p: expected a number in (0, 1], found %g", p->top_p);
-    if (!(p->min_p >= 0 && p->min_p <= 1)) return gr_fail(err, GRAFT_ERR_ARGUMENT, "min_p: expected a number in [0, 1], found %g", p->min_p);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT,
+                       "temperature: expected a number above 0 (or greedy), found %g", p->temperature);
+    if (p->top_k < 0)
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "top_k: expected 0 or more, found %lld", (long long)p->top_k);
+    if (!(p->top_p > 0 && p->top_p <= 1))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "top_p: expected a number in (0, 1], found %g", p->top_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1))
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "min_p: expected a number in [0, 1], found %g", p->min_p);
     if (!(p->repeat_penalty > 0 && isfinite(p->repeat_penalty)))
-        return gr_fail(err, GRAFT_ERR_ARGUMENT, "repeat_penalty: expected a number above 0, found %g", p->repeat_penalty);
+        return gr_fail(err, GRAFT_ERR_ARGUMENT, "repeat_penalty: expected a number above 0, found %g",
+                       p->repeat_penalty);
     return GRAFT_OK;
 }
 
@@ -159,14 +164,15 @@ graft_status gr_sampler_log_probs(gr_sampler *s, const graft_sampling *p, const 
     return GRAFT_OK;
 }
 
-graft_status gr_sampler_choose(gr_sampler *s, const graft_sampling *p, const float *logits, const int32_t *seen, size_t n_seen,
-                               const int32_t *banned, size_t n_banned, uint64_t stream, uint64_t index, int32_t *out,
-                               graft_error *err) {
+graft_status gr_sampler_choose(gr_sampler *s, const graft_sampling *p, const float *logits,
+                               const int32_t *seen, size_t n_seen, const int32_t *banned, size_t n_banned,
+                               uint64_t stream, uint64_t index, int32_t *out, graft_error *err) {
     memcpy(s->values, logits, (size_t)s->vocab * sizeof *s->values);
     penalise(s, p->repeat_penalty, logits, seen, n_seen);
     for (size_t i = 0; i < n_banned; i++) s->values[banned[i]] = -INFINITY;
     int32_t best = best_of(s->values, s->vocab);
-    if (best < 0 || !isfinite(s->values[best])) return gr_fail(err, GRAFT_ERR_NUMERIC, "expected finite logits, found none");
+    if (best < 0 || !isfinite(s->values[best]))
+        return gr_fail(err, GRAFT_ERR_NUMERIC, "expected finite logits, found none");
     /* So low a temperature that the quotients overflow leaves the best one alone. */
     if (p->greedy || p->top_k == 1 || !isfinite((float)(s->values[best] / p->temperature))) {
         *out = best;

@@ -1,7 +1,8 @@
 #include "infer/text_stream.h"
 
-graft_status gr_text_stream_init(gr_text_stream *t, const graft_allocator *a, const graft_tokenizer *tok, bool keep_special,
-                                 const char *const *stop, size_t n_stop, graft_error *err) {
+graft_status gr_text_stream_init(gr_text_stream *t, const graft_allocator *a, const graft_tokenizer *tok,
+                                 bool keep_special, const char *const *stop, size_t n_stop,
+                                 graft_error *err) {
     *t = (gr_text_stream){.stop = stop, .n_stop = n_stop};
     gr_buf_init(&t->text, a);
     return graft_detokenizer_new(tok, keep_special ? 0 : GRAFT_TOK_SKIP_SPECIAL, &t->detok, err);
