@@ -217,7 +217,7 @@ static void matrix_agrees(void **state) {
 
 /* The products that are planned, made on a device that had none before, need what was planned, to the byte. */
 static void check_workspace(gr_cpu_level level, int threads, gr_dtype stored, gr_dtype dt) {
-    enum { OUT = 300, IN = 512, ROWS = 300 };
+    enum { OUT = 180, IN = 256, ROWS = 180 };
     static float memory[OUT * IN], scales[OUT * IN / 64], x[ROWS * IN], y[ROWS * OUT];
     const bool by_rows = stored == GR_INT8 || stored == GR_CHANNEL8;
     const gr_scales apart = {.block = by_rows ? IN : 64, .absmax = scales};
