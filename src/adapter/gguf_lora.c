@@ -72,11 +72,13 @@ static graft_status check(const lora *l, const char *name, const char *module, b
     return GRAFT_OK;
 }
 
-/* NaN and infinity are numbers to JSON as Python writes it, and to GGUF. */
+/* NaN and infinity are numbers to JSON as Python writes it, and to GGUF. An alpha of 0 is no update in peft and a scale of 1 in
+ * llama.cpp. */
 static graft_status check_alpha(const lora *l, const char *where, graft_error *err) {
-    if (fabs(l->alpha) <= 1e9) return GRAFT_OK;
+    if (fabs(l->alpha) <= 1e9 && l->alpha != 0) return GRAFT_OK;
     return gr_fail(err, GRAFT_ERR_FORMAT,
-                   "%s: lora_alpha (with use_rslora times the root of r): expected -1e9 to 1e9, found %g", where, l->alpha);
+                   "%s: lora_alpha (with use_rslora times the root of r): expected -1e9 to 1e9 and not 0, found %g",
+                   where, l->alpha);
 }
 
 /* --- To GGUF ------------------------------------------------------------------------------------------------------ */

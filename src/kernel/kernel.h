@@ -325,7 +325,7 @@ graft_status gr_matrix_prepare(gr_matrix *w, bool forward, bool backward, graft_
 size_t gr_matrix_bytes(const gr_matrix *w);
 size_t gr_matrix_planned_bytes(const gr_matrix *w, bool forward, bool backward);
 /* Bytes of the workspace that gr_gemm and gr_matrix_* share on this device: grows to what the largest call so far
- * needed, about a megabyte a thread. */
+ * needed, one to two megabytes a thread. */
 size_t gr_device_workspace_bytes(gr_device *d);
 /* What it grows to by products of up to `rows` rows with w (whose parts are alike, and without outliers) and with trained values
  * of that shape, forward and backward. */

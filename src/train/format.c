@@ -55,8 +55,9 @@ static graft_status load_smaller(gr_trainer *t, graft_train_plan *plan, graft_er
         use(t, &formats[i]);
         graft_status st = gr_trainer_reload(t, &why);
         if (st == GRAFT_OK) st = gr_trainer_fit(t, plan, &why);
-        /* A tensor or a setting that goes with floats alone. */
-        const bool next = st == GRAFT_ERR_LIMIT || st == GRAFT_ERR_ARGUMENT || st == GRAFT_ERR_UNSUPPORTED;
+        /* A tensor or a setting that goes with floats alone, or values that 8 bits cannot hold. */
+        const bool next = st == GRAFT_ERR_LIMIT || st == GRAFT_ERR_ARGUMENT || st == GRAFT_ERR_UNSUPPORTED ||
+                          st == GRAFT_ERR_NUMERIC;
         if (!next && st != GRAFT_OK && err) *err = why;
         if (!next) return st;
         gr_log(t->ctx, GRAFT_LOG_INFO, "memory: weights are not held in %s: %s", gr_dtype_name(formats[i].dtype), why.text);

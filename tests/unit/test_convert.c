@@ -258,6 +258,7 @@ static void adapters_without_a_scale_or_factors_are_refused(void **state) {
     static const char *const configs[] = {
         "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": NaN}",
         "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 1e300}",
+        "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 0}",
         "{\"peft_type\": \"LORA\", \"r\": -4, \"lora_alpha\": 4, \"use_rslora\": true}"};
     graft_context *ctx = test_context(NULL, 1, NULL);
     graft_model *m = test_load(ctx, test_golden("train/model"), GRAFT_DTYPE_F32);

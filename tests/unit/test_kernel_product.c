@@ -1,6 +1,7 @@
 /* Room kernel: gr_gemm and gr_matrix_* on every CPU level against plain loops in double; the same bits on 1 to 3 threads
  * and for a row alone, in a few, or among a thousand. */
 #include <math.h>
+#include <sys/mman.h>
 
 #include "kernel/cpu/product.h"
 #include "support/kernel_cases.h"
@@ -252,8 +253,55 @@ static void workspace_is_planned(void **state) {
         }
 }
 
+/* An allocator whose pieces end, to 16 bytes, where a page begins that nobody may touch. Nothing is given back. */
+static void *fenced(void *user, void *ptr, size_t size) {
+    enum { PAGE = 4096 };
+    (void)user;
+    if (size == 0) return NULL;
+    const size_t whole = (size + 15) / 16 * 16, pages = (whole + 16 + PAGE - 1) / PAGE * PAGE;
+    char *at = mmap(NULL, pages + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(at != MAP_FAILED && mprotect(at + pages, PAGE, PROT_NONE) == 0);
+    char *p = at + pages - whole;
+    memcpy(p - sizeof size, &size, sizeof size);
+    if (ptr) {
+        size_t before;
+        memcpy(&before, (char *)ptr - sizeof before, sizeof before);
+        memcpy(p, ptr, GR_MIN(before, size));
+    }
+    return p;
+}
+
+/* Six threads make a product on tiles take 96 columns at once, which may lie in two blocks of 256. */
+static void panels_hold_whole_blocks(void **state) {
+    enum { SIDE = 512, ROWS = 64, BLOCKS = SIDE * SIDE / 256 };
+    static uint8_t blocks[BLOCKS * 144];
+    static uint16_t dy[ROWS * SIDE], dx[2][ROWS * SIDE];
+    (void)state;
+    for (int i = 0; i < ROWS * SIDE; i++) dy[i] = gr_f32_to_bf16((float)gr_rng_normal(1, 5, (uint64_t)i));
+    for (size_t i = 0; i < sizeof blocks; i++) /* small scales */
+        blocks[i] = i % 144 < 4 ? (i % 2 ? 0x20 : 0x31) : (uint8_t)gr_rng_below(1, 6, i, 256);
+    const gr_tensor_view view = {GR_Q4_K, gr_shape2(SIDE, SIDE), blocks, sizeof blocks, NULL};
+    const gr_matrix_spec spec = {.name = "w", .n_parts = 1, .dt = GR_BF16, .part = {{.view = view}}};
+    for (int run = 0; run < 2; run++) {
+        const graft_context_options o = {.n_threads = run ? 6 : 1, .allocator = {.resize = run ? fenced : NULL}};
+        graft_context *ctx;
+        gr_device *d;
+        gr_matrix *w;
+        assert_ok(graft_context_new(&o, &ctx, &err));
+        assert_ok(gr_device_get(ctx, &d, &err));
+        assert_ok(gr_matrix_new(d, &spec, &w, &err));
+        for (int again = 0; again < (run ? 300 : 1); again++) { /* until the last thread has had such a block */
+            assert_ok(gr_matrix_backward(w, ROWS, dy, SIDE, dx[run], SIDE, false, &err));
+            assert_memory_equal(dx[run], dx[0], sizeof dx[0]);
+        }
+        gr_matrix_free(w);
+        graft_context_free(ctx);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(panels_hold_whole_blocks),
         cmocka_unit_test(workspace_is_planned),
         cmocka_unit_test(gemm_agrees),
         cmocka_unit_test(gemm_f64_is_exact),

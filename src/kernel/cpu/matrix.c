@@ -320,8 +320,8 @@ static matrix_b operand(const gr_matrix *w, bool dot) {
     if (dot && !w->transposed && w->dt == GR_BF16) b.base.stored = output_stored;
     if (dot)
         b.base.row_scratch = w->direct && !w->transposed ? 0 : size * (size_t)(w->transposed ? w->out : w->in);
-    else
-        b.base.panel_scratch = w->block > GR_PANEL ? size * (size_t)(w->block / GR_PANEL + 1) : 2 * size;
+    else /* whole blocks around a panel's columns: 96 of them may lie in two blocks of 256 */
+        b.base.panel_scratch = w->block > GR_PANEL ? size * (size_t)(w->block / GR_PANEL + 2) : 2 * size;
     return b;
 }
 
@@ -379,7 +379,7 @@ static graft_status integer_forward(const gr_matrix *w, int64_t rows, const void
     integer_rows owner = {.w = w};
     for (int i = 0, next; i < w->n_parts; i = next) {
         const part *of = &w->part[i];
-        void *to = gr_at(y, y_dt, owner.first);
+        void *to = y ? gr_at(y, y_dt, owner.first) : NULL; /* NULL: workspace.c */
         int64_t n = 0;
         for (next = i; next < w->n_parts && are_alike(&w->part[next], of); next++) n += w->part[next].rows;
         if (of->integer) {

@@ -1,8 +1,9 @@
 /* The driver of dense products on tile registers (kernels: products_amx.c). Multiplying costs a tenth of what it does on
  * vectors, so that bytes moved decide:
  *
- * Many rows: a block of up to 256 columns of B is decoded and packed once, along all of K, and stays in the second-level
- * cache; rows of A pass it 32 at a time, where they stand; 32 x 32 sums are rounded and stored at once.
+ * Many rows: a block of up to 288 columns of B is decoded and packed once, along all of K or in panels of it, and stays in the
+ * second-level cache; rows of A pass it 32 at a time, where they stand unless too few sets of the first-level cache would hold
+ * them, a piece of K after the other; 32 x 32 sums are rounded and stored when their K ends.
  * Few rows (decoding, dot form): turning a panel's pairs would cost more than using it. Decoded rows of B are the left
  * operand as they stand, the few rows of A are packed instead, and the small result is turned. The sums are the same.
  * Formats with a decoder of tiles are decoded a step at a time, beside the products of the steps before. */
@@ -126,7 +127,7 @@ static void pack_b(const job *w, int64_t k, int64_t kc, int64_t j, int64_t n, ch
 /* Whether rows that stand so far apart share few sets of the first-level cache, so that a strip of them drives itself out. */
 static bool are_crowded(int64_t row_bytes) {
     const int64_t apart = row_bytes & -row_bytes; /* the largest power of two in it */
-    return ROWS / (CACHE_WAY / GR_MIN(apart, (int64_t)CACHE_WAY)) > CROWD;
+    return apart > 0 && ROWS / (CACHE_WAY / GR_MIN(apart, (int64_t)CACHE_WAY)) > CROWD;
 }
 
 /* Rows i..i+m-1 of A from k on, where they stand or packed. */
