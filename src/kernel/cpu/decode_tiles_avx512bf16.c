@@ -264,37 +264,30 @@ static void F16(const uint8_t *b, int64_t row, int step, const float *none, uint
 
 /* --- Scales that stand apart ------------------------------------------------------------------------------------------- */
 
-static inline __attribute__((always_inline)) void nibbles_of(gr_dtype dtype, const uint8_t *b, int64_t row, int step,
-                                                             const float *scale, uint16_t *out) {
-    const vf values = v_load(gr_scaled_values(dtype));
-    b += step * STEP / 2;
-    FOR_ROWS {
-        const vf t = v_mul(values, v_set1(scale[r]));
-        look_up(table_of_two(t, t), nibble_pairs(b), out);
-    }
-}
-
-static void NF4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) { nibbles_of(GR_NF4, b, row, step, scale, out); }
-static void FP4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) { nibbles_of(GR_FP4, b, row, step, scale, out); }
-
-/* Both under one scale. */
-static inline __attribute__((always_inline)) void nibbles_of_two(gr_dtype dtype, const uint8_t *b, int64_t row, int step,
-                                                                 const float *scale, uint16_t *out) {
+/* One step, or two under one scale. */
+static inline __attribute__((always_inline)) void nibbles_of(const int steps, gr_dtype dtype, const uint8_t *b, int64_t row,
+                                                             int step, const float *scale, uint16_t *out) {
     const vf values = v_load(gr_scaled_values(dtype));
     b += step * STEP / 2;
     FOR_ROWS {
         const vf t = v_mul(values, v_set1(scale[r]));
         const __m512i table = table_of_two(t, t);
         look_up(table, nibble_pairs(b), out);
-        look_up(table, nibble_pairs(b + STEP / 2), out + ROWS * STEP);
+        if (steps > 1) look_up(table, nibble_pairs(b + STEP / 2), out + ROWS * STEP);
     }
 }
 
+static void NF4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
+    nibbles_of(1, GR_NF4, b, row, step, scale, out);
+}
+static void FP4(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
+    nibbles_of(1, GR_FP4, b, row, step, scale, out);
+}
 static void NF4_two(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
-    nibbles_of_two(GR_NF4, b, row, step, scale, out);
+    nibbles_of(2, GR_NF4, b, row, step, scale, out);
 }
 static void FP4_two(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {
-    nibbles_of_two(GR_FP4, b, row, step, scale, out);
+    nibbles_of(2, GR_FP4, b, row, step, scale, out);
 }
 
 static void INT8(const uint8_t *b, int64_t row, int step, const float *scale, uint16_t *out) {

@@ -155,10 +155,10 @@ static graft_status pack(gr_low_rank *f, const gr_low_rank_pair *pairs, graft_er
 
 static graft_status start(gr_low_rank *f, gr_device *d, gr_dtype dt, int64_t in, int n_pairs,
                           const gr_low_rank_pair *pairs, graft_error *err) {
-    if (dt != GR_F32 && dt != GR_BF16)
-        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "low-rank factors of %s: expected F32 or BF16", gr_dtype_name(dt));
     *f = (gr_low_rank){
         .d = d, .dt = dt, .in = in, .k = dt == GR_BF16 && gr_cpu(d)->low_rank ? gr_cpu(d)->low_rank : &over_products};
+    if (dt != GR_F32 && dt != GR_BF16)
+        return gr_fail(err, GRAFT_ERR_UNSUPPORTED, "low-rank factors of %s: expected F32 or BF16", gr_dtype_name(dt));
     return lay_out(f, n_pairs, pairs, err);
 }
 
@@ -180,7 +180,6 @@ graft_status gr_low_rank_new(gr_device *d, gr_dtype dt, int64_t in, int n_pairs,
     if (st == GRAFT_OK && !f->data) st = gr_fail_memory(err);
     if (st == GRAFT_OK) st = pack(f, pairs, err);
     if (st != GRAFT_OK) {
-        f->d = d;
         gr_low_rank_free(f);
         return st;
     }
