@@ -14,19 +14,23 @@ typedef struct tokenize_args {
 } tokenize_args;
 
 #define AT(field) offsetof(tokenize_args, field)
+/* Options of both commands. */
+#define SHARED_OPTIONS                                                                                                 \
+    {.name = "model",                                                                                                  \
+     .aliases = "model-name-or-path tokenizer",                                                                        \
+     .letter = 'm',                                                                                                    \
+     .kind = CLI_TEXT,                                                                                                 \
+     .offset = AT(model),                                                                                              \
+     .metavar = "M",                                                                                                   \
+     .help = "Hugging Face directory, tokenizer.json or GGUF file; no weights are needed"},                            \
+    {.name = "jsonl",                                                                                                  \
+     .kind = CLI_FLAG,                                                                                                 \
+     .offset = AT(jsonl),                                                                                              \
+     .metavar = "",                                                                                                    \
+     .help = "each line in and out is JSON"}
+
 static const cli_option tokenize_options[] = {
-    {.name = "model",
-     .aliases = "model-name-or-path tokenizer",
-     .letter = 'm',
-     .kind = CLI_TEXT,
-     .offset = AT(model),
-     .metavar = "M",
-     .help = "Hugging Face directory, tokenizer.json or GGUF file; no weights are needed"},
-    {.name = "jsonl",
-     .kind = CLI_FLAG,
-     .offset = AT(jsonl),
-     .metavar = "",
-     .help = "each line in and out is JSON"},
+    SHARED_OPTIONS,
     {.name = "add-special",
      .kind = CLI_FLAG,
      .offset = AT(add_special),
@@ -39,18 +43,7 @@ static const cli_option tokenize_options[] = {
      .help = "text of special tokens is ordinary text"},
 };
 static const cli_option detokenize_options[] = {
-    {.name = "model",
-     .aliases = "model-name-or-path tokenizer",
-     .letter = 'm',
-     .kind = CLI_TEXT,
-     .offset = AT(model),
-     .metavar = "M",
-     .help = "Hugging Face directory, tokenizer.json or GGUF file; no weights are needed"},
-    {.name = "jsonl",
-     .kind = CLI_FLAG,
-     .offset = AT(jsonl),
-     .metavar = "",
-     .help = "each line in and out is JSON"},
+    SHARED_OPTIONS,
     {.name = "skip-special",
      .aliases = "skip-special-tokens",
      .kind = CLI_FLAG,
@@ -58,6 +51,7 @@ static const cli_option detokenize_options[] = {
      .metavar = "",
      .help = "leave special tokens out"},
 };
+#undef SHARED_OPTIONS
 #undef AT
 static const cli_group tokenize_group = {"Tokens", tokenize_options, GR_COUNT(tokenize_options)};
 static const cli_group detokenize_group = {"Tokens", detokenize_options, GR_COUNT(detokenize_options)};

@@ -186,3 +186,23 @@ void test_plan_is_exact(gr_model *m, const gr_pass_options *o, gr_batch *b, gr_b
     gr_pass_free(pass);
     gr_pool_free(pool);
 }
+
+void test_copy_config(const char *from_dir, const char *dir) {
+    char *from = gr_path_join(NULL, from_dir, "config.json"), *to = gr_path_join(NULL, dir, "config.json"), *text;
+    size_t len;
+    assert_ok(gr_make_dirs(dir, &err));
+    assert_ok(gr_read_file(NULL, from, 1 << 20, &text, &len, &err));
+    assert_ok(gr_write_file(NULL, to, text, len, &err));
+    gr_free(NULL, text);
+    gr_free(NULL, from);
+    gr_free(NULL, to);
+}
+
+void test_lie_is_refused(graft_context *ctx, const char *dir, size_t i, const char *tensor, const char *expected) {
+    graft_error failure = {0};
+    graft_model *m;
+    if (graft_model_load(ctx, dir, NULL, &m, &failure) == GRAFT_OK)
+        fail_msg("lie %zu about %s was not noticed", i, tensor);
+    if (!strstr(failure.text, expected) || !strstr(failure.text, "layers.0.self_attn.q_proj"))
+        fail_msg("lie %zu about %s: \"%s\", expected it to hold \"%s\"", i, tensor, failure.text, expected);
+}

@@ -51,4 +51,10 @@ double test_loss(gr_model *m, const gr_hooks *hooks, const gr_batch *b, bool bac
  * batch's, or NULL. */
 void test_plan_is_exact(gr_model *m, const gr_pass_options *o, gr_batch *b, gr_batch *source);
 
+/* config.json of one folder into another, which is made. */
+void test_copy_config(const char *from_dir, const char *dir);
+/* The model in `dir`, whose file lies about `tensor` of layer 0's q_proj, is not loaded, and the error says where and
+ * `expected`. */
+void test_lie_is_refused(graft_context *ctx, const char *dir, size_t i, const char *tensor, const char *expected);
+
 #endif
